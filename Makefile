@@ -1,0 +1,38 @@
+# Two commands: `make repro` trains, `make test` tests. Both install what they need into .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: repro test test-slow lint study lock
+
+repro: $(INSTALLED)
+	@python -m stages.check
+	@python -m commands.plan
+	@dvc repro --quiet
+	@python -m commands.table metrics/history.csv metrics/summary.json
+
+test: $(INSTALLED) lint
+	python -m pytest
+
+test-slow: $(INSTALLED)
+	python -m pytest -m slow
+
+lint: $(INSTALLED)
+	ruff check .
+	ruff format --check .
+	mypy
+
+study: $(INSTALLED)
+	python -m benchmarks.study $(STUDY)
+
+lock: $(INSTALLED)
+	pip-compile --quiet --strip-extras --extra dev --no-emit-find-links --no-emit-index-url --output-file requirements.lock pyproject.toml
+	sed -i 's/+cpu//' requirements.lock
+
+$(INSTALLED): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@touch $@

@@ -1,0 +1,56 @@
+"""dvc.yaml without dvc: its stages, expanded by params.yaml, with their commands in the order of the DAG."""
+
+import re
+from graphlib import TopologicalSorter
+from typing import Any
+
+
+def commands(pipeline: dict[str, Any], params: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """Stage names and their command lines, each behind the stages whose outputs it reads.
+
+    `pipeline` is the parsed dvc.yaml. Of its templating `foreach` over a dict and `${...}` are understood, no more.
+    """
+    stages = dict(_stages(pipeline["stages"], params))
+    makers = {out: name for name, stage in stages.items() for out in _outs(stage)}
+    order = TopologicalSorter({name: _makers_of(stage["deps"], makers) for name, stage in stages.items()})
+    return [(name, _lines(stages[name]["cmd"])) for name in order.static_order()]
+
+
+def _stages(stages: dict[str, Any], params: dict[str, Any]):
+    for name, stage in stages.items():
+        if "foreach" not in stage:
+            yield name, _filled(stage, params)
+            continue
+        section = stage["foreach"].removeprefix("${").removesuffix("}")
+        for key, item in params[section].items():
+            yield f"{name}@{key}", _filled(stage["do"], {**params, "key": key, "item": item})
+
+
+def _filled(value: Any, context: dict[str, Any]) -> Any:
+    if isinstance(value, str):
+        return re.sub(r"\$\{([^}]+)\}", lambda match: str(_lookup(context, match[1])), value)
+    if isinstance(value, list):
+        return [_filled(each, context) for each in value]
+    if isinstance(value, dict):
+        return {_filled(key, context): _filled(each, context) for key, each in value.items()}
+    return value
+
+
+def _lookup(context: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        context = context[key]
+    return context
+
+
+def _outs(stage: dict[str, Any]) -> list[str]:
+    entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+def _makers_of(deps: list[str], makers: dict[str, str]) -> set[str]:
+    """The stages that make a dep or, where the dep is a folder, something in it."""
+    return {maker for dep in deps for out, maker in makers.items() if out == dep or out.startswith(dep + "/")}
+
+
+def _lines(command: str | list[str]) -> list[str]:
+    return [command] if isinstance(command, str) else command

@@ -1,0 +1,59 @@
+"""A study's rows as a Markdown table of means and 95 % intervals. Pure."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from noisy_student.metrics import mean_interval
+
+
+def markdown(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> str:
+    """The table of a study: a line for each setting and iteration, then the paired differences."""
+    seeds = sorted(int(seed) for seed in rows["seed"].unique())
+    first = rows.iloc[0]
+    lines = [
+        f"# {name}: {plan['question']}",
+        "",
+        f"{first.training_labels} training labels, {first.held_out_labels} held-out labels (calibration and validation); "
+        f"seeds {', '.join(map(str, seeds))}; mean ± half of the 95 % t interval over seeds, in per cent.",
+        "",
+        "| setting | iteration | model | n | test accuracy | validation accuracy | pseudo-label precision | pool kept |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for (setting, iteration), group in rows.groupby(["setting", "iteration"], sort=False):
+        figures = [_percent(group[column]) for column in FIGURES]
+        lines.append(f"| {setting} | {iteration} | {group['model'].iloc[0]} | {len(group)} | {' | '.join(figures)} |")
+    lines += [
+        "",
+        "| setting | paired difference in test accuracy, points | n | mean | seeds above 0 |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for setting, group in rows.groupby("setting", sort=False):
+        for what, differences in _differences(group).items():
+            above = f"{int((differences > 0).sum())} of {len(differences)}"
+            lines.append(f"| {setting} | {what} | {len(differences)} | {_percent(differences, sign='+')} | {above} |")
+    return "\n".join(lines) + "\n"
+
+
+FIGURES = ("accuracy", "validation_accuracy", "pseudo_label_precision", "kept_fraction")
+
+
+def _differences(group: pd.DataFrame) -> dict[str, pd.Series]:
+    """By seed: each iteration over the one before it, the last over iter0, and the last over its control."""
+    by_seed = group.pivot(index="seed", columns="iteration", values="accuracy")
+    order = [name for name in group["iteration"].unique() if name in by_seed]
+    found = {f"{b} - {a}": (by_seed[b] - by_seed[a]).dropna() for a, b in zip(order, order[1:], strict=False)}
+    if len(order) > 2:
+        found[f"{order[-1]} - {order[0]}"] = (by_seed[order[-1]] - by_seed[order[0]]).dropna()
+    if "gain_over_control" in group:
+        found["last iteration - control"] = group["gain_over_control"].dropna()
+    return {what: differences for what, differences in found.items() if len(differences)}
+
+
+def _percent(values: pd.Series, sign: str = "") -> str:
+    values = 100 * values.dropna().to_numpy(dtype=np.float64)
+    if not len(values):
+        return ""
+    mean, half = mean_interval(values)
+    return f"{mean:{sign}.2f}" + (f" ± {half:.2f}" if np.isfinite(half) else "")

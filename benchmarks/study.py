@@ -1,0 +1,131 @@
+"""Run the pipeline over seeds and settings and say what came out, with intervals.
+
+    python -m benchmarks.study                # every study of benchmarks/studies.yaml
+    python -m benchmarks.study default        # one of them
+
+A study goes on where it stopped: what stands in benchmarks/studies/<name>.csv is not run again. With dvc, a run is a
+DVC experiment in a folder of its own; where dvc is not installed the commands of dvc.yaml are run in their order.
+"""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from benchmarks.expand import commands
+from benchmarks.studies_table import markdown
+from noisy_student.errors import Refusal, exits_with_a_sentence
+from noisy_student.files import read_csv, read_json, write_bytes, write_csv
+
+ROOT = Path(__file__).parent.parent
+STUDIES, RESULTS = ROOT / "benchmarks" / "studies.yaml", ROOT / "benchmarks" / "studies"
+Run = tuple[pd.DataFrame, dict[str, Any]]  # history.csv and summary.json
+
+
+@exits_with_a_sentence
+def main(argv: list[str] | None = None) -> None:
+    studies = yaml.safe_load(STUDIES.read_text(encoding="utf-8"))
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("studies", nargs="*", help=f"of: {', '.join(studies)}; none: all")
+    parser.add_argument("--without-dvc", action="store_true", help="run the commands of dvc.yaml, also where dvc is")
+    args = parser.parse_args(argv)
+    unknown = set(args.studies) - set(studies)
+    if unknown:
+        raise Refusal(f"there is no study {', '.join(unknown)} in {STUDIES.name}; it has {', '.join(studies)}")
+    with_dvc = importlib.util.find_spec("dvc") is not None and not args.without_dvc
+    for name in args.studies or studies:
+        study(name, studies[name], run_with_dvc if with_dvc else run_without_dvc)
+
+
+def study(name: str, plan: dict[str, Any], run) -> None:
+    """Do the runs of a study that are not in its table yet; the table is written anew after each."""
+    path = RESULTS / f"{name}.csv"
+    rows = read_csv(path) if path.exists() else pd.DataFrame(columns=["setting", "seed"])
+    for seed in plan["seeds"]:
+        for setting, changes in plan["settings"].items():
+            if ((rows["setting"] == setting) & (rows["seed"] == seed)).any():
+                continue
+            params = changed(yaml.safe_load((ROOT / plan["params"]).read_text()), {**(changes or {}), "seed": seed})
+            print(f"study {name}: {setting}, seed {seed}", flush=True)
+            history, summary = run(f"study-{name}-{setting}-{seed}", params)
+            rows = pd.concat([rows, _rows(history, summary, setting, seed)], ignore_index=True)
+            write_csv(path, rows)
+            write_bytes(path.with_suffix(".md"), markdown(name, plan, rows).encode())
+
+
+def changed(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`params` with the value of each dotted key of `changes` in its place; null under a key takes the key out."""
+    for dotted, value in changes.items():
+        *path, last = dotted.split(".")
+        section = params
+        for key in path:
+            section = section.setdefault(key, {})
+        if value is None:
+            section.pop(last, None)
+        else:
+            section[last] = value
+    return params
+
+
+def run_with_dvc(name: str, params: dict[str, Any]) -> Run:
+    """One run as a DVC experiment of this name, in a temporary folder beside the workspace."""
+    from dvc.api import read  # a second to import
+
+    here = flat(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    wanted = flat(params)
+    sets = [
+        f"++{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in wanted.items()
+        if here.get(key, ...) != value
+    ]
+    sets += [f"~{key}" for key in here if key not in wanted]
+    subprocess.run(["dvc", "exp", "remove", name], cwd=ROOT, capture_output=True, check=False)
+    command = ["dvc", "exp", "run", "--temp", "--quiet", "--name", name]
+    subprocess.run([*command, *(part for each in sets for part in ("--set-param", each))], cwd=ROOT, check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for file in ("history.csv", "summary.json"):
+            (Path(folder) / file).write_text(read(f"metrics/{file}", repo=str(ROOT), rev=name))
+        return read_csv(Path(folder) / "history.csv"), read_json(Path(folder) / "summary.json")
+
+
+def run_without_dvc(name: str, params: dict[str, Any]) -> Run:
+    """One run by the commands of dvc.yaml, in a temporary copy of the code."""
+    with tempfile.TemporaryDirectory(prefix=name) as folder:
+        for part in ("noisy_student", "stages", "dvc.yaml"):
+            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+            copy(ROOT / part, Path(folder) / part)
+        (Path(folder) / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        (Path(folder) / "metrics" / "controls").mkdir(parents=True)
+        for _, lines in commands(yaml.safe_load((ROOT / "dvc.yaml").read_text()), params):
+            for line in lines:
+                subprocess.run([sys.executable, *line.split()[1:]], cwd=folder, check=True)
+        return read_csv(Path(folder) / "metrics/history.csv"), read_json(Path(folder) / "metrics/summary.json")
+
+
+def flat(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested `params` by their dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in params.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return leaves
+
+
+def _rows(history: pd.DataFrame, summary: dict[str, Any], setting: str, seed: int) -> pd.DataFrame:
+    rows = history.copy()
+    rows.insert(0, "setting", setting)
+    rows.insert(1, "seed", seed)
+    for gain in ("gain_over_teacher", "gain_over_control"):
+        rows.loc[rows["iteration"] == summary["iteration"], gain] = summary.get(gain)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

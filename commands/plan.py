@@ -1,0 +1,93 @@
+"""Say what `dvc repro` is about to run and about how long it will take: python -m commands.plan
+
+The time is a forecast: a few steps of each model, measured now, times the steps that params.yaml asks for.
+"""
+
+import time
+
+import networkx
+import numpy as np
+import torch
+from dvc.repo import Repo
+from rich.console import Console
+from rich.table import Table
+
+from noisy_student.batches import examples
+from noisy_student.config import Params
+from noisy_student.errors import exits_with_a_sentence
+from noisy_student.inference import Classifier
+from noisy_student.models import build
+from noisy_student.pipeline import check
+from noisy_student.progress import Meter
+from noisy_student.recipes import Recipe
+from noisy_student.runtime import RuntimeParams, setup
+from noisy_student.sources import SIZES
+from noisy_student.targets import one_hot
+from noisy_student.training import HeldOut, train
+
+TRAINERS = ("train_teacher", "train_student@", "train_control@")
+START_SECONDS = 3.0  # about what a stage takes to start
+
+
+@exits_with_a_sentence
+def main() -> None:
+    everything = check(Params())
+    stages = to_run()
+    if not stages:
+        return
+    device = setup(everything.runtime)
+    recipes = everything.recipes()
+    table = Table(title="About to run", title_justify="left")
+    for column in ("stage", "model", "images", "forecast"):
+        table.add_column(column, justify="left" if column in ("stage", "model") else "right")
+    total = START_SECONDS * len(stages)
+    for stage in stages:
+        if stage.startswith(TRAINERS):
+            recipe = recipes["iter0" if stage == "train_teacher" else stage.split("@")[1]]
+            seconds = forecast(recipe, everything.data.source, everything.runtime, device)
+            total += seconds
+            table.add_row(
+                stage, recipe.model, f"{recipe.training.steps * recipe.training.batch_size:,}", clock(seconds)
+            )
+    others = len(stages) - table.row_count
+    Console().print(table, f"and {others} quick stages; about {clock(total)} in all on {device}\n", sep="")
+
+
+def to_run() -> list[str]:
+    """The stages whose inputs or outputs changed, and all that come behind them, in the order in which they run."""
+    with Repo() as repo:
+        graph = repo.index.graph  # from a stage to those that it needs
+        status = repo.status()
+        changed = {stage for stage in repo.index.stages if stage.addressing in status}
+        behind = {before for stage in changed for before in networkx.ancestors(graph, stage)}
+        order = [stage for stage in reversed([*networkx.topological_sort(graph)]) if stage in changed | behind]
+        return [stage.addressing for stage in order]
+
+
+def forecast(recipe: Recipe, source: str, runtime: RuntimeParams, device: torch.device) -> float:
+    """About how many seconds the steps of `recipe` take: three of them, measured on made-up images of the source's size."""
+    size = SIZES[source]
+    (height, width, channels), classes = size.shape, len(size.training)
+    network = build(
+        recipe.model, channels, classes, (height, width), recipe.noise.dropout, recipe.noise.stochastic_depth
+    )
+    classifier = Classifier(network, torch.zeros(channels), torch.ones(channels)).to(device)
+    images = np.zeros((recipe.training.batch_size, height, width, channels), dtype=np.uint8)
+    labels = np.arange(len(images)) % classes
+    made_up = examples(images, one_hot(labels, classes), device)
+    for steps in (1, 3):  # the first one warms up
+        few = recipe.model_copy(
+            update={"training": recipe.training.model_copy(update={"steps": steps, "validations": 1})}
+        )
+        started = time.monotonic()
+        train(classifier, few, made_up, None, HeldOut(images[:1], labels[:1]), runtime, 0, Meter("forecast", 1, None))
+    return (time.monotonic() - started) / steps * recipe.training.steps
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person says them."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+if __name__ == "__main__":
+    main()

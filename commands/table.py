@@ -1,0 +1,23 @@
+"""Print the table of iterations that the last run left: python -m commands.table metrics/history.csv metrics/summary.json"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from rich.console import Console
+
+from noisy_student.errors import exits_with_a_sentence
+from noisy_student.files import read_csv, read_json
+from noisy_student.results import table
+
+
+@exits_with_a_sentence
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("history", type=Path)
+    parser.add_argument("summary", type=Path)
+    args = parser.parse_args(argv)
+    Console().print(table(read_csv(args.history), read_json(args.summary)))
+
+
+if __name__ == "__main__":
+    main()

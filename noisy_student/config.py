@@ -1,0 +1,114 @@
+"""Loads params.yaml and checks a section of it against the type that the section's room gives it.
+
+A type stands in the room that uses it, so that a change to one section's type reaches only the stages that read it.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from noisy_student.errors import Refusal
+
+PARAMS_FILE = Path("params.yaml")  # the name that DVC gives it
+MAX_BYTES = 1_000_000  # a params.yaml is a page or two; a larger file is a mistake or an attack
+
+
+class Section(BaseModel):
+    """A section of params.yaml: unknown keys and wrong types are refused, and nothing changes it afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """The safe loader, which refuses a key written twice: YAML would let the last one win in silence."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+class Params:
+    """The parsed params.yaml, whose sections are checked as they are asked for.
+
+    Raises `Refusal` when the file is missing, not YAML, or not a mapping.
+    """
+
+    def __init__(self, path: Path = PARAMS_FILE):
+        self.path = path
+        self.values = _read(path)
+
+    def section(self, name: str, kind: Any) -> Any:
+        """The value under the dotted `name` (`iterations.iter1`), checked against `kind`, a type or a `Section`.
+
+        Raises `Refusal` naming the key, what it was and what it may be.
+        """
+        value: Any = self.values
+        for i, key in enumerate(name.split(".")):
+            if not isinstance(value, dict) or key not in value:
+                missing = ".".join(name.split(".")[: i + 1])
+                raise Refusal(f"{self.path}: the key {missing} is missing; add it")
+            value = value[key]
+        return validated(kind, value, name, self.path)
+
+
+def overlay(section: S, overrides: dict[str, Any], name: str, path: Path = PARAMS_FILE) -> S:
+    """`section` with the `overrides` that stand under the dotted `name` in place of its own values."""
+    return validated(type(section), {**section.model_dump(), **overrides}, name, path)
+
+
+def validated(kind: Any, value: Any, name: str, path: Path = PARAMS_FILE) -> Any:
+    """`value` as `kind`; raises `Refusal` with one line that names the first bad key under the dotted `name`."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise Refusal(f"{path}: {_sentence(error, kind, name)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise Refusal(f"{path} is larger than {MAX_BYTES:,} bytes, so it is no parameter file")
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 a SafeLoader
+    except OSError as error:
+        raise Refusal(f"cannot read {path}: {error.strerror}; run from the project's folder") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as error:
+        raise Refusal(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise Refusal(f"{path} must hold sections such as `seed: 0`, one a line, and holds none")
+    return values
+
+
+def _sentence(error: ValidationError, kind: Any, name: str) -> str:
+    first = error.errors()[0]
+    key = ".".join([name, *(str(part) for part in first["loc"])])
+    if first["type"] == "extra_forbidden":
+        return f"the key {key} is unknown{_nearest(first['loc'], kind)}"
+    if first["type"] == "missing":
+        return f"the key {key} is missing; add it"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("should be")
+    was = repr(first["input"])
+    return f"{key} was {was if len(was) < 80 else was[:77] + '...'}; it must be {' '.join(message.split())}"
+
+
+def _nearest(loc: tuple, kind: Any) -> str:
+    """Which known keys a person may have meant by the unknown one at `loc`."""
+    for part in loc[:-1]:
+        fields = getattr(kind, "model_fields", {})
+        if part in fields:
+            kind = fields[part].annotation
+        elif get_args(kind):  # a dict of sections
+            kind = get_args(kind)[-1]
+    known = list(getattr(kind, "model_fields", {}))
+    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; it may be one of {', '.join(known)}" if known else "; take it out"

@@ -1,0 +1,70 @@
+"""Files that are either whole or not there: written under a temporary name, flushed to the disk, renamed."""
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from noisy_student.errors import Refusal
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whose folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON; NaN and infinity are refused."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises `Refusal` when it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write `table` without its index; floats keep all their digits."""
+    write_bytes(path, table.to_csv(index=False).encode())
+
+
+def read_csv(path: Path, text: bool = False) -> pd.DataFrame:
+    """The table in a CSV file, all of it as text where that is asked for. Raises `Refusal` when it cannot be read."""
+    try:
+        return pd.read_csv(
+            path, float_precision="round_trip", **({"dtype": str, "keep_default_na": False} if text else {})
+        )
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write `array` in numpy's format, without pickle."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    write_bytes(path, content.getvalue())
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The array in a numpy file, memory-mapped. Raises `Refusal` when it cannot be read."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> Refusal:
+    return Refusal(f"cannot read {path} ({' '.join(str(error).split())}); run `dvc repro` to make it again")

@@ -1,0 +1,213 @@
+"""The image store: a split is a folder of uint8 shards, opened memory-mapped, and an index of what stands in them.
+
+    split.json         classes, image size, channels, and how many images are in which shard
+    images-00000.npy   uint8 (n,H,W,C)
+    index.parquet      a row for each image, in order: id, label (not there for the pool), sha256 of the pixels
+
+The same images give the same bytes. n images in a shard, N in the split, H x W pixels, C channels.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from noisy_student.config import Section, validated
+from noisy_student.errors import Refusal
+from noisy_student.files import read_array, read_json, write_array, write_bytes, write_json
+
+DESCRIPTION, INDEX = "split.json", "index.parquet"
+COLUMNS = {"id": pa.string(), "label": pa.int64(), "sha256": pa.string()}
+NPY_HEADER = 128  # bytes that numpy writes before the pixels
+REMEDY = "; run `dvc repro` to make it again"
+
+
+class Shard(Section):
+    """A file of images."""
+
+    file: str = Field(pattern=r"^images-[0-9]{5}\.npy$")  # its name inside the split's folder
+    images: int = Field(ge=1)
+
+
+class Description(Section):
+    """What split.json holds."""
+
+    classes: list[str] = Field(min_length=1)  # names, in the order of the labels
+    image_size: list[int] = Field(min_length=2, max_length=2)  # height and width, pixels
+    channels: int = Field(ge=1)
+    images: int = Field(ge=1)
+    shards: list[Shard]
+
+
+class Selection:
+    """Rows of several arrays, seen as one array that is gathered only in the slices that are asked for."""
+
+    def __init__(self, arrays: Sequence[np.ndarray], rows: np.ndarray):
+        self.arrays, self.rows = arrays, rows
+        self.shape, self.dtype = (len(rows), *arrays[0].shape[1:]), arrays[0].dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return gather(self.arrays, self.rows[part])
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A split as it is on the disk; pixels are read when they are asked for."""
+
+    folder: Path
+    classes: list[str]  # names, in the order of the labels
+    image_size: tuple[int, int]  # height and width, pixels
+    channels: int
+    ids: np.ndarray  # str (N,)
+    labels: np.ndarray | None  # int64 (N,), positions in `classes`; None for the pool
+    shards: list[np.ndarray]  # memory-mapped uint8 (n,H,W,C), together N images
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def images(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """The images at `rows` (n,), in that order and as often as they stand there, or all: uint8 (n,H,W,C)."""
+        return gather(self.shards, np.arange(len(self)) if rows is None else np.asarray(rows))
+
+
+def gather(arrays: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """A new array of the `rows` (n,) of `arrays` laid end to end. Raises IndexError for a row that is not there."""
+    ends = np.cumsum([len(array) for array in arrays])
+    if len(rows) and (rows.min() < 0 or rows.max() >= ends[-1]):
+        raise IndexError(f"rows go from 0 to {ends[-1] - 1}; asked for {rows.min()} to {rows.max()}")
+    gathered = np.empty((len(rows), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+    which = np.searchsorted(ends, rows, side="right")
+    for number in np.unique(which):
+        here = which == number
+        gathered[here] = arrays[number][rows[here] - (ends[number] - len(arrays[number]))]
+    return gathered
+
+
+def pixel_hash(images: Iterable[np.ndarray]) -> list[str]:
+    """The sha256, in hex, of each image's shape and bytes."""
+    return [hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest() for image in images]
+
+
+def write_split(
+    folder: Path, images: np.ndarray | Selection, index: pd.DataFrame, classes: list[str], shard_bytes: int
+) -> None:
+    """Write `images` uint8 (N,H,W,C) to `folder`, which is there afterwards as a whole or not at all.
+
+    `index` has a row for each image and the columns id, sha256 and, where it is known, label; a shard takes at most
+    `shard_bytes`. Raises `Refusal` for images of another kind, for none at all, for an image that is larger than a
+    shard, and for a `folder` that holds something else.
+    """
+    if images.dtype != np.uint8 or len(images.shape) != 4 or len(images) != len(index) or not len(images):
+        given = f"{images.dtype} {images.shape} for {len(index)} ids"
+        raise Refusal(f"{folder} was given {given}; it takes uint8 images (N,H,W,C), at least one, and as many ids")
+    size = int(np.prod(images.shape[1:]))
+    each = (shard_bytes - NPY_HEADER) // size
+    if each < 1:
+        raise Refusal(f"an image of {size:,} bytes is larger than a shard of {folder}; raise data.shard_megabytes")
+    shards = []
+    with _replacing(folder) as temporary:
+        for number, start in enumerate(range(0, len(images), each)):
+            pixels = np.ascontiguousarray(images[start : start + each])
+            shards.append(Shard(file=f"images-{number:05}.npy", images=len(pixels)))
+            write_array(temporary / shards[-1].file, pixels)
+        _write_table(temporary / INDEX, index)
+        height, width, channels = images.shape[1:]
+        description = Description(
+            classes=classes, image_size=[height, width], channels=channels, images=len(images), shards=shards
+        )
+        write_json(temporary / DESCRIPTION, description.model_dump())
+
+
+def read_split(folder: Path) -> Split:
+    """The split in `folder`. Raises `Refusal` when a part of it is missing, damaged or at odds with another part."""
+    description = _read_description(folder / DESCRIPTION)
+    shards = [_read_shard(folder, shard, description) for shard in description.shards]
+    index = _read_table(folder / INDEX)
+    if not len(index) == description.images == sum(len(shard) for shard in shards):
+        raise Refusal(f"{folder} has {sum(map(len, shards)):,} images and {len(index):,} rows in its index{REMEDY}")
+    labels = index["label"].to_numpy(copy=True) if "label" in index else None
+    if labels is not None and not ((labels >= 0) & (labels < len(description.classes))).all():
+        raise Refusal(f"{folder / INDEX} has labels outside 0 to {len(description.classes) - 1}{REMEDY}")
+    height, width = description.image_size
+    return Split(
+        folder, description.classes, (height, width), description.channels, index["id"].to_numpy(str), labels, shards
+    )
+
+
+def write_truth(path: Path, ids: Iterable[str], labels: np.ndarray) -> None:
+    """Write what the pool's images show: `labels` int64 (N,), -1 where that is unknown."""
+    _write_table(path, pd.DataFrame({"id": ids, "label": labels}))
+
+
+def read_truth(path: Path) -> np.ndarray:
+    """The pool's labels int64 (N,), in its order, -1 where unknown. Raises `Refusal` when they cannot be read."""
+    table = _read_table(path)
+    if "label" not in table:
+        raise Refusal(f"{path} has no column label{REMEDY}")
+    return table["label"].to_numpy(copy=True)
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of `folder` if all goes well and is removed if not."""
+    if folder.exists() and not (folder / DESCRIPTION).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Refusal(f"{folder} is there and holds no split; name another folder or remove it")
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+    try:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_description(path: Path) -> Description:
+    value = read_json(path)
+    try:
+        return validated(Description, value, "split", path)
+    except Refusal as refusal:
+        raise Refusal(f"{refusal}{REMEDY}") from None
+
+
+def _read_shard(folder: Path, shard: Shard, description: Description) -> np.ndarray:
+    """The shard, memory-mapped."""
+    array = read_array(folder / shard.file)
+    expected = (shard.images, *description.image_size, description.channels)
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.shape != expected:
+        raise Refusal(f"{folder / shard.file} does not hold uint8 pixels {expected}, as its split.json says{REMEDY}")
+    return array
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write columns of `COLUMNS` as Parquet, without the metadata of pandas, which varies with its version."""
+    columns = {name: pa.array(table[name].to_numpy(), type=COLUMNS[name]) for name in table}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink, compression="zstd")
+    write_bytes(path, sink.getvalue())
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+    except (OSError, pa.ArrowException) as error:
+        raise Refusal(f"cannot read {path} ({' '.join(str(error).split())}){REMEDY}") from None
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.type != COLUMNS.get(name) or column.null_count:
+            raise Refusal(f"{path} has a column {name} of {column.type} with {column.null_count} nulls{REMEDY}")
+    if "id" not in table.column_names or len(table["id"].unique()) != len(table):
+        raise Refusal(f"{path} does not name each image by an id of its own{REMEDY}")
+    return table.to_pandas()

@@ -1,0 +1,87 @@
+"""A classifier and its noiseless logits. Nothing here knows of noise, so a teacher cannot label with it.
+
+B images in a batch, N in all, C channels, H x W pixels, K classes.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from noisy_student.checkpoint import load_model
+from noisy_student.errors import Refusal
+from noisy_student.images import Split
+from noisy_student.models import build
+from noisy_student.progress import meter
+from noisy_student.runtime import RuntimeParams, autocast
+
+BATCH = 512  # images in a forward pass; the logits do not depend on it
+
+
+class Classifier(nn.Module):
+    """A network with the normalisation that it was trained with: uint8 images in, logits out."""
+
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor):
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.register_buffer("mean", mean.reshape(1, -1, 1, 1))  # (1,C,1,1), of pixels scaled to 0..1
+        self.register_buffer("std", std.reshape(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B,K) of uint8 `images` (B,C,H,W)."""
+        pixels = (images.float() / 255 - self.mean) / self.std
+        return self.network(pixels.contiguous(memory_format=torch.channels_last))
+
+
+def new_classifier(name: str, labeled: Split, dropout: float = 0.0, stochastic_depth: float = 0.0) -> Classifier:
+    """An untrained classifier for the classes of `labeled`, normalised by its images' mean and deviation a channel.
+
+    Its initial weights come from torch's own generator.
+    """
+    network = build(name, labeled.channels, len(labeled.classes), labeled.image_size, dropout, stochastic_depth)
+    pixels = torch.from_numpy(labeled.images()).reshape(-1, labeled.channels).double() / 255  # (N*H*W,C)
+    return Classifier(network, pixels.mean(0).float(), pixels.std(0).clamp_min(1 / 255).float())
+
+
+def load_classifier(folder: Path, device: torch.device) -> tuple[Classifier, dict[str, Any]]:
+    """The classifier in `folder`, in eval mode on `device`, and its description.
+
+    Raises `Refusal` when the folder holds no model or another model than it says.
+    """
+    tensors, description = load_model(folder)
+    channels = description["channels"]
+    network = build(
+        description["model"], channels, len(description["classes"]), tuple(description["image_size"]), 0.0, 0.0
+    )
+    classifier = Classifier(network, torch.zeros(channels), torch.ones(channels))
+    try:
+        classifier.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise Refusal(
+            f"the weights in {folder} do not fit its {description['model']}: {str(error).splitlines()[0]}"
+        ) from None
+    return classifier.eval().to(device), description
+
+
+@torch.inference_mode()
+def predict(classifier: Classifier, images: np.ndarray, runtime: RuntimeParams) -> np.ndarray:
+    """Noiseless logits float32 (N,K) of uint8 `images` (N,H,W,C), which may be memory-mapped."""
+    device = classifier.mean.device
+    batches = []
+    for start in range(0, len(images), BATCH):
+        batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)  # copied off the disk
+        with autocast(runtime, device):
+            batches.append(classifier(batch.permute(0, 3, 1, 2)).float())  # (B,H,W,C) -> (B,C,H,W)
+    return torch.cat(batches).cpu().numpy()
+
+
+def predict_split(classifier: Classifier, split: Split, runtime: RuntimeParams, title: str) -> Iterator[np.ndarray]:
+    """Noiseless logits of `split`, an array float32 (n,K) for each of its shards; puts the classifier in eval mode."""
+    classifier.eval()
+    with meter(title, len(split)) as progress:
+        for shard in split.shards:
+            yield predict(classifier, shard, runtime)
+            progress.advance(len(shard))

@@ -1,0 +1,253 @@
+"""Models by name: own networks (`mlp_W`, `cnn_W`, `wrn_D_K`), `torchvision/<name>` and `timm/<name>`.
+
+All are built here with random weights, for any channels, classes and image size, and here alone get their rates of
+dropout (before the classifier) and stochastic depth (linear decay: the l-th of L residual branches survives with
+probability 1 - rate * l / L), as in Xie et al. 2019, section 3.1. A rate that a model has no place for is refused.
+torchvision and timm are imported when a model of theirs is asked for, not before.
+
+N images, C channels, H and W their size, K classes.
+"""
+
+import difflib
+from bisect import bisect_left
+from functools import cache
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from noisy_student import networks
+from noisy_student.errors import Refusal
+
+LARGEST_SIDE = 1024  # pixels; no model of torchvision or timm asks for more
+TOO_SMALL = (RuntimeError, AssertionError, ValueError)  # what models raise on images that they cannot take
+# These two have an auxiliary classifier, whose logits would be a second output.
+TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
+
+
+def build(
+    name: str, channels: int, classes: int, image_size: tuple[int, int], dropout: float, stochastic_depth: float
+) -> nn.Module:
+    """The model `name` in training mode, its weights drawn from torch's global generator.
+
+    It maps normalised float images (N,C,H,W) of `image_size` (H,W), in either memory format, to logits (N,K). Images
+    smaller than the model takes are enlarged inside it. Rates are from 0 up to, not including, 1. Raises `Refusal` for
+    an unknown name, a rate that the model has no place for, and images that it cannot take.
+    """
+    check_rates(name, dropout, stochastic_depth)
+    model: Any = _build(name, channels, classes, image_size, dropout, stochastic_depth)
+    smallest = model.smallest_image_size if _is_own(name) else _smallest_image_size(name)
+    height, width = image_size
+    if _is_own(name) and min(image_size) >= smallest:
+        return model
+    sides = (0, *range(smallest, LARGEST_SIDE + 1))  # not all above the smallest will do: some want a multiple of 16
+    for size in ((max(height, side), max(width, side)) for side in sides):
+        if _takes(model, channels, size):
+            return networks.Enlarging(model, size, smallest)
+    raise Refusal(f"the model {name} takes no images of {height}x{width} pixels, enlarged or not; take another")
+
+
+def check_name(name: str) -> None:
+    """Raise `Refusal` unless a model has that name; quick for own networks, which need no library."""
+    library, _, variant = name.rpartition("/")
+    if library not in ("torchvision", "timm"):
+        networks.parse(name)
+        return
+    known = _library_names(library)
+    if variant not in known:
+        close = [f"{library}/{near}" for near in difflib.get_close_matches(variant, known, n=3)]
+        meant = f"did you mean {' or '.join(close)}?" if close else f"take one of {library}'s list_models()"
+        raise Refusal(f"the model {name[:60]!r} is unknown; {meant}")
+
+
+def check_rates(name: str, dropout: float, stochastic_depth: float) -> None:
+    """Raise `Refusal` for an unknown name, a rate outside [0, 1), or a rate above 0 that the model has no place for.
+
+    A library may accept a rate and not use it, so this compares the random draws of a forward pass with the rate and
+    without. It trains and computes nothing: the passes are on the meta device.
+    """
+    check_name(name)
+    for noise, rates in (("dropout", (dropout, 0.0)), ("stochastic depth", (0.0, stochastic_depth))):
+        rate = sum(rates)
+        if not 0 <= rate < 1:
+            raise Refusal(f"the rate of {noise} was {rate}; it must be at least 0 and below 1")
+        if rate and not _uses(name, *rates):
+            raise Refusal(f"the model {name} has no place for {noise}; set its rate to 0 or take another model")
+
+
+def summary(model: Any, channels: int, image_size: tuple[int, int]) -> dict[str, int]:
+    """Size and cost of a model of `build` for images of that many channels and that size (H,W).
+
+    `parameters`: trainable numbers. `flops`: multiply-adds of one image's forward pass, in convolutions and matrix
+    products. `smallest_image_size`: pixels a side of the smallest square image that it takes without enlarging it.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        images = len(_meta_forward(model, channels, image_size))
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "flops": counter.get_total_flops() // 2 // images,  # it counts a multiply-add as two operations
+        "smallest_image_size": model.smallest_image_size,
+    }
+
+
+def _is_own(name: str) -> bool:
+    return "/" not in name
+
+
+def _library_names(library: str) -> list[str]:
+    from noisy_student import vision
+
+    if library == "timm":
+        return vision.timm().list_models()
+    return vision.torchvision.models.list_models(module=vision.torchvision.models)
+
+
+def _build(
+    name: str, channels: int, classes: int, image_size: tuple[int, int], dropout: float, stochastic_depth: float
+) -> nn.Module:
+    """The model as its library has it: rates that it has no place for are left out, small images are not enlarged."""
+    if name.startswith("timm/"):
+        return _timm(name, channels, classes, dropout, stochastic_depth)
+    own = _is_own(name)
+    model = networks.build(name, channels, classes, image_size) if own else _torchvision(name, channels, classes)
+    _set_rates(model, dropout, stochastic_depth)
+    return model
+
+
+def _set_rates(model: nn.Module, dropout: float, stochastic_depth: float) -> None:
+    """Set the rates of an own network or one of torchvision; dropouts that are not in the head are set to 0."""
+    head = _head_dropouts(model)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout if module in head else 0.0
+    # torchvision's class has the name and attribute of networks', and is not imported for this.
+    branches: list[Any] = [module for module in model.modules() if type(module).__name__ == "StochasticDepth"]
+    for depth, branch in enumerate(branches, start=1):
+        branch.p = stochastic_depth * depth / len(branches)
+
+
+def _head_dropouts(model: nn.Module) -> list[nn.Module]:
+    """The dropouts that are children of the model or stand in its head, the last child that has weights."""
+    head = [child for child in model.children() if any(True for _ in child.parameters())][-1]
+    return [module for module in chain(model.children(), head.modules()) if isinstance(module, nn.Dropout)]
+
+
+def _torchvision(name: str, channels: int, classes: int) -> nn.Module:
+    from noisy_student.vision import torchvision
+
+    variant = name.removeprefix("torchvision/")
+    arguments = TORCHVISION_ARGUMENTS.get(variant, {})
+    model = torchvision.models.get_model(variant, weights=None, num_classes=classes, **arguments)
+    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    if channels == 1:  # the sum answers to a grey image as the three did to its copies in red, green and blue
+        first.weight = nn.Parameter(first.weight.detach().sum(1, keepdim=True))
+        first.in_channels = 1
+    elif channels != first.in_channels:
+        raise Refusal(f"the model {name} takes images of 1 or {first.in_channels} channels, and these have {channels}")
+    if not _head_dropouts(model):
+        path, last = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)][-1]
+        _put(model, path, nn.Sequential(nn.Dropout(0.0), last))
+    for path, layer in list(model.named_modules()):
+        if isinstance(layer, nn.AdaptiveAvgPool2d) and layer.output_size not in (1, (1, 1)):
+            _put(model, path, networks.AdaptiveMean(layer))
+    return model
+
+
+def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, attribute = path.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, module)
+
+
+def _timm(name: str, channels: int, classes: int, dropout: float, stochastic_depth: float) -> nn.Module:
+    from noisy_student import vision
+
+    variant = name.removeprefix("timm/")
+    rates = {"drop_rate": dropout, "drop_path_rate": stochastic_depth}
+    while True:
+        try:
+            return vision.timm().create_model(variant, in_chans=channels, num_classes=classes, **rates)
+        except TypeError as error:  # the way to learn that a model knows no such rate; check_rates refuses it
+            unknown = [rate for rate in rates if f"'{rate}'" in str(error)]
+            if not unknown:
+                raise
+            del rates[unknown[0]]
+
+
+@cache
+def _smallest_image_size(name: str) -> int:
+    """Pixels a side of the smallest square image that a library's model takes: by bisection if it takes some power of
+    two, else (a model of one size, as 224) by trying one after the other."""
+    model = _on_meta(name, 0.0, 0.0)
+
+    def takes(side: int) -> bool:
+        return _takes(model, 3, (side, side))
+
+    power = next((2**i for i in range(LARGEST_SIDE.bit_length()) if takes(2**i)), None)
+    if power:
+        return power // 2 + 1 + bisect_left(range(power // 2 + 1, power), True, key=takes)
+    side = next((side for side in range(1, LARGEST_SIDE) if takes(side)), None)
+    if side is None:
+        raise Refusal(f"the model {name} takes no square images of up to {LARGEST_SIDE} pixels a side; take another")
+    return side
+
+
+def _takes(model: nn.Module, channels: int, image_size: tuple[int, int]) -> bool:
+    try:
+        return _meta_forward(model, channels, image_size).ndim == 2
+    except TOO_SMALL:
+        return False
+
+
+def _meta_forward(model: nn.Module, channels: int, image_size: tuple[int, int]) -> torch.Tensor:
+    """The shape of the logits of two images, as a tensor on the meta device, where nothing is computed or drawn."""
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    images = torch.empty(2, channels, *image_size, device="meta")
+    with torch.no_grad():
+        return torch.func.functional_call(model, {name: tensor.to("meta") for name, tensor in tensors}, (images,))
+
+
+@cache
+def _on_meta(name: str, dropout: float, stochastic_depth: float) -> nn.Module:
+    """A library's model for images in colour and two classes, without weights; `check_name` has imported the library,
+    which must not happen on the meta device."""
+    arguments = (name, 3, 2, (32, 32), dropout, stochastic_depth)
+    try:
+        with torch.device("meta"):
+            return _build(*arguments)
+    except NotImplementedError:  # some constructors compute with tensors, which the meta device has no values for
+        with torch.random.fork_rng(devices=[]):
+            return _build(*arguments).to("meta")
+
+
+def _uses(name: str, dropout: float, stochastic_depth: float) -> bool:
+    """Whether a model in training draws random numbers for the rate that is not 0."""
+    if _is_own(name):  # they use what they have, and a process's first pass on the meta device costs a second
+        return dropout > 0 or networks.parse(name)[0] in networks.RESIDUAL
+    return _random_draws(name, dropout, stochastic_depth) > _random_draws(name, 0.0, 0.0)
+
+
+def _random_draws(name: str, dropout: float, stochastic_depth: float) -> int:
+    side = _smallest_image_size(name)
+    model = _on_meta(name, dropout, stochastic_depth)  # before counting, for initial weights are draws too
+    with _DrawCounter() as counter:
+        _meta_forward(model, 3, (side, side))
+    return counter.draws
+
+
+class _DrawCounter(TorchDispatchMode):
+    """Counts the operations that draw random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.draws += torch.Tag.nondeterministic_seeded in operator.tags
+        return operator(*args, **(kwargs or {}))

@@ -1,0 +1,151 @@
+"""Noise: what a student's images and layers go through, and a teacher's never do (Xie et al. 2019, section 2).
+
+All random numbers of a batch are drawn first, on the CPU, from one generator: a few numbers an image, which say
+everything. Then they are applied to the whole batch on its device. So a rank can apply its rows of the global draw,
+and the same draw gives the same images again.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from noisy_student.config import Section
+from noisy_student.errors import Refusal
+from noisy_student.operations import OPERATIONS, erase, move, randaugment
+
+CPU_VALUES = 2**21  # so many uint8 values at once: past that a CPU spends its time on getting fresh memory
+
+
+class NoiseParams(Section):
+    """Input noise, for `augment`, and the two rates of model noise, which the models carry out."""
+
+    operations: int = Field(ge=0, le=16)  # RandAugment: operations applied to an image, one after another (0: none)
+    magnitude: float = Field(ge=0, le=30)  # RandAugment: strength, from 0 (none) to 30
+    crop: int = Field(ge=0, le=1024)  # random crop after padding by so many pixels on each side (0: off)
+    flip: bool  # mirror left-right with probability 1/2
+    cutout: float = Field(ge=0, le=1)  # side of the erased square, as a fraction of the image's shorter side (0: off)
+    fill: int = Field(ge=0, le=255)  # grey value of what a move or a cutout uncovers
+    dropout: float = Field(ge=0, lt=1)  # fraction of the features before the classifier dropped in training
+    stochastic_depth: float = Field(ge=0, lt=1)  # rate at which the deepest residual branch is skipped, linear decay
+
+    @classmethod
+    def none(cls) -> "NoiseParams":
+        """Everything off, as for a control without noise."""
+        return cls(operations=0, magnitude=0, crop=0, flip=False, cutout=0, fill=0, dropout=0, stochastic_depth=0)
+
+
+class Scale(NamedTuple):
+    """An operation's strength: `rest` at magnitude 0 and, in a straight line, `reach` away from it at magnitude 30."""
+
+    rest: float
+    reach: float
+    signed: bool = True  # to either side of `rest`, drawn anew for every image
+    whole: Callable[[float], float] = float  # how a strength that has to be a whole number is made one
+
+
+def scales(height: int, width: int) -> dict[str, Scale]:
+    """The scale of each operation that has a strength, for images of `height` and `width` pixels.
+
+    All from torchvision.transforms.v2.RandAugment (`_AUGMENTATION_SPACE`, whose bins 0 to 30 are the magnitudes). The
+    paper's own code (google-research/noisystudent, randaugment.py) reaches the same rotation, shear and factors at
+    level 10 and goes on past them, moves by a fixed number of pixels, never lowers a factor at high levels, and has a
+    solarize and a posterize that weaken as the level rises.
+    """
+    return {
+        "rotate": Scale(0, 30),  # degrees
+        "shear_x": Scale(0, 0.3),  # tangent
+        "shear_y": Scale(0, 0.3),
+        "translate_x": Scale(0, 150 / 331 * width, whole=math.trunc),  # pixels
+        "translate_y": Scale(0, 150 / 331 * height, whole=math.trunc),
+        "color": Scale(1, 0.9),  # factor
+        "contrast": Scale(1, 0.9),
+        "brightness": Scale(1, 0.9),
+        "sharpness": Scale(1, 0.9),
+        "posterize": Scale(8, -4, signed=False, whole=round),  # bits kept
+        "solarize": Scale(256, -256, signed=False),  # the first level that is inverted
+    }
+
+
+def strengths(magnitude: float, size: tuple[int, int]) -> np.ndarray:
+    """The two strengths, (14,2), that each of OPERATIONS may have at `magnitude`; `size` is (height, width)."""
+    table, share = scales(*size), magnitude / 30
+    pairs = []
+    for name in OPERATIONS:
+        rest, reach, signed, whole = table.get(name, Scale(0, 0))
+        pairs.append([whole(rest + (-reach if signed else reach) * share), whole(rest + reach * share)])
+    return np.array(pairs, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """All that chance decides about N images, as numpy arrays."""
+
+    operation: np.ndarray  # int64 (slots,N): index into OPERATIONS
+    strength: np.ndarray  # float64 (slots,N): in the operation's own unit, with its sign (see operations.randaugment)
+    shift: np.ndarray  # int64 (N,2): pixels down and right, each within plus or minus the crop
+    mirrored: np.ndarray  # bool (N,)
+    centre: np.ndarray  # int64 (N,2): row and column of the erased square's centre
+
+    def rows(self, index: slice | np.ndarray) -> "Draw":
+        """The draw of the images at `index`."""
+        per_slot = self.operation[:, index], self.strength[:, index]
+        return Draw(*per_slot, self.shift[index], self.mirrored[index], self.centre[index])
+
+
+def draw(params: NoiseParams, count: int, size: tuple[int, int], generator: np.random.Generator) -> Draw:
+    """All random numbers for `count` images of `size` (height, width), each image its own.
+
+    Every option takes its numbers whether it is on or not, so switching one leaves the draws of the others alone.
+    Raises `Refusal` when a crop could miss the image.
+    """
+    if params.crop >= min(size):
+        raise Refusal(f"noise.crop was {params.crop} for images of {size[0]}x{size[1]} pixels; set it below their side")
+    mirrored = generator.random(count) < 0.5
+    shift = np.floor(generator.random((count, 2)) * (2 * params.crop + 1)).astype(np.int64) - params.crop
+    centre = np.floor(generator.random((count, 2)) * size).astype(np.int64)
+    operation = generator.integers(len(OPERATIONS), size=(params.operations, count))
+    side = generator.integers(2, size=operation.shape)
+    strength = strengths(params.magnitude, size)[operation, side]
+    return Draw(operation, strength, shift, mirrored & params.flip, centre)
+
+
+def apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
+    """`images` uint8 (N,C,H,W), C 1 or 3, on any device, after RandAugment, crop, flip and cutout as `draw` says.
+
+    A tensor of the same shape and device, `images` itself when all input noise is off. What becomes of an image depends
+    on its own row of the draw alone. Raises `Refusal` for images of another type or number.
+    """
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
+        raise Refusal(f"noise takes uint8 images (N, 1 or 3, H, W), was given {images.dtype} {tuple(images.shape)}")
+    if len(images) != len(draw.mirrored):
+        raise Refusal(f"noise was drawn for {len(draw.mirrored)} images and given {len(images)}; draw it for as many")
+    if len(images) == 0:
+        return images
+    at_once = max(1, CPU_VALUES // images[0].numel()) if images.device.type == "cpu" else len(images)
+    if len(images) <= at_once:
+        return _apply(images, draw, params)
+    parts = [slice(start, start + at_once) for start in range(0, len(images), at_once)]
+    return torch.cat([_apply(images[part], draw.rows(part), params) for part in parts])
+
+
+def _apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
+    if len(draw.operation):
+        images = randaugment(images, draw.operation, draw.strength, params.fill)
+    if params.crop or params.flip:
+        images = move(images, draw.shift, draw.mirrored, params.fill)
+    if params.cutout:
+        side = max(1, round(params.cutout * min(images.shape[2:])))
+        images = erase(images, draw.centre, side, params.fill)
+    return images
+
+
+def augment(images: Tensor, params: NoiseParams, generator: np.random.Generator) -> Tensor:
+    """`images` uint8 (N,C,H,W) with the input noise of `params`, drawn from `generator` on the CPU (see `apply`)."""
+    height, width = images.shape[-2:]
+    return apply(images, draw(params, len(images), (height, width), generator), params)

@@ -1,0 +1,139 @@
+"""All of params.yaml at once, and what is wrong with it before anything runs."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from noisy_student.config import Params, Section, overlay, validated
+from noisy_student.errors import Refusal
+from noisy_student.models import check_name, check_rates
+from noisy_student.noise import NoiseParams
+from noisy_student.recipes import (
+    ControlParams,
+    IterationParams,
+    Recipe,
+    TeacherParams,
+    TrainingParams,
+    control_recipe,
+    iteration_recipe,
+    teacher_recipe,
+)
+from noisy_student.runtime import RuntimeParams, Seed
+from noisy_student.sources import DataParams, check_sizes
+from noisy_student.targets import PseudoLabelParams
+
+PIPELINE_FILE = Path("dvc.yaml")  # the name that DVC gives it
+ITERATION, CONTROL = re.compile(r"iter[1-9][0-9]{0,3}"), re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+class Everything(Section):
+    """The sections of params.yaml."""
+
+    seed: Seed
+    current: str
+    runtime: RuntimeParams
+    data: DataParams
+    teacher: TeacherParams
+    noise: NoiseParams
+    pseudo_labels: PseudoLabelParams
+    training: TrainingParams
+    iterations: dict[str, IterationParams]
+    controls: dict[str, ControlParams]
+
+    def recipes(self) -> dict[str, Recipe]:
+        """How each model is trained, by its name: iter0, the iterations, the controls."""
+        found = {"iter0": teacher_recipe(self.training, self.teacher)}
+        for name, iteration in self.iterations.items():
+            found[name] = iteration_recipe(self.noise, self.training, iteration, name)
+        for name, control in self.controls.items():
+            found[name] = control_recipe(found[control.of], control, name)
+        return found
+
+
+def check(params: Params) -> Everything:
+    """All of params.yaml; raises `Refusal` naming the first key that cannot be run."""
+    everything = _sections(params)
+    _check_names(everything)
+    _check_teachers(everything)
+    for name, iteration in everything.iterations.items():
+        overlay(everything.pseudo_labels, iteration.pseudo_labels, f"iterations.{name}.pseudo_labels")
+    for name, recipe in everything.recipes().items():
+        key = {"iter0": "teacher"}.get(
+            name, f"iterations.{name}" if name in everything.iterations else f"controls.{name}"
+        )
+        _at(f"{key}.model", check_name, recipe.model)
+        _at(f"{key}.noise", check_rates, recipe.model, recipe.noise.dropout, recipe.noise.stochastic_depth)
+    check_sizes(everything.data)
+    return everything
+
+
+def orphans(everything: Everything, pipeline: Path = PIPELINE_FILE) -> list[Path]:
+    """Outputs of iterations and controls that params.yaml no longer has: DVC would pass against them.
+
+    The `pipeline` (dvc.yaml) says where an item's outputs are: a path in which `${key}` stands for the item.
+    """
+    stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"].values()
+    expected = {out for stage in stages for out in stage.get("outs", []) if isinstance(out, str)}
+    patterns = set()
+    for stage in stages:
+        items = getattr(everything, str(stage.get("foreach", "")).removeprefix("${").removesuffix("}"), {})
+        for out in stage.get("do", {}).get("outs", []):
+            patterns.add(out.replace("${key}", "[!.]*"))
+            expected |= {out.replace("${key}", name) for name in items}
+    found = {path for pattern in patterns for path in pipeline.parent.glob(pattern)}
+    return sorted(found - {pipeline.parent / out for out in expected})
+
+
+def _sections(params: Params) -> Everything:
+    for name in params.values:
+        if name not in Everything.model_fields:
+            raise Refusal(
+                f"{params.path}: the key {name} is unknown; it may be one of {', '.join(Everything.model_fields)}"
+            )
+    return Everything(**{name: params.section(name, kind) for name, kind in Everything.__annotations__.items()})
+
+
+def _check_names(everything: Everything) -> None:
+    for section, pattern, example in (("iterations", ITERATION, "iter3"), ("controls", CONTROL, "same_size")):
+        for name in getattr(everything, section):
+            if not pattern.fullmatch(name) or (pattern is CONTROL and name.startswith("iter")):
+                raise Refusal(f"params.yaml: the key {section}.{name} must be named like {example}")
+
+
+def _check_teachers(everything: Everything) -> None:
+    known = ["iter0", *everything.iterations]
+    for name, iteration in everything.iterations.items():
+        _one_of(f"iterations.{name}.teacher", iteration.teacher, known)
+        _no_cycle(name, everything.iterations)
+    _one_of("current", everything.current, known)
+    taken: dict[tuple[str, str], str] = {}
+    for name, control in everything.controls.items():
+        _one_of(f"controls.{name}.of", control.of, list(everything.iterations))
+        other = taken.setdefault((control.kind, control.of), name)
+        if other != name:
+            raise Refusal(
+                f"params.yaml: controls.{name} and controls.{other} are the same control of {control.of}; keep one"
+            )
+
+
+def _no_cycle(name: str, iterations: dict[str, IterationParams]) -> None:
+    seen = [name]
+    while (teacher := iterations[seen[-1]].teacher) != "iter0":
+        if teacher not in iterations:
+            return  # a missing teacher, named when that iteration is looked at
+        if teacher in seen:
+            raise Refusal(f"params.yaml: iterations.{name}.teacher goes in a circle: {' <- '.join([*seen, teacher])}")
+        seen.append(teacher)
+
+
+def _one_of(key: str, value: str, known: list[str]) -> None:
+    if value not in known:
+        raise Refusal(f"params.yaml: {key} was {value!r}; it must be one of {', '.join(known) or '(there are none)'}")
+
+
+def _at(key: str, checked, *values) -> None:
+    try:
+        checked(*values)
+    except Refusal as refusal:
+        raise Refusal(f"params.yaml: {key}: {refusal}") from None

@@ -1,0 +1,57 @@
+"""What a person at the terminal sees while a stage works: a bar, or plain lines where there is no terminal."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+PLAIN_SECONDS = 10.0  # between two plain lines
+
+
+class Meter:
+    """Counts images towards a total and shows their rate, the time left and the caller's figures."""
+
+    def __init__(self, title: str, total: int, bar: Progress | None):
+        self.title, self.total, self.bar = title, total, bar
+        self.done, self.started, self.spoke = 0, time.monotonic(), time.monotonic()
+        self.figures: list[str] = []
+        self.task = bar.add_task(title, total=total, figures="") if bar else None
+
+    def show(self, **figures: float) -> None:
+        """Show these `figures` by name, with three decimals, from now on."""
+        self.figures = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items()]
+        self.advance(0)
+
+    def advance(self, images: int) -> None:
+        """Count `images` more."""
+        self.done += images
+        text = "  ".join([*self.figures, f"{self.rate():,.0f} images/s"])
+        if self.bar:
+            self.bar.update(self.task, completed=self.done, figures=text)
+        elif time.monotonic() - self.spoke > PLAIN_SECONDS:
+            self.say(f"{text}  {(self.total - self.done) / self.rate():.0f} s left")
+
+    def rate(self) -> float:
+        """Images a second since the start."""
+        return max(self.done, 1) / max(time.monotonic() - self.started, 1e-9)
+
+    def say(self, text: str) -> None:
+        """Print a plain line."""
+        self.spoke = time.monotonic()
+        print(f"{self.title}: {self.done / max(self.total, 1):4.0%}  {text}", flush=True)
+
+
+@contextmanager
+def meter(title: str, total: int) -> Iterator[Meter]:
+    """A `Meter` for `total` images, whose bar stays on the screen when the work is done."""
+    if not sys.stdout.isatty():
+        plain = Meter(title, total, None)
+        yield plain
+        plain.say("  ".join([*plain.figures, f"{plain.rate():,.0f} images/s"]))
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn())
+    with Progress(*columns, TextColumn("{task.fields[figures]}"), TimeRemainingColumn(), console=Console()) as bar:
+        yield Meter(title, total, bar)

@@ -1,0 +1,97 @@
+"""What a model is trained with: the defaults of params.yaml, overlaid by the section of the model itself."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from noisy_student.config import Section, overlay
+from noisy_student.noise import NoiseParams
+
+
+class TrainingParams(Section):
+    """One training run of `steps` batches."""
+
+    steps: int = Field(ge=1)  # optimiser steps
+    batch_size: int = Field(ge=1)  # images a step, labeled and pool together
+    pool_ratio: float = Field(ge=0)  # pool images for each labeled image of a batch
+    pool_weight: float = Field(ge=0)  # weight of the pool's mean loss beside the labeled images'
+    accumulation: int = Field(ge=1)  # parts that a batch is cut into, to save memory
+    optimizer: Literal["sgd", "adamw"]  # Nesterov momentum, or AdamW
+    learning_rate: float = Field(gt=0)  # the highest, at the end of the warm-up
+    warmup: float = Field(ge=0, lt=1)  # fraction of the steps in which the rate rises to it; a cosine to 0 follows
+    momentum: float = Field(ge=0, lt=1)  # of SGD; AdamW's first decay rate
+    weight_decay: float = Field(ge=0)  # of weights with two or more dimensions
+    label_smoothing: float = Field(ge=0, lt=1)  # of the true labels
+    ema_decay: float = Field(ge=0, lt=1)  # of the averaged weights that are kept as the model, 0: the last weights
+    validations: int = Field(ge=1)  # points of the learning curve
+
+    @model_validator(mode="after")
+    def _batches_can_be_cut(self) -> "TrainingParams":
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"should be such that accumulation {self.accumulation} divides batch_size {self.batch_size}"
+            )
+        if labeled_in_batch(self) < 1:
+            raise ValueError(f"should leave labeled images in a batch: pool_ratio {self.pool_ratio} is too high for it")
+        return self
+
+
+class TeacherParams(Section):
+    """iter0, trained on labels alone."""
+
+    model: str  # its name, see models.py
+    noise: NoiseParams  # all of it: the students' defaults do not reach the teacher
+    training: dict[str, Any] = {}  # in place of the defaults
+
+
+class IterationParams(Section):
+    """A student and whose pseudo-labels it learns from."""
+
+    teacher: str  # the iteration that labels the pool for it
+    model: str  # its name, see models.py
+    noise: dict[str, Any] = {}  # in place of the defaults, as are the following
+    pseudo_labels: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+
+
+class ControlParams(Section):
+    """A run that answers "would it have worked without this?" about an iteration."""
+
+    kind: Literal["supervised"]  # the iteration's model and steps, on labels alone
+    of: str  # the iteration
+    noise: NoiseParams  # all of it, chosen on validation
+    training: dict[str, Any] = {}  # in place of the iteration's
+
+
+class Recipe(Section):
+    """All that one training run is made of, but its images and its seed."""
+
+    model: str
+    noise: NoiseParams
+    training: TrainingParams
+
+
+def labeled_in_batch(training: TrainingParams) -> int:
+    """How many images of a student's batch are labeled ones; the rest come from the pool."""
+    return round(training.batch_size / (1 + training.pool_ratio))
+
+
+def teacher_recipe(defaults: TrainingParams, teacher: TeacherParams) -> Recipe:
+    """How iter0 is trained."""
+    training = overlay(defaults, teacher.training, "teacher.training")
+    return Recipe(model=teacher.model, noise=teacher.noise, training=training)
+
+
+def iteration_recipe(noise: NoiseParams, training: TrainingParams, iteration: IterationParams, name: str) -> Recipe:
+    """How the student of the iteration called `name` is trained."""
+    return Recipe(
+        model=iteration.model,
+        noise=overlay(noise, iteration.noise, f"iterations.{name}.noise"),
+        training=overlay(training, iteration.training, f"iterations.{name}.training"),
+    )
+
+
+def control_recipe(of: Recipe, control: ControlParams, name: str) -> Recipe:
+    """How the control called `name` is trained, `of` being the recipe of its iteration."""
+    training = overlay(of.training, control.training, f"controls.{name}.training")
+    return Recipe(model=of.model, noise=control.noise, training=training)

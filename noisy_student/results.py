@@ -1,0 +1,106 @@
+"""What a model's predictions on the test split say: figures, gains, and the table of iterations. Pure."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+from noisy_student import metrics
+from noisy_student.history import History
+
+CONTROL_NAMES = {"supervised": "control"}  # what a gain over each kind of control is called
+
+
+def evaluation(logits: np.ndarray, labels: np.ndarray, description: dict[str, Any]) -> dict[str, Any]:
+    """Figures of a model on labeled images: `logits` (N,K), `labels` int64 (N,), `description` its model.json."""
+    probabilities, predicted = metrics.softmax(logits), logits.argmax(axis=1)
+    accuracy = metrics.accuracy(predicted, labels)
+    low, high = metrics.accuracy_interval(accuracy, len(labels))
+    by_class = metrics.accuracy_by_class(predicted, labels, len(description["classes"]))
+    return {
+        "iteration": description["name"],
+        "model": description["model"],
+        "parameters": description["parameters"],
+        "test_images": len(labels),
+        "accuracy": accuracy,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "accuracy_by_class": dict(zip(description["classes"], by_class, strict=True)),
+        "validation_accuracy": description["validation"]["accuracy"],
+        "validation_loss": description["validation"]["loss"],
+        "nll": metrics.nll(probabilities, labels),
+        "ece": metrics.ece(probabilities, labels),
+    }
+
+
+def pseudo_label_figures(rows: np.ndarray, labels: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
+    """How much of the pool was kept, and how much of that is labeled as in `truth` (N,), where that is known (>= 0).
+
+    `rows` (n,) are positions in the pool and `labels` (n,) the classes that pseudo-labels give them.
+    """
+    known = truth[rows] >= 0
+    precision = metrics.accuracy(labels[known], truth[rows][known]) if known.any() else None
+    return {"pseudo_label_precision": precision, "kept_fraction": len(rows) / len(truth)}
+
+
+def gain(actual: pd.Series, predicted: pd.Series, predicted_before: pd.Series, over: str) -> dict[str, float]:
+    """The gain in accuracy over another model on the same test images, with its 95 % interval, named by `over`."""
+    figures = metrics.paired_gain((predicted == actual).to_numpy(), (predicted_before == actual).to_numpy())
+    return dict(zip((f"gain_over_{over}", f"gain_over_{over}_low", f"gain_over_{over}_high"), figures, strict=True))
+
+
+def summary(history: History, iteration: str, controls: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """What is to be known of `iteration`, the last of `history`.
+
+    `controls` are the predictions of its controls, by kind. A figure that cannot be had is left out.
+    """
+    row = history.rows.iloc[-1]
+    figures = {name: value for name, value in row.items() if not pd.isna(value)}
+    predictions = history.predictions
+    if not pd.isna(row.teacher):
+        figures |= gain(predictions["actual"], predictions[iteration], predictions[row.teacher], "teacher")
+    for kind, control in controls.items():
+        both = predictions[["id", iteration]].merge(control, on="id", validate="one_to_one")
+        figures |= gain(both["actual"], both[iteration], both["predicted"], CONTROL_NAMES[kind])
+    return figures
+
+
+def table(history: pd.DataFrame, summary: dict[str, Any]) -> Table:
+    """The table of iterations that a run ends with, and in its caption whether the pool helped."""
+    first = history.iloc[0]
+    labels = f"{first.training_labels} training labels, {first.held_out_labels} held-out labels"
+    table = Table(
+        title=f"Iterations ({labels})", caption=verdict(summary), caption_justify="left", title_justify="left"
+    )
+    for column in (
+        "iteration",
+        "model",
+        "parameters",
+        "test accuracy",
+        "95 % interval",
+        "pool kept",
+        "label precision",
+    ):
+        table.add_column(column, justify="left" if column in ("iteration", "model") else "right")
+    for row in history.itertuples():
+        interval = f"{row.accuracy_low:.2%} - {row.accuracy_high:.2%}"
+        shares = [_percent(row.kept_fraction), _percent(row.pseudo_label_precision)]
+        table.add_row(row.iteration, row.model, f"{row.parameters:,}", f"{row.accuracy:.2%}", interval, *shares)
+    return table
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """One sentence for a person: did the pool help, going by the paired interval over the same-size control?"""
+    if "gain_over_control" not in summary:
+        return f"No control of {summary['iteration']} was run, so this says nothing of whether the pool helped."
+    gain, low, high = (summary[f"gain_over_control{end}"] for end in ("", "_low", "_high"))
+    interval = f"95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
+    figures = f"{100 * gain:+.2f} points over the same model on labels alone ({interval})"
+    if low > 0:
+        return f"The pool helped: {figures}."
+    return f"The pool hurt: {figures}." if high < 0 else f"Not shown whether the pool helped: {figures}."
+
+
+def _percent(fraction: float) -> str:
+    return "" if pd.isna(fraction) else f"{fraction:.2%}"

@@ -1,0 +1,53 @@
+"""How a stage runs: device, precision, threads, determinism, and the one source of randomness."""
+
+import os
+import zlib
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from noisy_student.config import Section
+from noisy_student.errors import Refusal
+
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+
+
+class RuntimeParams(Section):
+    """What of the machine enters the result."""
+
+    device: Literal["auto", "cpu", "cuda"]  # auto: a GPU if there is one
+    precision: Literal["float32", "bfloat16"]  # of the forward and backward pass; weights stay float32
+    threads: int = Field(ge=1, le=1024)  # CPU threads of a stage; another number gives other bytes
+    deterministic: bool  # refuse operations whose result differs from run to run on a GPU
+
+
+def setup(params: RuntimeParams) -> torch.device:
+    """Set threads and determinism for this process and return the device to run on.
+
+    Raises `Refusal` when a GPU is asked for and there is none.
+    """
+    if params.device == "cuda" and not torch.cuda.is_available():
+        raise Refusal("runtime.device is cuda and this machine shows no GPU to torch; set it to auto or cpu")
+    torch.set_num_threads(params.threads)
+    if params.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it in deterministic mode
+        torch.use_deterministic_algorithms(True)
+    has_gpu = torch.cuda.is_available()
+    return torch.device("cuda" if has_gpu and params.device != "cpu" else "cpu")
+
+
+def autocast(params: RuntimeParams, device: torch.device) -> torch.autocast:
+    """A context in which the forward pass runs at the precision of `params`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=params.precision == "bfloat16")
+
+
+def generator(seed: int, purpose: str, step: int = 0) -> np.random.Generator:
+    """The generator of one draw: a function of seed, purpose and step alone, so that no state is carried along."""
+    return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), step]))
+
+
+def reseed_torch(seed: int, purpose: str, step: int = 0) -> None:
+    """Seed torch's own generators (initial weights, dropout, stochastic depth) for one step of one purpose."""
+    torch.manual_seed(int(generator(seed, purpose, step).integers(2**63)))

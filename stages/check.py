@@ -1,0 +1,32 @@
+"""Refuse a params.yaml that cannot be run, with one sentence, before anything else runs.
+
+Reads   dvc.yaml (which DVC takes for no dep), for where the outputs of a removed iteration would be
+Writes  a constant, so that nothing runs again because the check did
+Params  all of params.yaml
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from noisy_student.config import Params
+from noisy_student.errors import Refusal, exits_with_a_sentence
+from noisy_student.files import write_json
+from noisy_student.pipeline import check, orphans
+
+
+@exits_with_a_sentence
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="none: check only")
+    args = parser.parse_args(argv)
+
+    everything = check(Params())
+    left = orphans(everything)
+    if left:
+        raise Refusal(f"params.yaml no longer has what made {left[0]}; remove it: rm -r {' '.join(map(str, left))}")
+    if args.out:
+        write_json(args.out, {"params": "accepted"})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Turn a teacher's logits into the pseudo-labels of an iteration. No forward pass: another threshold costs seconds.
+
+Reads   the logits of the pool and the calibration split, the calibration split's labels
+Writes  a folder: pseudo_labels.parquet (row, label, confidence, copies, target) and what a person wants to know of it
+Params  seed, pseudo_labels, iterations.<iteration>
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from noisy_student import targets
+from noisy_student.config import Params, overlay
+from noisy_student.errors import exits_with_a_sentence
+from noisy_student.images import read_split
+from noisy_student.recipes import IterationParams
+from noisy_student.runtime import Seed, generator
+from noisy_student.targets import PseudoLabelParams, fit_temperature, save_pseudo_labels
+
+
+@exits_with_a_sentence
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--iteration", required=True)
+    parser.add_argument("--logits", type=Path, required=True)
+    parser.add_argument("--calibration", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+
+    params = Params()
+    seed = params.section("seed", Seed)
+    defaults = params.section("pseudo_labels", PseudoLabelParams)
+    iteration = params.section(f"iterations.{args.iteration}", IterationParams)
+    chosen = overlay(defaults, iteration.pseudo_labels, f"iterations.{args.iteration}.pseudo_labels")
+
+    calibration = read_split(args.calibration)
+    temperature = 1.0
+    if chosen.calibrate:
+        temperature = fit_temperature(targets.read_logits(args.logits, "calibration"), calibration.labels)
+    pool_logits = targets.read_logits(args.logits, "pool")
+    made = targets.make(pool_logits, chosen, temperature, generator(seed, f"balance of {args.iteration}"))
+    save_pseudo_labels(args.out, made, calibration.classes, temperature, len(pool_logits))
+    kept = f"{len(made.rows):,} of {len(pool_logits):,} pool images kept"
+    print(f"{args.iteration}: {kept}, logits divided by {temperature:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Train a control: an iteration's model for as many steps on labels alone. Was it the pool, or just the bigger net?
+
+Reads   the labeled and the validation split
+Writes  the model's folder: weights, description, learning curve
+Params  seed, runtime, noise, training, controls.<control>, iterations.<the iteration it is of>
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from noisy_student.config import Params
+from noisy_student.errors import exits_with_a_sentence
+from noisy_student.images import read_split
+from noisy_student.noise import NoiseParams
+from noisy_student.recipes import ControlParams, IterationParams, TrainingParams, control_recipe, iteration_recipe
+from noisy_student.runtime import RuntimeParams, Seed, setup
+from noisy_student.training import fit, save_trained
+
+
+@exits_with_a_sentence
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--control", required=True)
+    parser.add_argument("--of", required=True)
+    parser.add_argument("--labeled", type=Path, required=True)
+    parser.add_argument("--validation", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+
+    params = Params()
+    seed = params.section("seed", Seed)
+    runtime = params.section("runtime", RuntimeParams)
+    noise, training = params.section("noise", NoiseParams), params.section("training", TrainingParams)
+    iteration = params.section(f"iterations.{args.of}", IterationParams)
+    control = params.section(f"controls.{args.control}", ControlParams)
+    recipe = control_recipe(iteration_recipe(noise, training, iteration, args.of), control, args.control)
+
+    device = setup(runtime)
+    labeled, validation = read_split(args.labeled), read_split(args.validation)
+    classifier, curve = fit(args.control, recipe, labeled, validation, None, runtime, device, seed)
+    save_trained(args.out, args.control, recipe, classifier, curve, labeled, validation)
+
+
+if __name__ == "__main__":
+    main()

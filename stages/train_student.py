@@ -1,0 +1,48 @@
+"""Train an iteration's noised student, from scratch, on labeled and pseudo-labeled images together.
+
+Reads   the labeled split, the pool, the iteration's pseudo-labels, the validation split
+Writes  the model's folder: weights, description, learning curve
+Params  seed, runtime, noise, training, iterations.<iteration>
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from noisy_student.config import Params
+from noisy_student.errors import exits_with_a_sentence
+from noisy_student.images import read_split
+from noisy_student.noise import NoiseParams
+from noisy_student.recipes import IterationParams, TrainingParams, iteration_recipe
+from noisy_student.runtime import RuntimeParams, Seed, setup
+from noisy_student.targets import read_pseudo_labels
+from noisy_student.training import fit, save_trained
+
+
+@exits_with_a_sentence
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--iteration", required=True)
+    parser.add_argument("--labeled", type=Path, required=True)
+    parser.add_argument("--pool", type=Path, required=True)
+    parser.add_argument("--pseudo-labels", type=Path, required=True)
+    parser.add_argument("--validation", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+
+    params = Params()
+    seed = params.section("seed", Seed)
+    runtime = params.section("runtime", RuntimeParams)
+    noise, training = params.section("noise", NoiseParams), params.section("training", TrainingParams)
+    iteration = params.section(f"iterations.{args.iteration}", IterationParams)
+    recipe = iteration_recipe(noise, training, iteration, args.iteration)
+
+    device = setup(runtime)
+    labeled, validation = read_split(args.labeled), read_split(args.validation)
+    pseudo_labels = read_pseudo_labels(args.pseudo_labels)
+    kept = (read_split(args.pool).images(pseudo_labels.rows), pseudo_labels.targets, pseudo_labels.copies)
+    classifier, curve = fit(args.iteration, recipe, labeled, validation, kept, runtime, device, seed)
+    save_trained(args.out, args.iteration, recipe, classifier, curve, labeled, validation)
+
+
+if __name__ == "__main__":
+    main()

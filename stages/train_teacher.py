@@ -1,0 +1,40 @@
+"""Train iter0, the first teacher, on labels alone.
+
+Reads   the labeled and the validation split
+Writes  the model's folder: weights, description, learning curve
+Params  seed, runtime, training, teacher
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from noisy_student.config import Params
+from noisy_student.errors import exits_with_a_sentence
+from noisy_student.images import read_split
+from noisy_student.recipes import TeacherParams, TrainingParams, teacher_recipe
+from noisy_student.runtime import RuntimeParams, Seed, setup
+from noisy_student.training import fit, save_trained
+
+
+@exits_with_a_sentence
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--labeled", type=Path, required=True)
+    parser.add_argument("--validation", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+
+    params = Params()
+    seed = params.section("seed", Seed)
+    runtime = params.section("runtime", RuntimeParams)
+    training = params.section("training", TrainingParams)
+    recipe = teacher_recipe(training, params.section("teacher", TeacherParams))
+
+    device = setup(runtime)
+    labeled, validation = read_split(args.labeled), read_split(args.validation)
+    classifier, curve = fit("iter0", recipe, labeled, validation, None, runtime, device, seed)
+    save_trained(args.out, "iter0", recipe, classifier, curve, labeled, validation)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from noisy_student.batches import Examples, batch_parts, examples, rows_of_step, smooth
+from noisy_student.noise import NoiseParams
+
+CPU = torch.device("cpu")
+NOISE = {"operations": 2, "magnitude": 15.0, "crop": 1, "flip": True, "cutout": 0.3}
+
+
+def numbered(first: int, count: int, target: list[float], copies: np.ndarray | None = None) -> Examples:
+    """Images whose every pixel is the image's number, so that a batch without noise tells what is in it."""
+    images = np.arange(first, first + count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
+    return examples(images, np.tile(np.array(target, np.float32), (count, 1)), CPU, copies)
+
+
+LABELED, POOL = numbered(0, 10, [1, 0, 0]), numbered(100, 30, [0.2, 0.3, 0.5])
+
+
+def batch(recipe, pool=POOL, seed=0, step=0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return tuple(torch.cat(parts) for parts in zip(*batch_parts(recipe, LABELED, pool, seed, step), strict=True))
+
+
+def numbers(images: torch.Tensor) -> list[int]:
+    return images[:, 0, 0, 0].tolist()
+
+
+@given(
+    length=st.integers(1, 20),
+    count=st.integers(1, 50),
+    seed=st.integers(0, 3),
+    copies=st.integers(1, 3),
+)
+def test_every_row_is_seen_once_an_epoch_whatever_the_batch_size(length, count, seed, copies):
+    order = np.repeat(np.arange(length), copies)
+    steps = -(-3 * len(order) // count)  # three epochs at least
+    seen = np.concatenate([rows_of_step(order, count, seed, "pool", step) for step in range(steps)])
+    assert len(seen) == steps * count
+    for epoch in range(3):
+        assert sorted(seen[epoch * len(order) : (epoch + 1) * len(order)]) == order.tolist()
+
+
+def test_each_epoch_seed_and_purpose_has_an_order_of_its_own():
+    order = np.arange(50)
+    rows = [rows_of_step(order, 50, *where) for where in ((0, "pool", 0), (0, "pool", 1), (1, "pool", 0), (0, "x", 0))]
+    assert len({tuple(row) for row in rows}) == 4
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1, 3, 7])
+def test_a_batch_has_as_many_pool_images_for_each_labeled_one_as_asked_for(make_recipe, ratio):
+    images, _, weights = batch(make_recipe(batch_size=24, pool_ratio=ratio))
+    labeled = sum(number < 100 for number in numbers(images))
+    assert (len(images) - labeled) / labeled == ratio
+    assert weights.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("training", [{"pool_ratio": 0}, {"batch_size": 1, "pool_ratio": 0.5}])
+def test_a_batch_without_room_for_the_pool_is_one_of_labeled_images(make_recipe, training):
+    for with_pool, without in zip(batch(make_recipe(**training)), batch(make_recipe(**training), None), strict=True):
+        assert torch.equal(with_pool, without)
+
+
+@pytest.mark.parametrize("smoothing", [0, 0.1])
+def test_true_labels_are_never_altered_by_pseudo_labels(make_recipe, smoothing):
+    recipe = make_recipe(noise=NOISE, batch_size=16, label_smoothing=smoothing)
+    for step in range(20):
+        _, targets, _ = batch(recipe, step=step)
+        true = smooth(torch.tensor([[1.0, 0.0, 0.0]]), smoothing)
+        assert torch.equal(targets[:4], true.expand(4, 3))
+        assert torch.equal(targets[4:], torch.tensor([[0.2, 0.3, 0.5]]).expand(12, 3))  # nor is a pseudo-label smoothed
+    assert torch.equal(LABELED.targets, torch.tensor([[1.0, 0.0, 0.0]]).expand(10, 3))
+
+
+def test_each_image_stands_beside_its_own_target(make_recipe):
+    rng = np.random.default_rng(0)
+    labeled = Examples(LABELED.images, torch.from_numpy(rng.dirichlet([1, 1, 1], 10)).float(), LABELED.order)
+    for images, targets, _ in batch_parts(make_recipe(batch_size=24, accumulation=3), labeled, None, 0, 0):
+        assert torch.equal(targets, labeled.targets[numbers(images)])
+
+
+@pytest.mark.parametrize("pool_weight", [0, 0.5, 4])
+def test_weights_sum_to_one_and_the_pool_weighs_as_much_as_asked_for(make_recipe, pool_weight):
+    images, _, weights = batch(make_recipe(pool_weight=pool_weight))
+    from_pool = torch.tensor(numbers(images)) >= 100
+    assert weights.sum() == pytest.approx(1)
+    assert weights[from_pool].sum() == pytest.approx(pool_weight * weights[~from_pool].sum())
+
+
+def test_labels_alone_fill_the_batch_with_equal_weights(make_recipe):
+    images, _, weights = batch(make_recipe(), pool=None)
+    assert max(numbers(images)) < 100
+    assert torch.allclose(weights, torch.tensor(1 / 16))
+
+
+@pytest.mark.parametrize("accumulation", [2, 4, 8])
+def test_the_parts_together_are_the_batch_and_each_has_labeled_and_pool_images(make_recipe, accumulation):
+    recipe = make_recipe(noise=NOISE, batch_size=32, pool_ratio=3)
+    whole = batch(recipe)
+    parts = list(batch_parts(make_recipe(noise=NOISE, batch_size=32, accumulation=accumulation), LABELED, POOL, 0, 0))
+    assert [len(weights) for _, _, weights in parts] == [32 // accumulation] * accumulation
+    for i, tensor in enumerate(whole):
+        assert torch.equal(torch.stack([part[i] for part in parts], dim=1).flatten(0, 1), tensor)
+    for _, targets, _ in parts:
+        assert {tuple(target) for target in targets.tolist()} == {tuple(t.targets[0].tolist()) for t in (LABELED, POOL)}
+
+
+def test_a_batch_is_a_function_of_seed_and_step_whatever_came_before(make_recipe):
+    recipe = make_recipe(noise=NOISE)
+    first = batch(recipe, seed=3, step=7)
+    batch(recipe, seed=3, step=6)
+    torch.rand(5)
+    assert all(map(torch.equal, first, batch(recipe, seed=3, step=7)))
+    assert not torch.equal(first[0], batch(recipe, seed=3, step=8)[0])
+    assert not torch.equal(first[0], batch(recipe, seed=4, step=7)[0])
+
+
+def test_an_image_is_noised_anew_in_every_step(make_recipe):
+    one = examples(np.random.default_rng(0).integers(256, size=(1, 8, 8, 1), dtype=np.uint8), np.eye(1), CPU)
+    noised = [next(batch_parts(make_recipe(noise=NOISE), one, None, 0, step))[0] for step in range(2)]
+    assert not torch.equal(*noised)
+
+
+def test_labeled_and_pool_images_are_drawn_in_orders_of_their_own(make_recipe):
+    pool = numbered(100, 10, [0, 0, 1])
+    images, _, _ = batch(make_recipe(batch_size=20, pool_ratio=1), pool)
+    assert numbers(images[:10]) != [number - 100 for number in numbers(images[10:])]
+
+
+def test_noise_reaches_labeled_and_pool_images_and_leaves_the_resident_ones_alone(make_recipe):
+    before = LABELED.images.clone()
+    noised = batch(make_recipe(noise={"cutout": 0.5, "fill": 77}))[0]
+    assert (noised == 77).any(dim=1).flatten(1).any(dim=1).all()
+    assert torch.equal(LABELED.images, before)
+    assert NoiseParams.none() == make_recipe().noise
+    assert not (batch(make_recipe())[0] == 77).any()
+
+
+def test_an_image_stands_in_an_epoch_as_often_as_it_has_copies(make_recipe):
+    pool = numbered(100, 4, [0, 0, 1], copies=np.array([1, 2, 3, 6]))
+    images, _, _ = batch(make_recipe(batch_size=16, pool_ratio=3), pool)  # 12 pool images: an epoch
+    assert Counter(number for number in numbers(images) if number >= 100) == {100: 1, 101: 2, 102: 3, 103: 6}
+
+
+def test_channels_come_first():
+    images = np.random.default_rng(0).integers(256, size=(2, 4, 5, 3), dtype=np.uint8)
+    assert torch.equal(examples(images, np.eye(2), CPU).images, torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+
+
+@given(smoothing=st.floats(0, 0.9), classes=st.integers(2, 5))
+def test_smoothing_keeps_the_sum_and_the_most_probable_class(smoothing, classes):
+    smoothed = smooth(torch.eye(classes), smoothing)
+    assert torch.allclose(smoothed.sum(dim=1), torch.ones(classes))
+    assert smoothed.argmax(dim=1).tolist() == list(range(classes))
+    assert smoothed[0, 1] == pytest.approx(smoothing / classes)

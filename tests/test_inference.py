@@ -1,0 +1,129 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from noisy_student import inference
+from noisy_student.checkpoint import DESCRIPTION, save_model
+from noisy_student.errors import Refusal
+from noisy_student.inference import Classifier, load_classifier, new_classifier, predict, predict_split
+
+CPU = torch.device("cpu")
+IMAGES = np.random.default_rng(0).integers(256, size=(20, 8, 3, 1), dtype=np.uint8)
+
+
+class Columns(nn.Module):
+    """Logits that one can tell beforehand: the mean of each column of pixels."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.mean(dim=(1, 2))  # (B,C,H,W) -> (B,W)
+
+
+def columns() -> Classifier:
+    return Classifier(Columns(), torch.tensor([0.5]), torch.tensor([0.25]))
+
+
+def noisy() -> Classifier:
+    """A network whose logits in training mode differ from call to call."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(24), nn.Dropout(0.5), nn.Linear(24, 3))
+    return Classifier(layers, torch.zeros(1), torch.ones(1))
+
+
+def described(split, model: str) -> dict:
+    classes, size = split.classes, list(split.image_size)
+    return {"model": model, "classes": classes, "image_size": size, "channels": split.channels}
+
+
+def test_logits_are_the_networks_of_the_normalised_pixels(runtime):
+    logits = predict(columns(), IMAGES, runtime)
+    assert logits.dtype == np.float32
+    assert np.allclose(logits, (IMAGES[..., 0].mean(axis=1) / 255 - 0.5) / 0.25, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 20, 512])
+def test_logits_do_not_depend_on_the_batch(runtime, make_split, monkeypatch, batch):
+    split = make_split(0, 20)
+    torch.manual_seed(0)
+    classifier = new_classifier("cnn_4", split).eval()
+    whole = predict(classifier, split.images(), runtime)
+    monkeypatch.setattr(inference, "BATCH", batch)
+    assert np.allclose(predict(classifier, split.images(), runtime), whole, atol=1e-5)
+    backwards = predict(classifier, split.images(np.arange(20)[::-1]), runtime)
+    assert np.allclose(backwards[::-1], whole, atol=1e-5)
+
+
+def test_a_model_with_dropout_and_batch_norm_is_looked_at_in_eval_mode(runtime):
+    classifier = noisy().train()
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    assert np.array_equal(predict(classifier, IMAGES, runtime), predict(classifier, IMAGES, runtime))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
+
+
+def test_a_split_is_predicted_shard_by_shard_in_eval_mode(runtime, make_split):
+    split = make_split(0, 20, shards=3)
+    classifier = new_classifier("mlp_8", split, dropout=0.5).train()
+    shards = list(predict_split(classifier, split, runtime, "pool"))
+    assert [len(logits) for logits in shards] == [7, 7, 6]
+    assert np.allclose(np.concatenate(shards), predict(classifier.eval(), split.images(), runtime), atol=1e-5)
+
+
+def test_bfloat16_gives_float32_logits_close_to_those_of_float32(runtime):
+    rough = predict(noisy().eval(), IMAGES, runtime.model_copy(update={"precision": "bfloat16"}))
+    exact = predict(noisy().eval(), IMAGES, runtime)
+    assert rough.dtype == np.float32
+    assert not np.array_equal(rough, exact)
+    assert np.allclose(rough, exact, atol=0.05)
+
+
+def test_a_new_classifier_is_normalised_by_the_labeled_images(make_split):
+    split = make_split(0, 50)
+    classifier = new_classifier("mlp_8", split)
+    pixels = split.images() / 255
+    assert classifier.mean.flatten().tolist() == pytest.approx([pixels.mean()], rel=1e-5)
+    assert classifier.std.flatten().tolist() == pytest.approx([pixels.std()], rel=1e-3)
+
+
+def test_images_of_one_grey_can_be_normalised(runtime, make_split):
+    split = make_split(0, 5)
+    split.shards[:] = [np.full_like(shard, 9) for shard in split.shards]
+    assert np.isfinite(predict(new_classifier("mlp_8", split).eval(), split.images(), runtime)).all()
+
+
+@pytest.mark.parametrize("model", ["mlp_8", "cnn_2"])
+def test_a_saved_classifier_comes_back_without_noise_and_with_its_normalisation(tmp_path, runtime, make_split, model):
+    split = make_split(0, 30)
+    trained = new_classifier(model, split, dropout=0.5, stochastic_depth=0.5 if model == "cnn_2" else 0.0)
+    save_model(tmp_path, trained.state_dict(), described(split, model))
+    loaded, description = load_classifier(tmp_path, CPU)
+    assert description == described(split, model)
+    assert not loaded.training
+    assert torch.equal(loaded.mean, trained.mean)
+    assert torch.equal(loaded.std, trained.std)
+    assert np.array_equal(predict(loaded, split.images(), runtime), predict(trained.eval(), split.images(), runtime))
+
+
+@pytest.mark.parametrize(
+    "claimed",
+    [
+        {"model": "mlp_16"},
+        {"model": "cnn_2"},
+        {"model": "mlq_8"},
+        {"classes": ["zero", "one"]},
+        {"image_size": [8, 9]},
+        {"channels": 3},
+        {"model": None},
+        {"classes": None},
+    ],
+)
+def test_weights_that_are_not_what_the_description_says_are_refused(tmp_path, make_split, claimed):
+    split = make_split(0, 5)
+    save_model(tmp_path, new_classifier("mlp_8", split).state_dict(), described(split, "mlp_8"))
+    description = {**described(split, "mlp_8"), **claimed}
+    kept = {key: value for key, value in description.items() if value is not None}
+    (tmp_path / DESCRIPTION).write_text(json.dumps(kept))
+    with pytest.raises(Refusal) as caught:
+        load_classifier(tmp_path, CPU)
+    assert len(str(caught.value).splitlines()) == 1

@@ -1,0 +1,117 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+from sklearn.metrics import accuracy_score, log_loss, recall_score
+
+from noisy_student.metrics import (
+    accuracy,
+    accuracy_by_class,
+    accuracy_interval,
+    ece,
+    mean_interval,
+    nll,
+    paired_gain,
+    softmax,
+)
+
+LOGITS = arrays(np.float32, (7, 4), elements=st.floats(-1e4, 1e4, width=32))
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(4, size=200)
+PROBABILITIES = RNG.dirichlet(np.ones(4), size=200)
+PREDICTED = PROBABILITIES.argmax(axis=1)
+
+
+@given(logits=LOGITS, temperature=st.floats(0.05, 20))
+def test_probabilities_sum_to_one_and_keep_the_order_of_the_logits(logits, temperature):
+    probabilities = softmax(logits, temperature)
+    assert np.allclose(probabilities.sum(axis=1), 1)
+    assert (np.diff(np.take_along_axis(probabilities, logits.argsort(axis=1), axis=1), axis=1) >= 0).all()
+
+
+@given(logits=LOGITS)
+def test_a_higher_temperature_never_raises_the_confidence(logits):
+    cold, warm = softmax(logits, 1.0), softmax(logits, 2.0)
+    assert (warm.max(axis=1) <= cold.max(axis=1) + 1e-12).all()
+
+
+def test_accuracy_and_nll_are_those_of_scikit_learn():
+    assert accuracy(PREDICTED, LABELS) == pytest.approx(accuracy_score(LABELS, PREDICTED))
+    assert nll(PROBABILITIES, LABELS) == pytest.approx(log_loss(LABELS, PROBABILITIES))
+
+
+def test_a_certain_mistake_costs_much_and_not_infinitely_much():
+    assert 20 < nll(np.array([[1.0, 0.0]]), np.array([1])) < math.inf
+
+
+def test_accuracy_by_class_is_the_recall_and_nothing_for_a_class_without_images():
+    by_class = accuracy_by_class(PREDICTED, LABELS, 5)
+    assert by_class[:4] == pytest.approx(recall_score(LABELS, PREDICTED, average=None))
+    assert by_class[4] is None
+
+
+def two_classes(confidence: float, images: int = 100) -> np.ndarray:
+    return np.tile([confidence, 1 - confidence], (images, 1))
+
+
+@pytest.mark.parametrize("confidence", [0.55, 0.75, 1.0])
+def test_ece_is_zero_where_confidence_is_what_comes_true(confidence):
+    labels = (np.arange(100) >= round(100 * confidence)).astype(int)
+    assert ece(two_classes(confidence), labels) == pytest.approx(0)
+
+
+def test_ece_is_the_gap_where_the_model_is_too_sure_of_itself_or_not_sure_enough():
+    labels = (np.arange(100) >= 60).astype(int)  # right 60 times
+    assert ece(two_classes(1.0), labels) == pytest.approx(0.4)
+    assert ece(two_classes(0.51), labels) == pytest.approx(0.09)
+
+
+def test_ece_weighs_each_bin_by_its_images():
+    probabilities = np.concatenate([two_classes(1.0, 30), two_classes(0.6, 70)])
+    labels = np.array([1] * 30 + [0] * 42 + [1] * 28)  # the sure ones all wrong, the others right as often as they say
+    assert ece(probabilities, labels) == pytest.approx(0.3)
+
+
+@given(images=st.integers(1, 10_000), data=st.data())
+def test_the_interval_of_an_accuracy_is_wilsons(images, data):
+    right = data.draw(st.integers(0, images))
+    low, high = accuracy_interval(right / images, images)
+    expected = stats.binomtest(right, images).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert 0 <= low < high <= 1
+    assert low - 1e-12 <= right / images <= high + 1e-12
+
+
+@given(correct=arrays(bool, (50, 2)))
+def test_a_paired_gain_is_the_difference_of_two_accuracies_with_its_normal_interval(correct):
+    gain, low, high = paired_gain(correct[:, 0], correct[:, 1])
+    difference = correct[:, 0].astype(int) - correct[:, 1].astype(int)
+    assert gain == pytest.approx(difference.mean())
+    error = stats.sem(difference)
+    expected = stats.norm.interval(0.95, difference.mean(), error) if error else (difference.mean(),) * 2
+    assert (low, high) == pytest.approx(expected)
+
+
+def test_a_paired_gain_is_surer_than_two_accuracies_apart():
+    before = np.arange(1000) < 900
+    after = np.arange(1000) < 920  # the same images right, and twenty more
+    gain, low, high = paired_gain(after, before)
+    assert 0 < low < gain < high
+    assert accuracy_interval(0.90, 1000)[1] > accuracy_interval(0.92, 1000)[0]
+
+
+@pytest.mark.parametrize("runs", [2, 3, 5, 30])
+def test_the_interval_of_a_mean_is_students(runs):
+    values = RNG.random(runs)
+    mean, half = mean_interval(values)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (mean - half, mean + half) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_single_run_shows_nothing_and_equal_runs_are_sure():
+    assert mean_interval(np.array([0.97])) == (0.97, math.inf)
+    assert mean_interval(np.array([0.97] * 3)) == pytest.approx((0.97, 0))

@@ -1,0 +1,224 @@
+"""The draw of a batch and its application: what each option changes, and that chance comes from the generator alone."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from noisy_student.config import overlay, validated
+from noisy_student.errors import Refusal
+from noisy_student.noise import NoiseParams, apply, augment, draw, strengths
+from noisy_student.operations import OPERATIONS
+from noisy_student.vision import torchvision
+
+STRONG = {"operations": 2, "magnitude": 27.0, "crop": 2, "flip": True, "cutout": 0.4, "fill": 128}
+TORCHVISION = {
+    name: "".join(word.capitalize() for word in name.split("_")) for name in OPERATIONS if name != "autocontrast"
+}
+
+
+def make(**values) -> NoiseParams:
+    return overlay(NoiseParams.none(), values, "noise")
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="module")
+def images(digits) -> torch.Tensor:
+    """240 real digits, uint8 (240,1,8,8)."""
+    return torch.from_numpy(digits[0][:240]).permute(0, 3, 1, 2).contiguous()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (28, 96)])
+def test_strengths_at_every_magnitude_are_those_of_torchvisions_randaugment(size):
+    space = torchvision.transforms.v2.RandAugment._AUGMENTATION_SPACE
+    for magnitude in range(31):
+        found = dict(zip(OPERATIONS, strengths(float(magnitude), size), strict=True))
+        for name, theirs in TORCHVISION.items():
+            values, signed = space[theirs]
+            if (values := values(31, *size)) is None:  # identity and equalize have no strength
+                continue
+            value = float(values[magnitude])
+            if name.startswith("translate"):
+                value = int(value)  # as torchvision does when it applies it
+            if name == "solarize":
+                value *= 256  # theirs is a fraction of the range
+            rest = 1 if name in ("color", "contrast", "brightness", "sharpness") else 0
+            expected = [rest - value, rest + value] if signed else [value, value]
+            assert found[name] == pytest.approx(expected, abs=1e-4), (name, magnitude)
+
+
+def test_magnitude_zero_changes_only_what_has_no_strength(images):
+    params = make(operations=1, magnitude=0.0)
+    drawn = draw(params, len(images), (8, 8), rng())
+    out = apply(images, drawn, params)
+    has_strength = ~np.isin(drawn.operation[0], [OPERATIONS.index(name) for name in ("autocontrast", "equalize")])
+    assert torch.equal(out[has_strength], images[has_strength])
+
+
+def test_all_off_returns_the_images_unchanged(images):
+    assert torch.equal(augment(images, NoiseParams.none(), rng()), images)
+
+
+@pytest.mark.parametrize("option", [{"operations": 1, "magnitude": 9.0}, {"crop": 1}, {"flip": True}, {"cutout": 0.2}])
+def test_each_option_alone_changes_most_images(images, option):
+    changed = (augment(images, make(**option, fill=128), rng()) != images).flatten(1).any(1)
+    assert changed.float().mean() > 0.4
+
+
+OFF = [{"operations": 0}, {"crop": 0}, {"flip": False}, {"cutout": 0.0}, {"magnitude": 5.0}]
+
+
+@pytest.mark.parametrize("option", OFF)
+def test_switching_one_option_off_changes_the_result_and_no_other_option_s_draw(images, option):
+    with_it, without = make(**STRONG), make(**{**STRONG, **option})
+    assert not torch.equal(augment(images, with_it, rng()), augment(images, without, rng()))
+    one, other = draw(with_it, 50, (8, 8), rng()), draw(without, 50, (8, 8), rng())
+    same = {name: np.array_equal(getattr(one, name), getattr(other, name)) for name in vars(one)}
+    touched = {"operations": {"operation", "strength"}, "crop": {"shift"}, "flip": {"mirrored"}, "cutout": set()}
+    assert {name for name, equal in same.items() if not equal} == touched.get(*option, {"strength"})
+
+
+def test_model_noise_leaves_the_images_alone(images):
+    params = make(**STRONG)
+    silent = make(**STRONG, dropout=0.5, stochastic_depth=0.2)
+    assert torch.equal(augment(images, params, rng()), augment(images, silent, rng()))
+
+
+def test_same_generator_state_gives_the_same_bytes_and_another_seed_others(images):
+    params, before = make(**STRONG), images.clone()
+    first = augment(images, params, rng(1))
+    assert torch.equal(first, augment(images, params, rng(1)))
+    assert not torch.equal(first, augment(images, params, rng(2)))
+    assert torch.equal(images, before)
+
+
+def test_global_generators_of_torch_and_numpy_play_no_part(images):
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        results.append(augment(images, make(**STRONG), rng()))
+    assert torch.equal(*results)
+
+
+def test_copies_of_one_image_become_different_images(images):
+    copies = images[:1].expand(200, -1, -1, -1)
+    distinct = {image.numpy().tobytes() for image in augment(copies, make(**STRONG), rng())}
+    assert len(distinct) > 190
+
+
+def test_operations_are_drawn_evenly_and_apart_in_every_slot():
+    drawn = draw(make(operations=3, magnitude=9.0), 7000, (8, 8), rng())
+    for slot in drawn.operation:
+        assert np.abs(np.bincount(slot, minlength=14) - 500).max() < 5 * np.sqrt(500)
+    assert (drawn.operation[0] == drawn.operation[1]).mean() == pytest.approx(1 / 14, abs=0.02)
+    rotations = drawn.strength[drawn.operation == OPERATIONS.index("rotate")]
+    assert (rotations > 0).mean() == pytest.approx(0.5, abs=0.06)
+    assert set(np.abs(rotations)) == {9.0}
+
+
+def test_crop_flip_and_cutout_are_drawn_over_their_whole_range():
+    drawn = draw(make(**STRONG), 5000, (8, 5), rng())
+    assert np.unique(drawn.shift).tolist() == [-2, -1, 0, 1, 2]
+    assert drawn.mirrored.mean() == pytest.approx(0.5, abs=0.04)
+    assert drawn.centre.min(0).tolist() == [0, 0]
+    assert drawn.centre.max(0).tolist() == [7, 4]
+
+
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(17, 90), np.array([200, 3, 3])])
+def test_result_of_an_image_depends_on_its_own_row_alone(images, rows):
+    params = make(**STRONG)
+    drawn = draw(params, len(images), (8, 8), rng())
+    index = torch.arange(len(images))[rows]
+    assert torch.equal(apply(images[index], drawn.rows(rows), params), apply(images, drawn, params)[index])
+
+
+def test_large_batch_is_worked_off_in_parts_with_the_same_result(images, monkeypatch):
+    params = make(**STRONG)
+    whole = augment(images, params, rng())
+    monkeypatch.setattr("noisy_student.noise.CPU_VALUES", 7 * 64 + 5)  # seven images at once, the last part smaller
+    assert torch.equal(augment(images, params, rng()), whole)
+
+
+def test_memory_layout_of_the_images_plays_no_part(images):
+    color = images.expand(-1, 3, -1, -1)
+    last = color.contiguous(memory_format=torch.channels_last)
+    params = make(**STRONG)
+    assert torch.equal(augment(last, params, rng()), augment(color.contiguous(), params, rng()))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_apply_never_reads_back_from_the_device(channels):
+    """On torch's meta device, which knows shapes and no values, whatever depends on a value would raise."""
+    params = make(**STRONG | {"operations": 5})
+    shape = (400, channels, 9, 8)
+    drawn = draw(params, 400, (9, 8), rng())
+    assert set(drawn.operation.flatten()) == set(range(14))
+    out = apply(torch.empty(shape, dtype=torch.uint8, device="meta"), drawn, params)
+    assert (out.dtype, tuple(out.shape), out.device.type) == (torch.uint8, shape, "meta")
+
+
+@given(
+    shape=st.tuples(st.integers(0, 5), st.sampled_from([1, 3]), st.integers(1, 40), st.integers(1, 40)),
+    operations=st.integers(0, 16),
+    magnitude=st.floats(0, 30),
+    crop=st.integers(0, 40),
+    flip=st.booleans(),
+    cutout=st.floats(0, 1),
+    fill=st.integers(0, 255),
+    seed=st.integers(0, 2**32),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_noise_on_any_images_gives_images(shape, operations, magnitude, crop, flip, cutout, fill, seed, data):
+    images = torch.from_numpy(data.draw(arrays(np.uint8, shape)))
+    crop = min(crop, min(shape[2:]) - 1)
+    params = make(operations=operations, magnitude=magnitude, crop=crop, flip=flip, cutout=cutout, fill=fill)
+    out = augment(images, params, rng(seed))
+    assert (out.dtype, tuple(out.shape), out.device) == (torch.uint8, shape, images.device)
+    assert np.isfinite(draw(params, 5, shape[2:], rng(seed)).strength).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("magnitude", 31.0),
+        ("operations", 17),
+        ("operations", 1.5),
+        ("cutout", 1.1),
+        ("fill", 256),
+        ("dropout", 1.0),
+        ("stochastic_depth", -0.1),
+        ("crop", -1),
+        ("flip", "yes"),
+        ("mixup", 0.2),
+    ],
+)
+def test_value_out_of_range_is_refused_by_its_key(key, value):
+    with pytest.raises(Refusal, match=rf"noise\.{key}"):
+        validated(NoiseParams, {**NoiseParams.none().model_dump(), key: value}, "noise")
+
+
+def test_crop_as_large_as_the_image_is_refused(images):
+    with pytest.raises(Refusal, match=r"noise\.crop was 8 for images of 8x8"):
+        augment(images, make(crop=8), rng())
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((2, 1, 8, 8), torch.float32), ((2, 2, 8, 8), torch.uint8), ((2, 8, 8), torch.uint8)]
+)
+def test_images_of_another_type_are_refused(shape, dtype):
+    wrong = torch.zeros(shape, dtype=dtype)
+    drawn = draw(NoiseParams.none(), 2, (8, 8), rng())
+    with pytest.raises(Refusal, match="takes uint8 images"):
+        apply(wrong, drawn, NoiseParams.none())
+
+
+def test_draw_for_another_number_of_images_is_refused(images):
+    with pytest.raises(Refusal, match="drawn for 3 images and given 240"):
+        apply(images, draw(NoiseParams.none(), 3, (8, 8), rng()), NoiseParams.none())

@@ -1,0 +1,181 @@
+"""Every operation against Pillow's or torchvision's on real images, alone and side by side in one batch."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image, ImageEnhance, ImageOps
+from sklearn.datasets import load_sample_image
+
+from noisy_student.operations import OPERATIONS, erase, move, randaugment
+from noisy_student.vision import torchvision
+
+FILL = 77
+FACTORS = [0.0, 0.1, 0.55, 0.97, 1.0, 1.3, 1.9]
+SIGNED_PIXELS = [-14, -3, 0, 5, 12]
+PILLOW = {
+    "identity": lambda image, _: image,
+    "autocontrast": lambda image, _: ImageOps.autocontrast(image),
+    "equalize": lambda image, _: ImageOps.equalize(image),
+    "solarize": ImageOps.solarize,
+    "posterize": lambda image, bits: ImageOps.posterize(image, int(bits)),
+    "color": lambda image, factor: ImageEnhance.Color(image).enhance(factor),
+    "contrast": lambda image, factor: ImageEnhance.Contrast(image).enhance(factor),
+    "brightness": lambda image, factor: ImageEnhance.Brightness(image).enhance(factor),
+    "sharpness": lambda image, factor: ImageEnhance.Sharpness(image).enhance(factor),
+}
+STRENGTHS = {
+    "identity": [0.0],
+    "autocontrast": [0.0],
+    "equalize": [0.0],
+    "solarize": [0.0, 51.2, 128.0, 179.2, 256.0],
+    "posterize": [4.0, 5.0, 6.0, 7.0, 8.0],
+    "color": FACTORS,
+    "contrast": FACTORS,
+    "brightness": FACTORS,
+    "sharpness": FACTORS,
+    "rotate": [-30.0, -7.3, 0.0, 12.0, 27.0],
+    "shear_x": [-0.3, -0.11, 0.0, 0.27],
+    "shear_y": [-0.3, -0.11, 0.0, 0.27],
+    "translate_x": SIGNED_PIXELS,
+    "translate_y": SIGNED_PIXELS,
+}
+
+
+@pytest.fixture(scope="module")
+def photographs() -> torch.Tensor:
+    """24 crops of scikit-learn's two photographs, resized to uint8 (24,3,32,30): not square, so no axis is mistaken."""
+    crops = []
+    for name in ("flower.jpg", "china.jpg"):
+        whole = Image.fromarray(load_sample_image(name))
+        for left in range(0, 600, 150):
+            for top in range(0, 390, 130):
+                crops.append(np.asarray(whole.crop((left, top, left + 140, top + 130)).resize((30, 32))))
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
+
+
+@pytest.fixture(scope="module", params=["color", "grey"])
+def images(request, photographs, digits) -> torch.Tensor:
+    """Photographs of three channels, or digits of one at 28x28."""
+    if request.param == "color":
+        return photographs
+    large = [np.asarray(Image.fromarray(digit[..., 0]).resize((28, 28))) for digit in digits[0][:24]]
+    return torch.from_numpy(np.stack(large))[:, None]
+
+
+def operate(name: str, images: torch.Tensor, strength: float, fill: int = FILL) -> torch.Tensor:
+    shape = (1, len(images))
+    return randaugment(images, np.full(shape, OPERATIONS.index(name)), np.full(shape, float(strength)), fill)
+
+
+def pillow(name: str, image: torch.Tensor, strength: float) -> torch.Tensor:
+    array = image.permute(1, 2, 0).numpy()
+    result = np.asarray(PILLOW[name](Image.fromarray(array[..., 0] if array.shape[2] == 1 else array), strength))
+    return torch.from_numpy(result.reshape(array.shape).copy()).permute(2, 0, 1)
+
+
+def on_a_plane(name: str, images: torch.Tensor, strength: float, fill: int) -> torch.Tensor:
+    """torchvision's operation, the images lying on a plane of `fill` large enough that no edge of it comes in sight.
+
+    On the bare image torchvision weighs the pixels of the outermost line by their coverage twice (the sample is already
+    weighted when it is blended with the fill), which darkens or brightens a seam; away from edges that makes no
+    difference.
+    """
+    functional = torchvision.transforms.v2.functional
+    bilinear, margin = torchvision.transforms.InterpolationMode.BILINEAR, 40
+    plane = torch.nn.functional.pad(images, (margin,) * 4, value=fill)
+    if name == "rotate":
+        moved = functional.rotate(plane, strength, bilinear, fill=fill)
+    else:  # the centre is the image's top left corner, as in torchvision's RandAugment
+        slope = np.degrees(np.arctan(strength))
+        shear = {"shear_x": [slope, 0.0], "shear_y": [0.0, slope]}.get(name, [0.0, 0.0])
+        translate = {"translate_x": [int(strength), 0], "translate_y": [0, int(strength)]}.get(name, [0, 0])
+        moved = functional.affine(plane, 0.0, translate, 1.0, shear, bilinear, fill=fill, center=[margin, margin])
+    return moved[..., margin:-margin, margin:-margin]
+
+
+@pytest.mark.parametrize("name", PILLOW)
+def test_operation_is_level_for_level_pillows(name, images):
+    for strength in STRENGTHS[name]:
+        expected = torch.stack([pillow(name, image, strength) for image in images])
+        assert torch.equal(operate(name, images, strength), expected), strength
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in PILLOW])
+@pytest.mark.parametrize("fill", [0, FILL, 255])
+def test_movement_is_torchvisions(name, images, fill):
+    """Within one level on every pixel and the same on most: a round tangent such as 0.3 leads to many exact halves,
+    which torchvision rounds to the even level and we round up, and single precision tips halves either way.
+    """
+    for strength in STRENGTHS[name]:
+        expected = on_a_plane(name, images, strength, fill)
+        difference = operate(name, images, strength, fill).int() - expected.int()
+        assert difference.abs().max() <= 1, strength
+        assert (difference == 0).float().mean() > 0.95, strength
+
+
+@pytest.mark.parametrize("name", ["translate_x", "translate_y"])
+def test_translation_by_whole_pixels_moves_them_unchanged(name, images):
+    axis = 3 if name == "translate_x" else 2
+    moved = operate(name, images, 4)
+    kept = images.shape[axis] - 4
+    assert torch.equal(moved.narrow(axis, 4, kept), images.narrow(axis, 0, kept))
+    assert (moved.narrow(axis, 0, 4) == FILL).all()
+
+
+def test_every_image_goes_through_its_own_operations_whatever_its_neighbours_do(images):
+    rng = np.random.default_rng(0)
+    operation = rng.integers(len(OPERATIONS), size=(3, len(images)))
+    strength = np.vectorize(lambda index: rng.choice(STRENGTHS[OPERATIONS[index]]))(operation)
+    before = images.clone()
+    together = randaugment(images, operation, strength, FILL)
+    for i in range(len(images)):
+        alone = images[i : i + 1]
+        for index, value in zip(operation[:, i], strength[:, i], strict=True):
+            alone = operate(OPERATIONS[index], alone, value)
+        assert torch.equal(together[i : i + 1], alone)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("name", ["autocontrast", "equalize", "contrast", "sharpness", "color"])
+@pytest.mark.parametrize("level", [0, 100, 255])
+def test_flat_image_stays_as_it_is(name, level):
+    flat = torch.full((2, 3, 5, 7), level, dtype=torch.uint8)
+    assert torch.equal(operate(name, flat, 1.9), flat)
+
+
+@given(
+    name=st.sampled_from(list(PILLOW)),
+    image=arrays(np.uint8, st.tuples(st.sampled_from([1, 3]), st.integers(1, 40), st.integers(1, 40))),
+    which=st.integers(0, 6),
+)
+@settings(max_examples=100, deadline=None)
+def test_any_image_comes_out_as_from_pillow(name, image, which):
+    strength = STRENGTHS[name][which % len(STRENGTHS[name])]
+    image = torch.from_numpy(image)
+    assert torch.equal(operate(name, image[None], strength)[0], pillow(name, image, strength))
+
+
+def test_move_cuts_each_padded_image_at_its_own_place(images):
+    rng = np.random.default_rng(1)
+    shift = rng.integers(-6, 7, size=(len(images), 2))
+    mirrored = rng.random(len(images)) < 0.5
+    h, w = images.shape[2:]
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (6, 6), (6, 6)), constant_values=FILL)
+    for i, result in enumerate(move(images, shift, mirrored, FILL).numpy()):
+        top, left = shift[i] + 6
+        cut = padded[i, :, top : top + h, left : left + w]
+        assert np.array_equal(result, cut[..., ::-1] if mirrored[i] else cut)
+
+
+@pytest.mark.parametrize("side", [1, 8, 40])
+def test_erase_fills_a_square_around_its_centre_and_nothing_else(images, side):
+    centre = np.random.default_rng(2).integers((0, 0), images.shape[2:], size=(len(images), 2))
+    for i, result in enumerate(erase(images, centre, side, FILL).numpy()):
+        expected = images[i].numpy().copy()
+        top, left = centre[i] - side // 2
+        expected[:, max(0, top) : top + side, max(0, left) : left + side] = FILL
+        assert np.array_equal(result, expected)
+        assert (result[:, centre[i, 0], centre[i, 1]] == FILL).all()

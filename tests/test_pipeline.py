@@ -1,0 +1,145 @@
+"""dvc.yaml against the code: what a stage declares is what it uses."""
+
+import ast
+import copy
+import re
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+BODIES = {name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()}
+
+
+def command_lines(stage: dict) -> list[str]:
+    return stage["cmd"] if isinstance(stage["cmd"], list) else [stage["cmd"]]
+
+
+def scripts(stage: dict) -> list[str]:
+    """The files of the modules that the stage's commands run."""
+    modules = [re.match(r"python -m (\S+)", line)[1] for line in command_lines(stage)]
+    return [module.replace(".", "/") + ".py" for module in modules]
+
+
+def imported(file: Path) -> set[str]:
+    """The project's own files that `file` imports, anywhere in it, and the package files above them."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    names |= {parent for name in names for parent in accumulate(name.split("."), "{}.{}".format)}
+    paths = {name.replace(".", "/") for name in names}
+    return {f"{path}{end}" for path in paths for end in (".py", "/__init__.py") if (ROOT / f"{path}{end}").is_file()}
+
+
+def closure(files: list[str]) -> set[str]:
+    found, waiting = set(), list(files)
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found.add(file)
+            waiting += imported(ROOT / file)
+    return found
+
+
+def code_deps(stage: dict) -> set[str]:
+    return {dep for dep in stage["deps"] if dep.endswith(".py")}
+
+
+def sections_read(file: str) -> set[str]:
+    """The names that the file gives to `Params.section`, with a star for what is filled in."""
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "section":
+            name = node.args[0]
+            parts = name.values if isinstance(name, ast.JoinedStr) else [name]
+            names.add("".join(part.value if isinstance(part, ast.Constant) else "*" for part in parts))
+    return names
+
+
+def declared_params(stage: dict) -> set[str]:
+    return {re.sub(r"\$\{[^}]+\}", "*", name) for name in stage.get("params", [])}
+
+
+def entries(stage: dict, *kinds: str) -> list[str]:
+    """Paths of these kinds, whether they stand alone or with settings of their own."""
+    found = [entry for kind in kinds for entry in stage.get(kind, [])]
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in found]
+
+
+def missing_code(stage: dict) -> set[str]:
+    return closure(scripts(stage)) - code_deps(stage)
+
+
+def undeclared_paths(stage: dict) -> set[str]:
+    declared = set(entries(stage, "deps", "outs", "metrics", "plots"))
+    words = [word for line in command_lines(stage) for word in line.split()]
+    return {word for word in words if "/" in word} - declared
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_deps_are_the_whole_import_closure(name):
+    assert code_deps(BODIES[name]) == closure(scripts(BODIES[name]))
+
+
+@pytest.mark.parametrize("name", [name for name in BODIES if name != "check"])
+def test_params_are_the_sections_that_are_read(name):
+    read = set().union(*(sections_read(script) for script in scripts(BODIES[name])))
+    assert declared_params(BODIES[name]) == read
+
+
+def test_check_depends_on_all_of_the_params():
+    assert BODIES["check"]["params"] == [{"params.yaml": None}]
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_every_path_of_a_command_is_declared_and_every_declared_one_is_used(name):
+    stage = BODIES[name]
+    assert not undeclared_paths(stage)
+    words = {word for line in command_lines(stage) for word in line.split()}
+    unused = {path for path in entries(stage, "deps", "outs", "metrics", "plots") if path not in words} - code_deps(
+        stage
+    )
+    assert unused <= {"data/check.json"}  # prepare waits for the check and reads nothing of it
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_dep_or_a_parameter_that_is_taken_out_is_noticed(name):
+    for dep in code_deps(BODIES[name]):
+        stage = copy.deepcopy(BODIES[name])
+        stage["deps"].remove(dep)
+        assert missing_code(stage) == {dep}
+    for dep in set(entries(BODIES[name], "deps")) - code_deps(BODIES[name]) - {"data/check.json"}:
+        stage = copy.deepcopy(BODIES[name])
+        stage["deps"].remove(dep)
+        assert undeclared_paths(stage) == {dep}
+
+
+def test_no_stage_that_trains_labels_or_chooses_reads_the_test_split_or_the_truth():
+    for name, stage in BODIES.items():
+        guarded = {"data/test", "data/pool_truth.parquet"} & set(stage["deps"])
+        assert not guarded or name in ("evaluate", "evaluate_teacher", "evaluate_control"), name
+
+
+def test_a_change_to_the_summary_retrains_nothing_and_a_change_to_the_loss_does():
+    trainers = ("train_teacher", "train_student", "train_control")
+    for room in ("noisy_student/results.py", "noisy_student/history.py", "stages/summarize.py"):
+        assert all(room not in BODIES[name]["deps"] for name in (*trainers, "predict_pool", "pseudo_label", "prepare"))
+    assert all("noisy_student/training.py" in BODIES[name]["deps"] for name in trainers)
+
+
+def test_a_teacher_labels_without_a_path_to_noise():
+    assert not {"noisy_student/noise.py", "noisy_student/training.py"} & code_deps(BODIES["predict_pool"])
+
+
+def test_expensive_outputs_are_cached_so_that_a_fresh_clone_can_have_them():
+    for name, stage in BODIES.items():
+        settings = [
+            entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, []) if isinstance(entry, dict)
+        ]
+        assert not settings or name == "summarize"

@@ -1,0 +1,86 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from noisy_student.errors import Refusal
+from noisy_student.recipes import (
+    ControlParams,
+    IterationParams,
+    TeacherParams,
+    control_recipe,
+    iteration_recipe,
+    labeled_in_batch,
+    teacher_recipe,
+)
+
+
+@pytest.fixture
+def defaults(make_recipe):
+    return make_recipe(noise={"dropout": 0.5, "crop": 2}, steps=100, batch_size=16)
+
+
+def test_the_teacher_has_the_default_training_and_noise_of_its_own(defaults, make_recipe):
+    teacher = TeacherParams(model="cnn_4", noise=make_recipe(noise={"crop": 1}).noise, training={"steps": 7})
+    recipe = teacher_recipe(defaults.training, teacher)
+    assert (recipe.model, recipe.training.steps, recipe.training.batch_size) == ("cnn_4", 7, 16)
+    assert (recipe.noise.crop, recipe.noise.dropout) == (1, 0)
+
+
+def test_an_iteration_replaces_the_defaults_that_it_names(defaults):
+    iteration = IterationParams(teacher="iter0", model="cnn_8", noise={"crop": 3}, training={"learning_rate": 1})
+    recipe = iteration_recipe(defaults.noise, defaults.training, iteration, "iter1")
+    assert (recipe.model, recipe.training.learning_rate, recipe.training.steps) == ("cnn_8", 1, 100)
+    assert (recipe.noise.crop, recipe.noise.dropout) == (3, 0.5)
+
+
+def test_a_control_has_the_model_and_steps_of_its_iteration_and_noise_of_its_own(defaults, make_recipe):
+    control = ControlParams(kind="supervised", of="iter1", noise=make_recipe().noise, training={"batch_size": 8})
+    recipe = control_recipe(defaults, control, "same_size")
+    assert (recipe.model, recipe.training.steps, recipe.training.batch_size) == (defaults.model, 100, 8)
+    assert recipe.noise == make_recipe().noise
+
+
+def test_an_unknown_key_of_an_override_is_named_in_full(defaults):
+    def iteration(**overrides) -> IterationParams:
+        return IterationParams(teacher="iter0", model="mlp", **overrides)
+
+    with pytest.raises(Refusal, match=r"teacher.training.step is unknown; did you mean steps\?"):
+        teacher_recipe(defaults.training, TeacherParams(model="mlp", noise=defaults.noise, training={"step": 7}))
+    with pytest.raises(Refusal, match=r"iterations.iter2.noise.drop is unknown"):
+        iteration_recipe(defaults.noise, defaults.training, iteration(noise={"drop": 0}), "iter2")
+    with pytest.raises(Refusal, match=r"iterations.iter2.training.steps was 0\.5"):
+        iteration_recipe(defaults.noise, defaults.training, iteration(training={"steps": 0.5}), "iter2")
+    control = ControlParams(kind="supervised", of="iter2", noise=defaults.noise, training={"Steps": 7})
+    with pytest.raises(Refusal, match=r"controls.same_size.training.Steps is unknown; did you mean steps\?"):
+        control_recipe(defaults, control, "same_size")
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        ({"batch_size": 16, "accumulation": 3}, "such that accumulation 3 divides batch_size 16"),
+        ({"batch_size": 4, "pool_ratio": 100}, "pool_ratio 100.0 is too high"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused_in_a_sentence(make_recipe, training, expected):
+    with pytest.raises(Refusal, match=expected) as caught:
+        make_recipe(**training)
+    assert "it must be should" not in str(caught.value)
+    assert "  " not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("batch", "ratio", "labeled"), [(128, 3, 32), (128, 1, 64), (128, 0, 128), (70, 6, 10), (16, 0.5, 11)]
+)
+def test_the_pool_ratio_parts_the_batch(make_recipe, batch, ratio, labeled):
+    assert labeled_in_batch(make_recipe(batch_size=batch, pool_ratio=ratio).training) == labeled
+
+
+@given(batch=st.integers(1, 512), ratio=st.floats(0, 20))
+def test_a_batch_has_labeled_images_or_the_recipe_is_refused(make_recipe, batch, ratio):
+    try:
+        training = make_recipe(batch_size=batch, pool_ratio=ratio).training
+    except Refusal:
+        assert batch / (1 + ratio) <= 0.5
+    else:
+        assert 1 <= labeled_in_batch(training) <= batch

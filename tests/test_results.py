@@ -1,0 +1,205 @@
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from noisy_student.errors import Refusal
+from noisy_student.files import read_csv, read_json, write_csv, write_json
+from noisy_student.history import (
+    COLUMNS,
+    History,
+    read_controls,
+    read_history,
+    read_predictions,
+    save_history,
+    save_predictions,
+    single,
+)
+from noisy_student.results import evaluation, gain, pseudo_label_figures, summary, table, verdict
+
+CLASSES = ["zero", "one", "two"]
+DESCRIPTION = {
+    "name": "iter1",
+    "model": "cnn_4",
+    "parameters": 1234,
+    "classes": CLASSES,
+    "validation": {"accuracy": 0.75, "loss": 0.5},
+}
+COUNTS = {"training_labels": 30, "held_out_labels": 20}
+
+
+@pytest.fixture
+def make_results(tmp_path, make_split):
+    """Writes the results and the model's folder of one whose first `right` of 100 test images are right."""
+    test = make_split(0, 100)
+
+    def make(name: str, right: int, folder: str = "results", **more):
+        predicted = np.where(np.arange(100) < right, test.labels, (test.labels + 1) % 3)
+        logits = 5 * np.eye(3)[predicted]
+        result = evaluation(logits, test.labels, {**DESCRIPTION, "name": name})
+        write_json(tmp_path / folder / name / "results.json", {**result, **COUNTS, **more})
+        save_predictions(tmp_path / folder / name, test, predicted)
+        curve = {"step": [5, 10], "loss": [1.5, 0.1], "validation_loss": [1.0, 0.5], "validation_accuracy": [0.5, 0.75]}
+        write_csv(tmp_path / "models" / name / "curve.csv", pd.DataFrame(curve))
+        return tmp_path / folder / name, tmp_path / "models" / name
+
+    return make
+
+
+@pytest.fixture
+def history(make_results) -> History:
+    """iter0 with 80 of 100 right, and its student with 92."""
+    teacher = single(*make_results("iter0", 80), None)
+    student = make_results("iter1", 92, pseudo_label_precision=0.9, kept_fraction=0.5)
+    return teacher.extended(single(*student, "iter0"))
+
+
+def test_an_evaluation_counts_what_is_right():
+    labels = np.array([0, 0, 1, 1])
+    logits = np.array([[9.0, 0, 0], [0, 9, 0], [0, 9, 0], [0, 9, 0]])
+    figures = evaluation(logits, labels, DESCRIPTION)
+    assert (figures["iteration"], figures["model"], figures["parameters"]) == ("iter1", "cnn_4", 1234)
+    assert (figures["accuracy"], figures["test_images"], figures["validation_accuracy"]) == (0.75, 4, 0.75)
+    assert figures["accuracy_low"] < 0.75 < figures["accuracy_high"]
+    assert figures["accuracy_by_class"] == {"zero": 0.5, "one": 1.0, "two": None}
+    assert figures["ece"] == pytest.approx(0.25, abs=0.001)
+
+
+def test_precision_is_of_the_kept_images_whose_truth_is_known():
+    truth = np.array([0, 1, -1, 2, 1, 1, 1, 1])
+    figures = pseudo_label_figures(np.array([0, 1, 2, 3]), np.array([0, 2, 0, 2]), truth)
+    assert figures == {"pseudo_label_precision": pytest.approx(2 / 3), "kept_fraction": 0.5}
+    unknown = pseudo_label_figures(np.array([0]), np.array([1]), np.full(4, -1))
+    assert unknown == {"pseudo_label_precision": None, "kept_fraction": 0.25}
+
+
+def test_a_gain_is_named_by_what_it_is_over():
+    actual, before = pd.Series(list("abab")), pd.Series(list("bbbb"))
+    figures = gain(actual, actual, before, "teacher")
+    assert list(figures) == ["gain_over_teacher", "gain_over_teacher_low", "gain_over_teacher_high"]
+    assert figures["gain_over_teacher"] == 0.5
+
+
+def test_the_first_history_is_a_row_without_a_teacher(make_results):
+    history = single(*make_results("iter0", 80), None)
+    assert list(history.rows) == COLUMNS
+    (row,) = history.rows.to_dict("records")
+    assert (row["iteration"], row["accuracy"], row["training_labels"], row["held_out_labels"]) == ("iter0", 0.8, 30, 20)
+    assert pd.isna(row["teacher"])
+    assert pd.isna(row["kept_fraction"])
+    assert history.curves["iteration"].tolist() == ["iter0", "iter0"]
+
+
+def test_a_student_adds_a_row_a_curve_and_a_column_of_predictions(history):
+    assert history.rows["iteration"].tolist() == ["iter0", "iter1"]
+    assert history.rows["teacher"].iloc[1] == "iter0"
+    assert history.rows["pseudo_label_precision"].iloc[1] == 0.9
+    assert history.curves["iteration"].tolist() == ["iter0"] * 2 + ["iter1"] * 2
+    assert list(history.predictions) == ["id", "actual", "iter0", "iter1"]
+    right = [(history.predictions[name] == history.predictions["actual"]).mean() for name in ("iter0", "iter1")]
+    assert right == history.rows["accuracy"].tolist()
+
+
+def test_a_history_comes_back_as_it_was_saved_and_can_be_extended_again(tmp_path, history, make_results):
+    save_history(tmp_path / "history", history)
+    back = read_history(tmp_path / "history")
+    save_history(tmp_path / "again", back)
+    for path in (tmp_path / "history").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+    third = back.extended(single(*make_results("iter2", 95), "iter1"))
+    save_history(tmp_path / "third", third)
+    text = (tmp_path / "third" / "history.csv").read_text().splitlines()
+    assert text[:3] == (tmp_path / "history" / "history.csv").read_text().splitlines()  # no digit of a row changes
+    assert len(text) == 4
+
+
+def test_a_history_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(Refusal, match=r"history\.csv"):
+        read_history(tmp_path)
+
+
+@pytest.mark.parametrize("classes", [["0", "1", "2"], ["NA", "null", "1e3"], ["a,b", 'c"d', "é"]])
+def test_class_names_and_ids_stay_text(tmp_path, make_split, classes):
+    split = make_split(0, 5)
+    split.classes[:] = classes
+    save_predictions(tmp_path, split, np.zeros(5, int))
+    back = read_predictions(tmp_path)
+    assert back["actual"].tolist() == [classes[label] for label in split.labels]
+    assert back["predicted"].tolist() == [classes[0]] * 5
+    assert back["id"].tolist() == split.ids.tolist()
+
+
+def test_controls_of_the_iteration_are_read_and_of_others_ignored(tmp_path, make_results):
+    make_results("same_size", 85, "controls", kind="supervised", of="iter1")
+    make_results("another", 70, "controls", kind="supervised", of="iter2")
+    controls = read_controls(tmp_path / "controls", "iter1")
+    assert list(controls) == ["supervised"]
+    assert (controls["supervised"]["predicted"] == controls["supervised"]["actual"]).mean() == 0.85
+    assert read_controls(tmp_path / "controls", "iter3") == read_controls(tmp_path / "nowhere", "iter1") == {}
+
+
+def test_two_controls_of_one_kind_are_refused(tmp_path, make_results):
+    make_results("one", 85, "controls", kind="supervised", of="iter1")
+    make_results("two", 80, "controls", kind="supervised", of="iter1")
+    with pytest.raises(Refusal, match="iter1 has two controls of kind supervised"):
+        read_controls(tmp_path / "controls", "iter1")
+
+
+def test_a_summary_has_the_gains_over_teacher_and_control_and_can_be_written(tmp_path, history, make_results):
+    results, _ = make_results("same_size", 85, "controls", kind="supervised", of="iter1")
+    control = read_predictions(results).sample(frac=1, random_state=0)  # matched by id, not by place
+    save_history(tmp_path / "history", history)
+    for known in (history, read_history(tmp_path / "history")):
+        figures = summary(known, "iter1", {"supervised": control})
+        assert (figures["iteration"], figures["teacher"], figures["accuracy"]) == ("iter1", "iter0", 0.92)
+        assert figures["gain_over_teacher"] == pytest.approx(0.12)
+        assert figures["gain_over_control"] == pytest.approx(0.07)
+        assert figures["gain_over_control_low"] < 0.07 < figures["gain_over_control_high"]
+        write_json(tmp_path / "summary.json", figures)
+        assert read_json(tmp_path / "summary.json") == figures
+
+
+def test_a_summary_leaves_out_what_cannot_be_had(make_results):
+    figures = summary(single(*make_results("iter0", 80), None), "iter0", {})
+    assert "teacher" not in figures
+    assert not [name for name in figures if name.startswith(("gain", "pseudo", "kept"))]
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [
+        ((0.02, 0.01, 0.03), "The pool helped: +2.00 points"),
+        ((-0.02, -0.03, -0.01), "The pool hurt: -2.00 points"),
+        ((0.01, -0.01, 0.03), "Not shown whether the pool helped: +1.00 points"),
+        (None, "No control of iter1 was run"),
+    ],
+)
+def test_the_verdict_goes_by_the_interval_over_the_control(gains, expected):
+    names = ("gain_over_control", "gain_over_control_low", "gain_over_control_high")
+    assert verdict({"iteration": "iter1", **dict(zip(names, gains or (), strict=False))}).startswith(expected)
+
+
+def rendered(rows: pd.DataFrame, figures: dict) -> str:
+    screen = io.StringIO()
+    Console(file=screen, width=120).print(table(rows, figures))
+    return screen.getvalue()
+
+
+def test_the_table_shows_each_iteration_and_the_verdict(tmp_path, history):
+    save_history(tmp_path, history)
+    for rows in (history.rows, read_csv(tmp_path / "history.csv")):
+        shown = rendered(rows, summary(history, "iter1", {}))
+        assert "30 training labels, 20 held-out labels" in shown
+        assert "No control of iter1 was run" in shown
+        for cell in ("iter0", "iter1", "80.00%", "92.00%", "1,234", "50.00%", "90.00%"):
+            assert cell in shown
+        assert "nan" not in shown
+
+
+def test_the_table_of_a_teacher_alone(make_results):
+    history = single(*make_results("iter0", 80), None)
+    shown = rendered(history.rows, summary(history, "iter0", {}))
+    assert "iter0" in shown
+    assert "nan" not in shown

@@ -1,0 +1,163 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from noisy_student.errors import Refusal
+from noisy_student.files import write_array
+from noisy_student.metrics import softmax
+from noisy_student.targets import (
+    PseudoLabelParams,
+    balanced_copies,
+    fit_temperature,
+    make,
+    one_hot,
+    read_logits,
+    read_pseudo_labels,
+    save_pseudo_labels,
+)
+
+LOGITS = arrays(np.float32, st.tuples(st.integers(1, 40), st.just(4)), elements=st.floats(-5, 5, width=32))
+OPTIONS = st.builds(
+    PseudoLabelParams,
+    kind=st.sampled_from(["soft", "hard"]),
+    calibrate=st.booleans(),
+    threshold=st.floats(0, 0.25),  # of four classes the best has at least a quarter, so some image is always kept
+    balance=st.booleans(),
+)
+SOFT = PseudoLabelParams(kind="soft", calibrate=False, threshold=0.0, balance=False)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def options(**changed) -> PseudoLabelParams:
+    return PseudoLabelParams(**{**SOFT.model_dump(), **changed})
+
+
+@given(logits=LOGITS, params=OPTIONS, temperature=st.floats(0.5, 2))
+def test_pseudo_labels_are_what_they_say(logits, params, temperature):
+    made = make(logits, params, temperature, rng())
+    probabilities = softmax(logits, temperature)[made.rows]
+    assert (np.diff(made.rows) > 0).all()
+    assert (made.copies >= 1).all()
+    assert np.array_equal(made.labels, probabilities.argmax(axis=1))
+    assert np.allclose(made.confidence, probabilities.max(axis=1))
+    assert np.allclose(made.targets.sum(axis=1), 1, atol=1e-6)
+    assert made.targets.dtype == np.float32
+    expected = probabilities if params.kind == "soft" else one_hot(made.labels, 4)
+    assert np.allclose(made.targets, expected, atol=1e-6)
+
+
+@given(logits=LOGITS, threshold=st.floats(0, 1))
+def test_the_threshold_parts_the_pool(logits, threshold):
+    confidence = softmax(logits).max(axis=1)
+    if confidence.max() < threshold:
+        with pytest.raises(Refusal, match=f"{confidence.max():.3f}"):
+            make(logits, options(threshold=threshold), 1.0, rng())
+    else:
+        rows = make(logits, options(threshold=threshold), 1.0, rng()).rows
+        assert np.array_equal(rows, np.flatnonzero(confidence >= threshold))
+
+
+def test_nothing_above_the_threshold_is_refused_with_the_highest_confidence():
+    with pytest.raises(Refusal, match=r"threshold 0.9: the teacher's highest confidence is 0.622; lower the threshold"):
+        make(np.array([[0.5, 0.0], [0.1, 0.0]]), options(threshold=0.9), 1.0, rng())
+
+
+def test_a_confidence_at_the_threshold_is_enough():
+    assert len(make(np.zeros((3, 2)), options(threshold=0.5), 1.0, rng()).rows) == 3
+
+
+def test_a_higher_temperature_softens_the_targets_and_a_threshold_feels_it():
+    logits = np.array([[2.0, 0.0], [0.5, 0.0]])
+    sharp, soft = make(logits, SOFT, 1.0, rng()), make(logits, SOFT, 4.0, rng())
+    assert (soft.confidence < sharp.confidence).all()
+    assert np.array_equal(soft.labels, sharp.labels)
+    assert len(make(logits, options(threshold=0.8), 1.0, rng()).rows) == 1
+    with pytest.raises(Refusal):
+        make(logits, options(threshold=0.8), 4.0, rng())
+
+
+@pytest.mark.parametrize("planted", [0.25, 1.0, 3.0])
+def test_a_planted_temperature_is_found(planted):
+    honest = rng().normal(scale=2, size=(4000, 5))
+    labels = (honest + np.random.default_rng(1).gumbel(size=honest.shape)).argmax(axis=1)  # drawn from softmax(honest)
+    assert fit_temperature(honest * planted, labels) == pytest.approx(planted, rel=0.1)
+
+
+@given(
+    labels=arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 4)),
+    confidence=arrays(float, 60, elements=st.floats(0, 1)),
+)
+def test_balance_gives_every_class_that_occurs_equally_many(labels, confidence):
+    confidence = confidence[: len(labels)]
+    copies = balanced_copies(labels, confidence, rng())
+    present = np.unique(labels)
+    used = np.bincount(labels, copies)[present]
+    assert (used == np.ceil(len(labels) / len(present))).all()
+    for k in present:
+        mine, kept = copies[labels == k], copies[labels == k] > 0
+        assert np.ptp(mine[kept]) <= 1  # repeated evenly
+        assert kept.all() or mine.max() == 1  # nothing is repeated while another is left out
+        left_out = confidence[labels == k][~kept]
+        assert left_out.max(initial=0) <= confidence[labels == k][kept].min()
+
+
+def test_the_generator_alone_chooses_what_is_repeated():
+    labels = np.array([0] * 12 + [1] * 5)
+    draws = [tuple(balanced_copies(labels, np.ones(17), np.random.default_rng(seed))) for seed in (0, 0, 1, 2, 3)]
+    assert draws[0] == draws[1]
+    assert len(set(draws)) > 1
+
+
+def test_one_class_alone_is_its_own_balance():
+    made = make(np.tile([3.0, 0.0], (5, 1)), options(balance=True), 1.0, rng())
+    assert made.copies.tolist() == [1] * 5
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_pseudo_labels_come_back_as_they_were_saved(tmp_path, kind):
+    made = make(rng().normal(size=(50, 3)), options(kind=kind, balance=True), 1.0, rng())
+    save_pseudo_labels(tmp_path, made, ["a", "b", "c"], 1.0, 50)
+    back = read_pseudo_labels(tmp_path)
+    for name, array in vars(made).items():
+        assert getattr(back, name).dtype == array.dtype
+        assert np.array_equal(getattr(back, name), array)
+
+
+def test_the_report_counts_unique_images_and_copies_apart_and_names_classes_without_any(tmp_path):
+    logits = np.eye(3)[[0] * 6 + [1] * 2] * 9  # none of the third class
+    made = make(logits, options(balance=True), 1.5, rng())
+    save_pseudo_labels(tmp_path, made, ["a", "b", "c"], 1.5, 20)
+    assert json.loads((tmp_path / "report.json").read_text()) == {
+        "pool_images": 20,
+        "temperature": 1.5,
+        "unique_images": 6,
+        "images_with_copies": 8,
+        "unique_by_class": {"a": 4, "b": 2, "c": 0},
+        "with_copies_by_class": {"a": 4, "b": 4, "c": 0},
+        "classes_without_images": ["c"],
+    }
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 and no more"])
+def test_pseudo_labels_that_cannot_be_read_are_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "pseudo_labels.parquet").write_bytes(content)
+    with pytest.raises(Refusal, match=r"pseudo_labels\.parquet"):
+        read_pseudo_labels(tmp_path)
+
+
+def test_logits_of_shards_are_laid_end_to_end(tmp_path):
+    logits = np.arange(24, dtype=np.float32).reshape(12, 2)
+    for shard in range(12):  # a shard with one digit more than another must not change places with it
+        write_array(tmp_path / f"pool-{shard:05}.npy", logits[shard : shard + 1])
+    write_array(tmp_path / "calibration-00000.npy", -logits)
+    assert np.array_equal(read_logits(tmp_path, "pool"), logits)
+    with pytest.raises(Refusal, match="no logits of the test split"):
+        read_logits(tmp_path, "test")

@@ -1,0 +1,292 @@
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+
+from noisy_student.errors import Refusal
+from noisy_student.files import read_csv, read_json
+from noisy_student.inference import Classifier, load_classifier, predict
+from noisy_student.progress import Meter
+from noisy_student.recipes import IterationParams, TeacherParams, iteration_recipe, teacher_recipe
+from noisy_student.targets import PseudoLabelParams, fit_temperature, make, one_hot
+from noisy_student.training import (
+    Average,
+    fit,
+    make_optimizer,
+    report_steps,
+    save_trained,
+    set_learning_rate,
+    weighted_cross_entropy,
+)
+
+CPU = torch.device("cpu")
+NOISE = {"operations": 2, "magnitude": 15.0, "crop": 1, "flip": True, "cutout": 0.3, "dropout": 0.3}
+PSEUDO_LABELS = {"kind": "soft", "calibrate": True, "threshold": 0.5, "balance": True}
+
+
+def as_bytes(classifier: Classifier) -> bytes:
+    return save({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()})
+
+
+def teacher_logits(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Those of an overconfident teacher that is right now and then, and prefers the first class."""
+    noise = np.random.default_rng(seed).normal(scale=4, size=(len(labels), 3))
+    return (noise + 4 * one_hot(labels, 3) + [2, 0, 0]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def run(make_recipe, make_split, runtime):
+    """Trains on 30 labeled images, and on 100 of the pool where it is given pseudo-labels."""
+
+    def train(recipe, pool=None, seed=0, name="iter1", validation=(400, 450), **setting):
+        precision = runtime.model_copy(update=setting)
+        return fit(name, recipe, make_split(0, 30), make_split(*validation), pool, precision, CPU, seed)
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def make_pool(make_split):
+    """Images, targets and copies of what the pseudo-label options keep of the pool."""
+
+    def pool(**changed):
+        params = PseudoLabelParams(**{**PSEUDO_LABELS, **changed})
+        images, calibration = make_split(100, 200), make_split(300, 400)
+        temperature = 1.0
+        if params.calibrate:
+            temperature = fit_temperature(teacher_logits(calibration.labels, 1), calibration.labels)
+        made = make(teacher_logits(images.labels, 0), params, temperature, np.random.default_rng(0))
+        return images.images(made.rows), made.targets, made.copies
+
+    return pool
+
+
+@pytest.fixture(scope="module")
+def loss(make_recipe, make_pool, run):
+    """The mean loss of a short run with all noise and all target options on, but for what is changed."""
+
+    @cache
+    def of(kind="", option="", value=None, model="mlp_16") -> float:
+        changed = {option: value} if option else {}
+        noise = {**NOISE, "stochastic_depth": 0.3 if model != "mlp_16" else 0.0}
+        recipe = make_recipe(
+            model,
+            {**noise, **(changed if kind == "noise" else {})},
+            **{"steps": 3, "label_smoothing": 0.1, **(changed if kind == "training" else {})},
+        )
+        return run(recipe, make_pool(**(changed if kind == "target" else {})))[1][-1]["loss"]
+
+    return of
+
+
+@pytest.mark.parametrize("model", ["mlp_16", "cnn_4"])
+def test_the_loss_falls_and_the_model_learns_the_digits(run, make_recipe, model):
+    _, curve = run(make_recipe(model, steps=60, validations=4, ema_decay=0.9))
+    losses = [row["loss"] for row in curve]
+    assert [row["step"] for row in curve] == [15, 30, 45, 60]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0] / 4
+    assert curve[-1]["validation_accuracy"] > 0.85
+
+
+def test_a_student_learns_from_pseudo_labels_with_all_noise_on(run, make_recipe, make_pool):
+    recipe = make_recipe("cnn_4", {**NOISE, "stochastic_depth": 0.2}, steps=60, ema_decay=0.9)
+    assert run(recipe, make_pool(), precision="bfloat16")[1][-1]["validation_accuracy"] > 0.6
+
+
+@pytest.mark.parametrize("model", ["mlp_16", "cnn_4"])
+def test_the_same_seed_and_name_give_the_same_bytes_and_others_do_not(run, make_recipe, make_pool, model):
+    recipe = make_recipe(model, {**NOISE, "stochastic_depth": 0.3 if model == "cnn_4" else 0.0})
+    (first, curve), (second, again) = run(recipe, make_pool()), run(recipe, make_pool())
+    assert as_bytes(first) == as_bytes(second)
+    assert curve == again
+    assert as_bytes(first) != as_bytes(run(recipe, make_pool(), seed=1)[0])
+    assert as_bytes(first) != as_bytes(run(recipe, make_pool(), name="iter2")[0])
+
+
+def test_model_noise_of_a_step_does_not_depend_on_what_was_drawn_before(run, make_recipe, monkeypatch):
+    recipe = make_recipe("cnn_2", {"dropout": 0.5, "stochastic_depth": 0.5})
+    undisturbed, _ = run(recipe)
+    monkeypatch.setattr(Meter, "advance", lambda meter, images: torch.rand(3))
+    assert as_bytes(run(recipe)[0]) == as_bytes(undisturbed)
+
+
+def test_a_student_without_a_pool_is_the_teacher(run, make_recipe):
+    plain = make_recipe("mlp_16", NOISE)
+    student = IterationParams(teacher="iter0", model="mlp_16", noise={"crop": 2}, training={"steps": 5})
+    teacher = TeacherParams(model="mlp_16", noise=make_recipe(noise={**NOISE, "crop": 2}).noise, training={"steps": 5})
+    by_student = run(iteration_recipe(plain.noise, plain.training, student, "iter1"))
+    by_teacher = run(teacher_recipe(plain.training, teacher))
+    assert as_bytes(by_student[0]) == as_bytes(by_teacher[0])
+    assert by_student[1] == by_teacher[1]
+
+
+def test_held_out_images_do_not_enter_the_weights(run, make_recipe):
+    recipe = make_recipe("cnn_2", NOISE, validations=6)
+    one, other = run(recipe, validation=(400, 450)), run(recipe, validation=(450, 460))
+    assert as_bytes(one[0]) == as_bytes(other[0])
+    assert one[1] != other[1]
+
+
+@pytest.mark.parametrize("accumulation", [2, 8])
+def test_a_batch_in_parts_gives_the_gradients_of_the_whole(run, make_recipe, make_pool, accumulation):
+    input_noise = {**NOISE, "dropout": 0.0}
+    sgd = {"optimizer": "sgd", "learning_rate": 0.1}
+    whole, curve = run(make_recipe(noise=input_noise, **sgd), make_pool())
+    parts, curve_of_parts = run(make_recipe(noise=input_noise, accumulation=accumulation, **sgd), make_pool())
+    assert curve_of_parts[-1]["loss"] == pytest.approx(curve[-1]["loss"], rel=1e-4)
+    for one, other in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind_option_value", [
+    ("noise", "operations", 0), ("noise", "magnitude", 0.0), ("noise", "crop", 0), ("noise", "flip", False),
+    ("noise", "cutout", 0.0), ("noise", "fill", 128), ("noise", "dropout", 0.0),
+    ("target", "kind", "hard"), ("target", "calibrate", False), ("target", "threshold", 0.0),
+    ("target", "balance", False),
+    ("training", "label_smoothing", 0.0), ("training", "pool_weight", 0.0), ("training", "pool_ratio", 1.0),
+    ("training", "learning_rate", 0.001), ("training", "optimizer", "sgd"), ("training", "weight_decay", 1.0),
+    ("training", "warmup", 0.9), ("training", "momentum", 0.0),
+], ids=lambda switched: switched[1])  # fmt: skip
+def test_every_option_of_noise_targets_and_training_tells_on_the_loss(loss, kind_option_value):
+    assert loss(*kind_option_value) != loss()
+
+
+def test_stochastic_depth_tells_on_the_loss(loss):
+    assert loss("noise", "stochastic_depth", 0.0, model="cnn_2") != loss(model="cnn_2")
+
+
+@pytest.mark.parametrize("learning_rate", [1e4, 1e30])
+def test_a_loss_that_is_no_longer_finite_is_refused(run, make_recipe, learning_rate):
+    with pytest.raises(Refusal, match=r"loss became (nan|inf); lower training.learning_rate"):
+        run(make_recipe("mlp_16", optimizer="sgd", learning_rate=learning_rate, steps=40))
+
+
+def test_weights_that_the_last_step_made_infinite_are_refused(run, make_recipe):
+    with pytest.raises(Refusal, match=r"loss became (nan|inf)"):
+        run(make_recipe("mlp_16", optimizer="sgd", learning_rate=1e38, weight_decay=1e3, steps=1))
+
+
+def test_targets_that_are_no_numbers_are_refused(run, make_recipe, make_pool):
+    images, targets, copies = make_pool()
+    with pytest.raises(Refusal, match="loss became nan"):
+        run(make_recipe(), (images, np.full_like(targets, np.nan), copies))
+
+
+def test_cross_entropy_is_torchs_for_hard_and_soft_targets():
+    logits, labels = torch.randn(8, 3, generator=torch.manual_seed(0)), torch.arange(8) % 3
+    hard, soft = F.one_hot(labels, 3).float(), torch.softmax(torch.randn(8, 3), dim=1)
+    even = torch.full((8,), 1 / 8)
+    assert torch.allclose(weighted_cross_entropy(logits, hard, even), F.cross_entropy(logits, labels))
+    assert torch.allclose(weighted_cross_entropy(logits, soft, even), F.cross_entropy(logits, soft))
+    uneven = torch.tensor([0.5, 0.5, 0, 0, 0, 0, 0, 0])
+    assert torch.allclose(weighted_cross_entropy(logits, soft, uneven), F.cross_entropy(logits[:2], soft[:2]))
+
+
+def rates(training) -> list[float]:
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)]}], lr=99.0)
+    found = []
+    for step in range(training.steps):
+        set_learning_rate(optimizer, training, step)
+        assert len({group["lr"] for group in optimizer.param_groups}) == 1
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+def test_the_learning_rate_rises_in_a_line_to_the_highest_and_falls_in_a_cosine_towards_zero(make_recipe):
+    found = rates(make_recipe(steps=100, warmup=0.1, learning_rate=0.5).training)
+    assert found[10] == max(found) == 0.5
+    assert np.allclose(np.diff(found[:11]), 0.5 / 11)
+    assert found[55] == pytest.approx(0.25)
+    assert (np.diff(found[10:]) < 0).all()
+    assert 0 < found[-1] < 0.5 * 0.001
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.0), (1, 0.9), (3, 0.5), (7, 0.0)])
+def test_every_step_of_a_short_run_has_a_rate(make_recipe, steps, warmup):
+    found = rates(make_recipe(steps=steps, warmup=warmup, learning_rate=0.5).training)
+    assert all(0 < rate <= 0.5 for rate in found)
+    assert warmup or found[0] == 0.5
+
+
+@pytest.mark.parametrize(("steps", "validations"), [(6, 1), (6, 4), (100, 10), (3, 10)])
+def test_the_learning_curve_ends_with_the_last_step(make_recipe, steps, validations):
+    reported = report_steps(make_recipe(steps=steps, validations=validations).training) - {0}
+    assert max(reported) == steps
+    assert len(reported) == min(steps, validations)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_only_weights_decay_and_every_parameter_is_trained(make_recipe, optimizer):
+    layers = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Linear(2, 3))
+    classifier = Classifier(layers, torch.zeros(1), torch.ones(1))
+    training = make_recipe(optimizer=optimizer, weight_decay=0.1).training
+    decayed, kept = make_optimizer(classifier, training).param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0)
+    assert {parameter.ndim for parameter in decayed["params"]} == {2, 4}
+    assert {parameter.ndim for parameter in kept["params"]} == {1}
+    assert len(decayed["params"]) + len(kept["params"]) == len(list(classifier.parameters()))
+
+
+def averaged(decay: float, weights: list[float]) -> float:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    classifier = Classifier(layer, torch.zeros(1), torch.ones(1))
+    layer.weight.data.fill_(weights[0])
+    average = Average(classifier)
+    for step, weight in enumerate(weights[1:]):
+        layer.weight.data.fill_(weight)
+        average.update(decay, step)
+    assert layer.weight.item() == weights[-1]  # the trained weights are left alone
+    return average.classifier.network.weight.item()
+
+
+def test_averaged_weights_without_decay_are_the_last_weights():
+    assert averaged(0.0, [1.0, 5.0, -0.25]) == -0.25
+
+
+def test_averaged_weights_move_by_one_minus_decay_and_by_more_at_the_start():
+    assert averaged(0.05, [1.0, 2.0]) == pytest.approx(1.95)
+    assert averaged(0.999, [1.0, 2.0]) == pytest.approx(1.9)
+    steady = averaged(0.5, [0.0, *[0.0] * 50, 1.0])
+    assert steady == pytest.approx(0.5)
+
+
+def test_what_is_returned_are_the_averaged_weights_in_eval_mode(run, make_recipe):
+    last, _ = run(make_recipe("cnn_2", steps=12))
+    smooth, _ = run(make_recipe("cnn_2", steps=12, ema_decay=0.9))
+    assert not last.training
+    assert not smooth.training
+    assert not torch.equal(last.network.classifier.weight, smooth.network.classifier.weight)
+    assert all(torch.isfinite(tensor).all() for tensor in smooth.state_dict().values())
+
+
+def test_a_saved_model_says_what_it_is_and_predicts_as_it_did(tmp_path, run, runtime, make_recipe, make_split):
+    labeled, validation = make_split(0, 30), make_split(400, 450)
+    recipe = make_recipe("mlp_16", NOISE, validations=3)
+    classifier, curve = run(recipe)
+    save_trained(tmp_path, "iter1", recipe, classifier, curve, labeled, validation)
+    loaded, description = load_classifier(tmp_path, CPU)
+    logits = predict(loaded, validation.images(), runtime)
+    assert np.array_equal(logits, predict(classifier, validation.images(), runtime))
+    right = np.mean(logits.argmax(axis=1) == validation.labels)
+    assert description["validation"]["accuracy"] == pytest.approx(right)
+    assert description["validation"]["accuracy_low"] <= right <= description["validation"]["accuracy_high"]
+    assert description["labels"] == {"training": 30, "validation": 50}
+    assert description["parameters"] == sum(parameter.numel() for parameter in classifier.parameters())
+    assert description["noise"] == recipe.noise.model_dump()
+    assert description["training"] == recipe.training.model_dump()
+    assert description["normalisation"]["mean"] == pytest.approx([labeled.images().mean() / 255], rel=1e-5)
+    assert read_json(tmp_path / "model.json") == description
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "curve.csv"), pd.DataFrame(curve))
+
+
+def test_the_same_run_saves_the_same_bytes(tmp_path, run, make_recipe, make_split):
+    recipe = make_recipe("mlp_16", NOISE)
+    for name in ("one", "two"):
+        save_trained(tmp_path / name, "iter1", recipe, *run(recipe), make_split(0, 30), make_split(400, 450))
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
