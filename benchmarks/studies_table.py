@@ -1,5 +1,6 @@
 """A study's rows as a Markdown table of means and 95 % intervals. Pure."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,10 @@ def markdown(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> str:
     lines = [
         f"# {name}: {plan['question']}",
         "",
-        f"{first.training_labels} training labels, {first.held_out_labels} held-out labels (calibration and validation); "
+        f"{first.training_labels} training labels, {first.held_out_labels} held-out labels (calibration, validation); "
         f"seeds {', '.join(map(str, seeds))}; mean ± half of the 95 % t interval over seeds, in per cent.",
         "",
-        "| setting | iteration | model | n | test accuracy | validation accuracy | pseudo-label precision | pool kept |",
+        "| setting | iteration | model | n | test accuracy | validation accuracy | label precision | pool kept |",
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for (setting, iteration), group in rows.groupby(["setting", "iteration"], sort=False):
@@ -43,7 +44,7 @@ def _differences(group: pd.DataFrame) -> dict[str, pd.Series]:
     """By seed: each iteration over the one before it, the last over iter0, and the last over its control."""
     by_seed = group.pivot(index="seed", columns="iteration", values="accuracy")
     order = [name for name in group["iteration"].unique() if name in by_seed]
-    found = {f"{b} - {a}": (by_seed[b] - by_seed[a]).dropna() for a, b in zip(order, order[1:], strict=False)}
+    found = {f"{b} - {a}": (by_seed[b] - by_seed[a]).dropna() for a, b in pairwise(order)}
     if len(order) > 2:
         found[f"{order[-1]} - {order[0]}"] = (by_seed[order[-1]] - by_seed[order[0]]).dropna()
     if "gain_over_control" in group:

@@ -65,7 +65,7 @@ def to_run() -> list[str]:
 
 
 def forecast(recipe: Recipe, source: str, runtime: RuntimeParams, device: torch.device) -> float:
-    """About how many seconds the steps of `recipe` take: three of them, measured on made-up images of the source's size."""
+    """About how many seconds the steps of `recipe` take: three of them, measured on made-up images of that size."""
     size = SIZES[source]
     (height, width, channels), classes = size.shape, len(size.training)
     network = build(

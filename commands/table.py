@@ -1,4 +1,7 @@
-"""Print the table of iterations that the last run left: python -m commands.table metrics/history.csv metrics/summary.json"""
+"""Print the table of iterations that the last run left.
+
+python -m commands.table metrics/history.csv metrics/summary.json
+"""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -12,7 +15,7 @@ from noisy_student.results import table
 
 @exits_with_a_sentence
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("history", type=Path)
     parser.add_argument("summary", type=Path)
     args = parser.parse_args(argv)

@@ -43,12 +43,13 @@ def batch_parts(
     """
     params = recipe.training
     labeled_count = labeled_in_batch(params) if pool else params.batch_size
+    pool_count = params.batch_size - labeled_count
     rows = rows_of_step(labeled.order, labeled_count, seed, "labeled", step)
     images, targets = take(labeled, rows)
     targets = smooth(targets, params.label_smoothing)
     weights = torch.full((len(rows),), 1 / len(rows))
-    if pool:
-        pool_rows = rows_of_step(pool.order, params.batch_size - labeled_count, seed, "pool", step)
+    if pool and pool_count:
+        pool_rows = rows_of_step(pool.order, pool_count, seed, "pool", step)
         pool_images, pool_targets = take(pool, pool_rows)
         images, targets = torch.cat([images, pool_images]), torch.cat([targets, pool_targets])
         weights = torch.cat([weights, torch.full((len(pool_rows),), params.pool_weight / len(pool_rows))])

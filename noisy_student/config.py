@@ -19,7 +19,7 @@ MAX_BYTES = 1_000_000  # a params.yaml is a page or two; a larger file is a mist
 class Section(BaseModel):
     """A section of params.yaml: unknown keys and wrong types are refused, and nothing changes it afterwards."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Section)
@@ -29,10 +29,12 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """The safe loader, which refuses a key written twice: YAML would let the last one win in silence."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -68,9 +70,11 @@ def overlay(section: S, overrides: dict[str, Any], name: str, path: Path = PARAM
 def validated(kind: Any, value: Any, name: str, path: Path = PARAMS_FILE) -> Any:
     """`value` as `kind`; raises `Refusal` with one line that names the first bad key under the dotted `name`."""
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
-        raise Refusal(f"{path}: {_sentence(error, kind, name)}") from None
+        sentence = _sentence(error, kind, name)
+        printable = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)
+        raise Refusal(f"{path}: {printable}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -94,9 +98,11 @@ def _sentence(error: ValidationError, kind: Any, name: str) -> str:
         return f"the key {key} is unknown{_nearest(first['loc'], kind)}"
     if first["type"] == "missing":
         return f"the key {key} is missing; add it"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("should be")
+    message = first["msg"]
+    for prefix in ("Value error, ", "Input ", "should ", "be "):
+        message = message.removeprefix(prefix)
     was = repr(first["input"])
-    return f"{key} was {was if len(was) < 80 else was[:77] + '...'}; it must be {' '.join(message.split())}"
+    return f"{key} was {was if len(was) < 80 else was[:77] + '...'}; it must be {message}"
 
 
 def _nearest(loc: tuple, kind: Any) -> str:

@@ -44,9 +44,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 def read_csv(path: Path, text: bool = False) -> pd.DataFrame:
     """The table in a CSV file, all of it as text where that is asked for. Raises `Refusal` when it cannot be read."""
     try:
-        return pd.read_csv(
-            path, float_precision="round_trip", **({"dtype": str, "keep_default_na": False} if text else {})
-        )
+        return pd.read_csv(path, **({"dtype": str, "keep_default_na": False} if text else {}))
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
 

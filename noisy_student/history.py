@@ -11,10 +11,23 @@ from noisy_student.errors import Refusal
 from noisy_student.files import read_csv, read_json, write_csv
 from noisy_student.images import Split
 
-COLUMNS = (  # the columns of history.csv, in order
-    "iteration teacher model parameters training_labels held_out_labels accuracy accuracy_low accuracy_high "
-    "validation_accuracy validation_loss nll ece pseudo_label_precision kept_fraction"
-).split()
+COLUMNS = [  # of history.csv, in order
+    "iteration",
+    "teacher",
+    "model",
+    "parameters",
+    "training_labels",
+    "held_out_labels",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "validation_accuracy",
+    "validation_loss",
+    "nll",
+    "ece",
+    "pseudo_label_precision",
+    "kept_fraction",
+]
 
 
 @dataclass(frozen=True)

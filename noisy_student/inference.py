@@ -52,23 +52,21 @@ def load_classifier(folder: Path, device: torch.device) -> tuple[Classifier, dic
     Raises `Refusal` when the folder holds no model or another model than it says.
     """
     tensors, description = load_model(folder)
-    channels = description["channels"]
-    network = build(
-        description["model"], channels, len(description["classes"]), tuple(description["image_size"]), 0.0, 0.0
-    )
-    classifier = Classifier(network, torch.zeros(channels), torch.ones(channels))
     try:
+        model, channels, size = description["model"], description["channels"], tuple(description["image_size"])
+        network = build(model, channels, len(description["classes"]), size, 0.0, 0.0)
+        classifier = Classifier(network, torch.zeros(channels), torch.ones(channels))
         classifier.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise Refusal(
-            f"the weights in {folder} do not fit its {description['model']}: {str(error).splitlines()[0]}"
-        ) from None
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise Refusal(f"the weights in {folder} do not fit its description ({reason}); run `dvc repro` again") from None
     return classifier.eval().to(device), description
 
 
 @torch.inference_mode()
 def predict(classifier: Classifier, images: np.ndarray, runtime: RuntimeParams) -> np.ndarray:
-    """Noiseless logits float32 (N,K) of uint8 `images` (N,H,W,C), which may be memory-mapped."""
+    """Noiseless logits float32 (N,K), in eval mode, of uint8 `images` (N,H,W,C), which may be memory-mapped."""
+    classifier.eval()
     device = classifier.mean.device
     batches = []
     for start in range(0, len(images), BATCH):
@@ -79,8 +77,7 @@ def predict(classifier: Classifier, images: np.ndarray, runtime: RuntimeParams) 
 
 
 def predict_split(classifier: Classifier, split: Split, runtime: RuntimeParams, title: str) -> Iterator[np.ndarray]:
-    """Noiseless logits of `split`, an array float32 (n,K) for each of its shards; puts the classifier in eval mode."""
-    classifier.eval()
+    """Noiseless logits of `split`, an array float32 (n,K) for each of its shards."""
     with meter(title, len(split)) as progress:
         for shard in split.shards:
             yield predict(classifier, shard, runtime)

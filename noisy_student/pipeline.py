@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from noisy_student.config import Params, Section, overlay, validated
+from noisy_student.config import Params, Section, overlay
 from noisy_student.errors import Refusal
 from noisy_student.models import check_name, check_rates
 from noisy_student.noise import NoiseParams

@@ -55,7 +55,7 @@ def summary(history: History, iteration: str, controls: dict[str, pd.DataFrame])
 
     `controls` are the predictions of its controls, by kind. A figure that cannot be had is left out.
     """
-    row = history.rows.iloc[-1]
+    row = history.rows.astype(object).iloc[-1]  # Python's own numbers, as JSON takes them
     figures = {name: value for name, value in row.items() if not pd.isna(value)}
     predictions = history.predictions
     if not pd.isna(row.teacher):

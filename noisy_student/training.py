@@ -196,14 +196,16 @@ def report_steps(params: TrainingParams) -> set[int]:
 def look(classifier: Classifier, held_out: HeldOut, runtime: RuntimeParams, losses: Tensor) -> dict[str, float]:
     """A row of the learning curve: the mean of `losses` and the figures on the held-out images.
 
-    Raises `Refusal` when a loss is not finite.
+    Raises `Refusal` when one of them is not finite.
     """
-    loss = float(losses.mean())
-    if not math.isfinite(loss):
-        raise Refusal(f"the training loss became {loss}; lower training.learning_rate or use precision float32")
     probabilities = softmax(predict(classifier, held_out.images, runtime))
-    return {
-        "loss": loss,
+    row = {
+        "loss": float(losses.mean()),
         "validation_loss": nll(probabilities, held_out.labels),
         "validation_accuracy": accuracy(probabilities.argmax(axis=1), held_out.labels),
     }
+    for name in ("loss", "validation_loss"):
+        if not math.isfinite(row[name]):
+            remedy = "lower training.learning_rate or use precision float32"
+            raise Refusal(f"the {name.replace('_', ' ')} became {row[name]}; {remedy}")
+    return row
