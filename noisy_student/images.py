@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,7 @@ class Split:
     image_size: tuple[int, int]  # height and width, pixels
     channels: int
     ids: np.ndarray  # str (N,)
-    labels: np.ndarray | None  # int64 (N,), positions in `classes`; None for the pool
+    labels: Any  # int64 (N,), positions in `classes`; None for the pool
     shards: list[np.ndarray]  # memory-mapped uint8 (n,H,W,C), together N images
 
     def __len__(self) -> int:

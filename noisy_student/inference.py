@@ -24,9 +24,12 @@ BATCH = 512  # images in a forward pass; the logits do not depend on it
 class Classifier(nn.Module):
     """A network with the normalisation that it was trained with: uint8 images in, logits out."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module, mean: Tensor, std: Tensor):
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.register_buffer("mean", mean.reshape(1, -1, 1, 1))  # (1,C,1,1), of pixels scaled to 0..1
         self.register_buffer("std", std.reshape(1, -1, 1, 1))
 

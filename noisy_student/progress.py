@@ -29,7 +29,7 @@ class Meter:
         """Count `images` more."""
         self.done += images
         text = "  ".join([*self.figures, f"{self.rate():,.0f} images/s"])
-        if self.bar:
+        if self.bar and self.task is not None:
             self.bar.update(self.task, completed=self.done, figures=text)
         elif time.monotonic() - self.spoke > PLAIN_SECONDS:
             self.say(f"{text}  {(self.total - self.done) / self.rate():.0f} s left")

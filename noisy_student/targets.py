@@ -137,7 +137,9 @@ def read_pseudo_labels(folder: Path) -> PseudoLabels:
         raise Refusal(f"cannot read {folder / TABLE} ({error}); run `dvc repro` to make it again") from None
     targets = table["target"].combine_chunks()
     return PseudoLabels(
-        *(table[name].to_numpy() for name in ("row", "label", "confidence")),
+        rows=table["row"].to_numpy(),
+        labels=table["label"].to_numpy(),
+        confidence=table["confidence"].to_numpy(),
         targets=targets.flatten().to_numpy().reshape(len(table), -1),
         copies=table["copies"].to_numpy(),
     )

@@ -1,0 +1,167 @@
+"""The pipeline under a real DVC, in a repository of its own, on a tiny run: what runs, what does not, what it leaves."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from benchmarks.study import changed
+
+ROOT = Path(__file__).parent.parent
+TINY = {
+    "runtime.threads": 1,
+    "data.test": 60,
+    "data.labeled_per_class": 2,
+    "data.calibration": 20,
+    "data.validation": 20,
+    "data.pool": 200,
+    "pseudo_labels.threshold": 0,
+    "teacher.model": "cnn_4",
+    "teacher.training": {"steps": 4, "batch_size": 16, "validations": 2},
+    "training.steps": 4,
+    "training.batch_size": 16,
+    "training.validations": 2,
+    "iterations": {"iter1": {"teacher": "iter0", "model": "cnn_4"}, "iter2": {"teacher": "iter1", "model": "cnn_6"}},
+}
+
+
+class Project:
+    """A clone of the project with tiny parameters."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(
+            ".git", ".venv", "data", "models", "metrics", "cache", "tmp", "__pycache__", ".hypothesis", ".*_cache", "dvc.lock"
+        ))
+        (folder / "metrics/controls").mkdir(parents=True)
+        (folder / "metrics/controls/.gitkeep").touch()
+        self.params(TINY)
+        for command in ("git init -q", "git config user.name tests", "git config user.email tests@example.com"):
+            self.run(*command.split())
+        self.commit()
+
+    def params(self, changes: dict) -> None:
+        path = self.folder / "params.yaml"
+        path.write_text(yaml.safe_dump(changed(yaml.safe_load(path.read_text()), changes), sort_keys=False))
+
+    def run(self, *command: str, status: int = 0) -> str:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            command, cwd=self.folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def commit(self) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", "tiny")
+
+    def repro(self) -> list[str]:
+        return stages_run(self.run("dvc", "repro"))
+
+    def experiment(self, name: str, *changes: str) -> list[str]:
+        sets = [part for change in changes for part in ("-S", change)]
+        return stages_run(self.run("dvc", "exp", "run", "-n", name, *sets))
+
+    def changed_stages(self) -> set[str]:
+        return set(json.loads(self.run("dvc", "status", "--json")))
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    made = Project(tmp_path_factory.mktemp("dvc") / "project")
+    made.first_run = made.repro()
+    made.commit()
+    return made
+
+
+@pytest.fixture(autouse=True)
+def as_committed(project):
+    yield
+    project.run("git", "checkout", "-q", ".")
+    project.run("dvc", "checkout", "-q", "--force")
+    for orphan in ("data/logits", "data/pseudo_labels", "models", "metrics/results", "metrics/history"):
+        shutil.rmtree(project.folder / orphan / "iter3", ignore_errors=True)
+
+
+def test_every_stage_runs_once_and_leaves_the_summary(project):
+    assert len(project.first_run) == len(set(project.first_run)) == 16
+    summary = json.loads((project.folder / "metrics/summary.json").read_text())
+    assert summary["iteration"] == "iter2"
+    assert {"accuracy", "accuracy_low", "accuracy_high", "gain_over_teacher", "gain_over_control"} <= set(summary)
+    history = pd.read_csv(project.folder / "metrics/history.csv")
+    assert history["iteration"].tolist() == ["iter0", "iter1", "iter2"]
+    assert history["kept_fraction"].tolist()[1:] == [1.0, 1.0]
+    assert (history["training_labels"] == 20).all()
+    assert (history["held_out_labels"] == 40).all()
+
+
+def test_a_second_run_has_nothing_to_do(project):
+    assert project.repro() == []
+    assert project.changed_stages() == set()
+
+
+def test_deleted_outputs_and_cache_come_back_as_the_same_bytes(project):
+    lock = (project.folder / "dvc.lock").read_bytes()
+    for folder in (".dvc/cache", "models", "data/logits", "data/pseudo_labels"):
+        shutil.rmtree(project.folder / folder)
+    assert "train_student@iter2" in project.repro()
+    assert (project.folder / "dvc.lock").read_bytes() == lock
+
+
+def test_each_iteration_is_a_revision_and_nothing_is_trained_for_it(project):
+    for current in ("iter1", "iter0"):
+        assert set(project.experiment(f"one-{current}", f"current={current}")) <= {"check", "summarize"}
+    table = project.run("dvc", "metrics", "diff", "one-iter0", "one-iter1", "--md")
+    assert "| metrics/summary.json | accuracy " in table
+
+
+def test_another_model_reruns_its_iteration_and_what_follows_and_keeps_the_logits(project):
+    ran = set(project.experiment("model", "iterations.iter2.model=cnn_8"))
+    assert "train_student@iter2" in ran
+    assert not ran & {"prepare", "train_teacher", "predict_pool@iter1", "train_student@iter1", "predict_pool@iter2"}
+
+
+def test_an_iteration_can_be_added(project):
+    ran = set(project.experiment("third", "++iterations.iter3={teacher: iter2, model: cnn_8}", "current=iter3"))
+    assert {"predict_pool@iter3", "train_student@iter3", "summarize"} <= ran
+    assert not ran & {"train_teacher", "train_student@iter1", "train_student@iter2"}
+
+
+def test_another_threshold_costs_no_forward_pass_of_its_teacher(project):
+    ran = set(project.experiment("threshold", "++iterations.iter2.pseudo_labels.threshold=0.11"))
+    assert {"pseudo_label@iter2", "train_student@iter2"} <= ran
+    assert not {name for name in ran if name.startswith("predict_pool")}
+
+
+def test_what_a_change_of_code_reruns(project):
+    (project.folder / "noisy_student/results.py").open("a").write("\n# changed\n")
+    assert not {name for name in project.changed_stages() if name.startswith(("train", "predict", "pseudo", "prepare"))}
+    (project.folder / "noisy_student/training.py").open("a").write("\n# changed\n")
+    assert {"train_teacher", "train_student@iter1", "train_control@same_size"} <= project.changed_stages()
+
+
+def test_bad_parameters_stop_before_anything_else_runs(project):
+    lock = (project.folder / "dvc.lock").read_bytes()
+    project.params({"training.steps": "many"})
+    output = project.run("dvc", "repro", status=255)
+    assert stages_run(output) == ["check"]
+    assert "error: params.yaml: training.steps was 'many'" in output
+    assert "Traceback" not in output
+    assert (project.folder / "dvc.lock").read_bytes() == lock
+
+
+def test_no_iterations_and_no_controls_is_a_supervised_run(project):
+    ran = project.experiment("labels-alone", "~iterations.iter1", "~iterations.iter2", "~controls.same_size", "current=iter0")
+    assert ran == []
