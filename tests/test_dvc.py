@@ -1,4 +1,4 @@
-"""The pipeline under a real DVC, in a repository of its own, on a tiny run: what runs, what does not, what it leaves."""
+"""The pipeline under a real DVC, in a repository of its own, on a tiny run: what runs, what not, what it leaves."""
 
 import json
 import os
@@ -37,9 +37,23 @@ class Project:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(
-            ".git", ".venv", "data", "models", "metrics", "cache", "tmp", "__pycache__", ".hypothesis", ".*_cache", "dvc.lock"
-        ))
+        shutil.copytree(
+            ROOT,
+            folder,
+            ignore=shutil.ignore_patterns(
+                ".git",
+                ".venv",
+                "data",
+                "models",
+                "metrics",
+                "cache",
+                "tmp",
+                "__pycache__",
+                ".hypothesis",
+                ".*_cache",
+                "dvc.lock",
+            ),
+        )
         (folder / "metrics/controls").mkdir(parents=True)
         (folder / "metrics/controls/.gitkeep").touch()
         self.params(TINY)
@@ -96,7 +110,7 @@ def as_committed(project):
 
 
 def test_every_stage_runs_once_and_leaves_the_summary(project):
-    assert len(project.first_run) == len(set(project.first_run)) == 16
+    assert len(project.first_run) == len(set(project.first_run)) == 17
     summary = json.loads((project.folder / "metrics/summary.json").read_text())
     assert summary["iteration"] == "iter2"
     assert {"accuracy", "accuracy_low", "accuracy_high", "gain_over_teacher", "gain_over_control"} <= set(summary)
@@ -162,6 +176,11 @@ def test_bad_parameters_stop_before_anything_else_runs(project):
     assert (project.folder / "dvc.lock").read_bytes() == lock
 
 
-def test_no_iterations_and_no_controls_is_a_supervised_run(project):
-    ran = project.experiment("labels-alone", "~iterations.iter1", "~iterations.iter2", "~controls.same_size", "current=iter0")
-    assert ran == []
+def test_no_iterations_is_a_supervised_run_once_what_they_left_is_removed(project):
+    project.params({"iterations": {}, "controls": {}, "current": "iter0"})
+    said = project.run("dvc", "repro", status=255)
+    command = re.search(r"remove it: rm -r (.+)", said)[1]
+    for left in command.split():
+        shutil.rmtree(project.folder / left)
+    assert set(project.repro()) == {"check", "summarize"}
+    assert pd.read_csv(project.folder / "metrics/history.csv")["iteration"].tolist() == ["iter0"]
