@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 repro: $(INSTALLED)
 	@python -m stages.check
 	@python -m commands.plan
-	@dvc repro --quiet
+	@dvc repro
 	@python -m commands.table metrics/history.csv metrics/summary.json
 
 test: $(INSTALLED) lint

@@ -8,6 +8,8 @@ import pandas as pd
 
 from noisy_student.metrics import mean_interval
 
+FIGURES = ("accuracy", "validation_accuracy", "pseudo_label_precision", "kept_fraction")
+
 
 def markdown(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> str:
     """The table of a study: a line for each setting and iteration, then the paired differences."""
@@ -16,8 +18,8 @@ def markdown(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> str:
     lines = [
         f"# {name}: {plan['question']}",
         "",
-        f"{first.training_labels} training labels, {first.held_out_labels} held-out labels (calibration, validation); "
-        f"seeds {', '.join(map(str, seeds))}; mean ± half of the 95 % t interval over seeds, in per cent.",
+        f"{first.training_labels:,.0f} training labels, {first.held_out_labels:,.0f} held-out labels (calibration and "
+        f"validation); seeds {', '.join(map(str, seeds))}; mean ± half of the 95 % t interval over seeds, in per cent.",
         "",
         "| setting | iteration | model | n | test accuracy | validation accuracy | label precision | pool kept |",
         "|---|---|---|---:|---:|---:|---:|---:|",
@@ -35,9 +37,6 @@ def markdown(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> str:
             above = f"{int((differences > 0).sum())} of {len(differences)}"
             lines.append(f"| {setting} | {what} | {len(differences)} | {_percent(differences, sign='+')} | {above} |")
     return "\n".join(lines) + "\n"
-
-
-FIGURES = ("accuracy", "validation_accuracy", "pseudo_label_precision", "kept_fraction")
 
 
 def _differences(group: pd.DataFrame) -> dict[str, pd.Series]:

@@ -79,17 +79,17 @@ def run_with_dvc(name: str, params: dict[str, Any]) -> Run:
     """One run as a DVC experiment of this name, in a temporary folder beside the workspace."""
     from dvc.api import read  # a second to import
 
-    here = flat(yaml.safe_load((ROOT / "params.yaml").read_text()))
-    wanted = flat(params)
+    base = yaml.safe_load((ROOT / "params.yaml").read_text())
+    here, wanted = flat(base), flat(params)
     sets = [
         f"++{key}={value if isinstance(value, str) else json.dumps(value)}"
         for key, value in wanted.items()
         if here.get(key, ...) != value
     ]
-    sets += [f"~{key}" for key in here if key not in wanted]
+    sets += [f"~{key}" for key in removed(base, params)]
     subprocess.run(["dvc", "exp", "remove", name], cwd=ROOT, capture_output=True, check=False)
-    command = ["dvc", "exp", "run", "--temp", "--quiet", "--name", name]
-    subprocess.run([*command, *(part for each in sets for part in ("--set-param", each))], cwd=ROOT, check=True)
+    command = ["dvc", "exp", "run", "--temp", "--name", name]
+    finish([*command, *(part for each in sets for part in ("--set-param", each))], ROOT)
     with tempfile.TemporaryDirectory() as folder:
         for file in ("history.csv", "summary.json"):
             (Path(folder) / file).write_text(read(f"metrics/{file}", repo=str(ROOT), rev=name))
@@ -106,8 +106,25 @@ def run_without_dvc(name: str, params: dict[str, Any]) -> Run:
         (Path(folder) / "metrics" / "controls").mkdir(parents=True)
         for _, lines in commands(yaml.safe_load((ROOT / "dvc.yaml").read_text()), params):
             for line in lines:
-                subprocess.run([sys.executable, *line.split()[1:]], cwd=folder, check=True)
+                finish([sys.executable, *line.split()[1:]], Path(folder))
         return read_csv(Path(folder) / "metrics/history.csv"), read_json(Path(folder) / "metrics/summary.json")
+
+
+def finish(command: list[str], folder: Path) -> None:
+    """Run a command that says itself what goes wrong. Raises `Refusal` when it fails."""
+    if subprocess.run(command, cwd=folder, check=False).returncode:
+        raise Refusal(f"`{' '.join(command[:4])} …` failed, as it says above; mend it and run the study again")
+
+
+def removed(base: dict[str, Any], params: dict[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys of `base` that `params` no longer has: of a whole section that is gone, the section's alone."""
+    found = []
+    for key, value in base.items():
+        if key not in params:
+            found.append(f"{prefix}{key}")
+        elif isinstance(value, dict) and isinstance(params[key], dict):
+            found += removed(value, params[key], f"{prefix}{key}.")
+    return found
 
 
 def flat(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:

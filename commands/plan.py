@@ -8,13 +8,14 @@ import time
 import networkx
 import numpy as np
 import torch
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from rich.console import Console
 from rich.table import Table
 
 from noisy_student.batches import examples
 from noisy_student.config import Params
-from noisy_student.errors import exits_with_a_sentence
+from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.inference import Classifier
 from noisy_student.models import build
 from noisy_student.pipeline import check
@@ -55,10 +56,18 @@ def main() -> None:
 
 def to_run() -> list[str]:
     """The stages whose inputs or outputs changed, and all that come behind them, in the order in which they run."""
+    try:
+        return _to_run()
+    except DvcException as error:
+        raise Refusal(f"DVC cannot say what is to be run: {error}") from None
+
+
+def _to_run() -> list[str]:
     with Repo() as repo:
         graph = repo.index.graph  # from a stage to those that it needs
         status = repo.status()
-        changed = {stage for stage in repo.index.stages if stage.addressing in status}
+        # The check runs whenever params.yaml changes; its output is a constant, so what is behind it does not.
+        changed = {stage for stage in repo.index.stages if stage.addressing in set(status) - {"check"}}
         behind = {before for stage in changed for before in networkx.ancestors(graph, stage)}
         order = [stage for stage in reversed([*networkx.topological_sort(graph)]) if stage in changed | behind]
         return [stage.addressing for stage in order]

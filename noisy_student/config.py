@@ -72,9 +72,7 @@ def validated(kind: Any, value: Any, name: str, path: Path = PARAMS_FILE) -> Any
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
-        sentence = _sentence(error, kind, name)
-        printable = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)
-        raise Refusal(f"{path}: {printable}") from None
+        raise Refusal(f"{path}: {_sentence(error, kind, name)}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

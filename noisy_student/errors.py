@@ -6,7 +6,11 @@ from functools import wraps
 
 
 class Refusal(Exception):
-    """One sentence for a person: what is wrong, where, and what to do about it."""
+    """One sentence for a person, on one line: what is wrong, where, and what to do about it."""
+
+    def __init__(self, sentence: str):
+        printable = (letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)
+        super().__init__("".join(printable))
 
 
 def exits_with_a_sentence(main: Callable[..., None]) -> Callable[..., None]:
@@ -19,5 +23,8 @@ def exits_with_a_sentence(main: Callable[..., None]) -> Callable[..., None]:
         except Refusal as refusal:
             print(f"error: {refusal}", file=sys.stderr)
             sys.exit(1)
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            sys.exit(130)
 
     return guarded

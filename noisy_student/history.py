@@ -82,13 +82,16 @@ def read_predictions(results: Path) -> pd.DataFrame:
     return read_csv(results / "predictions.csv", text=True)
 
 
-def read_controls(folder: Path, iteration: str) -> dict[str, pd.DataFrame]:
-    """The predictions of each control of `iteration`, by the control's kind.
+def read_controls(folder: Path, names: list[str], iteration: str) -> dict[str, pd.DataFrame]:
+    """The predictions of each control of `iteration`, by the control's kind; `names` are the controls of params.yaml.
 
-    Raises `Refusal` when two of them are of one kind: a gain over "the" control would hide which.
+    Raises `Refusal` for results of a control that is none of them, and when two are of one kind: a gain over "the"
+    control would hide which.
     """
     found: dict[str, pd.DataFrame] = {}
     for results in sorted(folder.glob("*/results.json")):
+        if results.parent.name not in names:
+            raise Refusal(f"{results.parent} is left from a control that params.yaml no longer has; remove it")
         result: dict[str, Any] = read_json(results)
         if result["of"] == iteration:
             if result["kind"] in found:

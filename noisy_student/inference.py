@@ -15,7 +15,7 @@ from noisy_student.checkpoint import load_model
 from noisy_student.errors import Refusal
 from noisy_student.images import Split
 from noisy_student.models import build
-from noisy_student.progress import meter
+from noisy_student.progress import Meter, meter
 from noisy_student.runtime import RuntimeParams, autocast
 
 BATCH = 512  # images in a forward pass; the logits do not depend on it
@@ -67,7 +67,9 @@ def load_classifier(folder: Path, device: torch.device) -> tuple[Classifier, dic
 
 
 @torch.inference_mode()
-def predict(classifier: Classifier, images: np.ndarray, runtime: RuntimeParams) -> np.ndarray:
+def predict(
+    classifier: Classifier, images: np.ndarray, runtime: RuntimeParams, progress: Meter | None = None
+) -> np.ndarray:
     """Noiseless logits float32 (N,K), in eval mode, of uint8 `images` (N,H,W,C), which may be memory-mapped."""
     classifier.eval()
     device = classifier.mean.device
@@ -76,6 +78,8 @@ def predict(classifier: Classifier, images: np.ndarray, runtime: RuntimeParams) 
         batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)  # copied off the disk
         with autocast(runtime, device):
             batches.append(classifier(batch.permute(0, 3, 1, 2)).float())  # (B,H,W,C) -> (B,C,H,W)
+        if progress:
+            progress.advance(len(batch))
     return torch.cat(batches).cpu().numpy()
 
 
@@ -83,5 +87,4 @@ def predict_split(classifier: Classifier, split: Split, runtime: RuntimeParams, 
     """Noiseless logits of `split`, an array float32 (n,K) for each of its shards."""
     with meter(title, len(split)) as progress:
         for shard in split.shards:
-            yield predict(classifier, shard, runtime)
-            progress.advance(len(shard))
+            yield predict(classifier, shard, runtime, progress)

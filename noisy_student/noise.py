@@ -98,14 +98,19 @@ class Draw:
         return Draw(*per_slot, self.shift[index], self.mirrored[index], self.centre[index])
 
 
+def check_crop(params: NoiseParams, size: tuple[int, int]) -> None:
+    """Raise `Refusal` when the crop could leave nothing of an image of `size` (height, width)."""
+    if params.crop >= min(size):
+        raise Refusal(f"noise.crop was {params.crop} for images of {size[0]}x{size[1]} pixels; set it below their side")
+
+
 def draw(params: NoiseParams, count: int, size: tuple[int, int], generator: np.random.Generator) -> Draw:
     """All random numbers for `count` images of `size` (height, width), each image its own.
 
     Every option takes its numbers whether it is on or not, so switching one leaves the draws of the others alone.
     Raises `Refusal` when a crop could miss the image.
     """
-    if params.crop >= min(size):
-        raise Refusal(f"noise.crop was {params.crop} for images of {size[0]}x{size[1]} pixels; set it below their side")
+    check_crop(params, size)
     mirrored = generator.random(count) < 0.5
     shift = np.floor(generator.random((count, 2)) * (2 * params.crop + 1)).astype(np.int64) - params.crop
     centre = np.floor(generator.random((count, 2)) * size).astype(np.int64)

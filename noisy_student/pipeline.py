@@ -8,7 +8,7 @@ import yaml
 from noisy_student.config import Params, Section, overlay
 from noisy_student.errors import Refusal
 from noisy_student.models import check_name, check_rates
-from noisy_student.noise import NoiseParams
+from noisy_student.noise import NoiseParams, check_crop
 from noisy_student.recipes import (
     ControlParams,
     IterationParams,
@@ -19,8 +19,8 @@ from noisy_student.recipes import (
     iteration_recipe,
     teacher_recipe,
 )
-from noisy_student.runtime import RuntimeParams, Seed
-from noisy_student.sources import DataParams, check_sizes
+from noisy_student.runtime import RuntimeParams, Seed, pick_device
+from noisy_student.sources import SIZES, DataParams, check_sizes
 from noisy_student.targets import PseudoLabelParams
 
 PIPELINE_FILE = Path("dvc.yaml")  # the name that DVC gives it
@@ -47,7 +47,7 @@ class Everything(Section):
         for name, iteration in self.iterations.items():
             found[name] = iteration_recipe(self.noise, self.training, iteration, name)
         for name, control in self.controls.items():
-            found[name] = control_recipe(found[control.of], control, name)
+            found[name] = control_recipe(self.training, self.iterations[control.of], control, name)
         return found
 
 
@@ -64,7 +64,9 @@ def check(params: Params) -> Everything:
         )
         _at(f"{key}.model", check_name, recipe.model)
         _at(f"{key}.noise", check_rates, recipe.model, recipe.noise.dropout, recipe.noise.stochastic_depth)
+        _at(f"{key}.noise", check_crop, recipe.noise, SIZES[everything.data.source].shape[:2])
     check_sizes(everything.data)
+    pick_device(everything.runtime)
     return everything
 
 

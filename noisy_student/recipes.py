@@ -91,7 +91,8 @@ def iteration_recipe(noise: NoiseParams, training: TrainingParams, iteration: It
     )
 
 
-def control_recipe(of: Recipe, control: ControlParams, name: str) -> Recipe:
-    """How the control called `name` is trained, `of` being the recipe of its iteration."""
-    training = overlay(of.training, control.training, f"controls.{name}.training")
-    return Recipe(model=of.model, noise=control.noise, training=training)
+def control_recipe(training: TrainingParams, iteration: IterationParams, control: ControlParams, name: str) -> Recipe:
+    """How the control called `name` is trained: the `iteration`'s model and training, noise of its own."""
+    training = overlay(training, iteration.training, f"iterations.{control.of}.training")
+    training = overlay(training, control.training, f"controls.{name}.training")
+    return Recipe(model=iteration.model, noise=control.noise, training=training)

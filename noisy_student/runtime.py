@@ -24,17 +24,19 @@ class RuntimeParams(Section):
 
 
 def setup(params: RuntimeParams) -> torch.device:
-    """Set threads and determinism for this process and return the device to run on.
-
-    Raises `Refusal` when a GPU is asked for and there is none.
-    """
-    if params.device == "cuda" and not torch.cuda.is_available():
-        raise Refusal("runtime.device is cuda and this machine shows no GPU to torch; set it to auto or cpu")
+    """Set threads and determinism for this process and return the device to run on (see `pick_device`)."""
     torch.set_num_threads(params.threads)
     if params.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it in deterministic mode
         torch.use_deterministic_algorithms(True)
+    return pick_device(params)
+
+
+def pick_device(params: RuntimeParams) -> torch.device:
+    """The device that `params` ask for. Raises `Refusal` when that is a GPU and there is none."""
     has_gpu = torch.cuda.is_available()
+    if params.device == "cuda" and not has_gpu:
+        raise Refusal("runtime.device is cuda and this machine shows no GPU to torch; set it to auto or cpu")
     return torch.device("cuda" if has_gpu and params.device != "cpu" else "cpu")
 
 

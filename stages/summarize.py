@@ -2,19 +2,17 @@
 
 Reads   the current iteration's history, the controls' results
 Writes  summary.json, history.csv, curves.csv (learning curves), confusion.csv (actual and predicted class)
-Params  current
+Params  current, controls
 """
 
 from argparse import ArgumentParser
 from pathlib import Path
 
-from rich.console import Console
-
 from noisy_student.config import Params
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.files import write_csv, write_json
 from noisy_student.history import read_controls, read_history
-from noisy_student.results import summary, table
+from noisy_student.results import summary
 
 
 @exits_with_a_sentence
@@ -28,16 +26,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--confusion-out", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    current = Params().section("current", str)
+    params = Params()
+    current = params.section("current", str)
+    controls = params.section("controls", dict)
     history = read_history(args.history)
-    figures = summary(history, current, read_controls(args.controls, current))
+    figures = summary(history, current, read_controls(args.controls, list(controls), current))
     confusion = history.predictions[["actual", current]].rename(columns={current: "predicted"})
 
     write_json(args.summary_out, figures)
     write_csv(args.history_out, history.rows)
     write_csv(args.curves_out, history.curves)
     write_csv(args.confusion_out, confusion)
-    Console().print(table(history.rows, figures))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Reads   the labeled and the validation split
 Writes  the model's folder: weights, description, learning curve
-Params  seed, runtime, noise, training, controls.<control>, iterations.<the iteration it is of>
+Params  seed, runtime, training, controls.<control>, iterations.<the iteration it is of>
 """
 
 from argparse import ArgumentParser
@@ -11,8 +11,7 @@ from pathlib import Path
 from noisy_student.config import Params
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split
-from noisy_student.noise import NoiseParams
-from noisy_student.recipes import ControlParams, IterationParams, TrainingParams, control_recipe, iteration_recipe
+from noisy_student.recipes import ControlParams, IterationParams, TrainingParams, control_recipe
 from noisy_student.runtime import RuntimeParams, Seed, setup
 from noisy_student.training import fit, save_trained
 
@@ -30,10 +29,10 @@ def main(argv: list[str] | None = None) -> None:
     params = Params()
     seed = params.section("seed", Seed)
     runtime = params.section("runtime", RuntimeParams)
-    noise, training = params.section("noise", NoiseParams), params.section("training", TrainingParams)
+    training = params.section("training", TrainingParams)
     iteration = params.section(f"iterations.{args.of}", IterationParams)
     control = params.section(f"controls.{args.control}", ControlParams)
-    recipe = control_recipe(iteration_recipe(noise, training, iteration, args.of), control, args.control)
+    recipe = control_recipe(training, iteration, control, args.control)
 
     device = setup(runtime)
     labeled, validation = read_split(args.labeled), read_split(args.validation)

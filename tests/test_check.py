@@ -65,6 +65,9 @@ def test_every_shipped_configuration_is_accepted(path):
         ("seed", -1, "seed was -1"),
         ("runtime.precision", "float64", "runtime.precision was 'float64'"),
         ("seed", None, "seed is missing"),
+        ("a\nb", 1, "the key a\\nb is unknown"),
+        ("noise.crop", 28, "noise.crop was 28"),
+        ("runtime.device", "cuda", "runtime.device is cuda"),
     ],
 )
 def test_what_cannot_be_run_is_named(tmp_path, key, value, said):

@@ -52,18 +52,30 @@ def code_deps(stage: dict) -> set[str]:
 
 
 def sections_read(file: str) -> set[str]:
-    """The names that the file gives to `Params.section`, with a star for what is filled in."""
+    """The names that the file gives to `Params.section`, with what is filled in as it stands in the code."""
     names = set()
     for node in ast.walk(ast.parse((ROOT / file).read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "section":
             name = node.args[0]
             parts = name.values if isinstance(name, ast.JoinedStr) else [name]
-            names.add("".join(part.value if isinstance(part, ast.Constant) else "*" for part in parts))
+            names.add(
+                "".join(
+                    part.value if isinstance(part, ast.Constant) else f"{{{ast.unparse(part.value)}}}" for part in parts
+                )
+            )
     return names
 
 
+def read_params(stage: dict) -> set[str]:
+    """The sections that the stage's scripts read, their placeholders filled in as the command line does."""
+    lines = " ".join(command_lines(stage))
+    given = dict(re.findall(r"--(\S+) (\$\{[^}]+\})", lines))
+    read = set().union(*(sections_read(script) for script in scripts(stage)))
+    return {re.sub(r"\{args\.(\w+)\}", lambda match: given[match[1]], name) for name in read}
+
+
 def declared_params(stage: dict) -> set[str]:
-    return {re.sub(r"\$\{[^}]+\}", "*", name) for name in stage.get("params", [])}
+    return {name if isinstance(name, str) else next(iter(name)) for name in stage.get("params", [])}
 
 
 def entries(stage: dict, *kinds: str) -> list[str]:
@@ -89,8 +101,7 @@ def test_deps_are_the_whole_import_closure(name):
 
 @pytest.mark.parametrize("name", [name for name in BODIES if name != "check"])
 def test_params_are_the_sections_that_are_read(name):
-    read = set().union(*(sections_read(script) for script in scripts(BODIES[name])))
-    assert declared_params(BODIES[name]) == read
+    assert declared_params(BODIES[name]) == read_params(BODIES[name])
 
 
 def test_check_depends_on_all_of_the_params():
@@ -118,6 +129,10 @@ def test_a_dep_or_a_parameter_that_is_taken_out_is_noticed(name):
         stage = copy.deepcopy(BODIES[name])
         stage["deps"].remove(dep)
         assert undeclared_paths(stage) == {dep}
+    for parameter in BODIES[name].get("params", []):
+        stage = copy.deepcopy(BODIES[name])
+        stage["params"].remove(parameter)
+        assert name == "check" or declared_params(stage) != read_params(stage)
 
 
 def test_no_stage_that_trains_labels_or_chooses_reads_the_test_split_or_the_truth():

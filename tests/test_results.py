@@ -131,20 +131,31 @@ def test_class_names_and_ids_stay_text(tmp_path, make_split, classes):
     assert back["id"].tolist() == split.ids.tolist()
 
 
+NAMES = ["same_size", "another", "one", "two"]
+
+
+def test_results_of_a_control_that_is_no_more_are_refused(tmp_path, make_results):
+    make_results("same_size", 85, "controls", kind="supervised", of="iter1")
+    with pytest.raises(Refusal, match=r"same_size is left from a control that params.yaml no longer has"):
+        read_controls(tmp_path / "controls", [], "iter1")
+
+
 def test_controls_of_the_iteration_are_read_and_of_others_ignored(tmp_path, make_results):
     make_results("same_size", 85, "controls", kind="supervised", of="iter1")
     make_results("another", 70, "controls", kind="supervised", of="iter2")
-    controls = read_controls(tmp_path / "controls", "iter1")
+    controls = read_controls(tmp_path / "controls", NAMES, "iter1")
     assert list(controls) == ["supervised"]
     assert (controls["supervised"]["predicted"] == controls["supervised"]["actual"]).mean() == 0.85
-    assert read_controls(tmp_path / "controls", "iter3") == read_controls(tmp_path / "nowhere", "iter1") == {}
+    assert (
+        read_controls(tmp_path / "controls", NAMES, "iter3") == read_controls(tmp_path / "nowhere", [], "iter1") == {}
+    )
 
 
 def test_two_controls_of_one_kind_are_refused(tmp_path, make_results):
     make_results("one", 85, "controls", kind="supervised", of="iter1")
     make_results("two", 80, "controls", kind="supervised", of="iter1")
     with pytest.raises(Refusal, match="iter1 has two controls of kind supervised"):
-        read_controls(tmp_path / "controls", "iter1")
+        read_controls(tmp_path / "controls", NAMES, "iter1")
 
 
 def test_a_summary_has_the_gains_over_teacher_and_control_and_can_be_written(tmp_path, history, make_results):

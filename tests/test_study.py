@@ -1,0 +1,120 @@
+"""Studies: what they change, what they run without dvc, how they go on, and the table that they leave."""
+
+import copy
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from benchmarks import study as studies
+from benchmarks.expand import commands
+from benchmarks.studies_table import markdown
+from noisy_student.files import read_csv
+
+ROOT = Path(__file__).parent.parent
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+PLAN = {"question": "does it help?", "params": "params.yaml", "seeds": [0, 1], "settings": {"default": None}}
+
+
+def history(accuracies: list[float]) -> pd.DataFrame:
+    rows = [
+        {
+            "iteration": f"iter{k}",
+            "model": "cnn_16",
+            "training_labels": 100,
+            "held_out_labels": 200,
+            "accuracy": accuracy,
+            "validation_accuracy": accuracy,
+            "pseudo_label_precision": None if k == 0 else 0.9,
+            "kept_fraction": None if k == 0 else 0.8,
+        }
+        for k, accuracy in enumerate(accuracies)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_without_dvc_a_stage_runs_behind_those_that_make_what_it_reads():
+    order = [name for name, _ in commands(PIPELINE, PARAMS)]
+    expected = ["check", "prepare", "train_teacher", "predict_pool@iter1", "train_student@iter1", "train_student@iter2"]
+    assert [name for name in order if name in expected] == expected
+    assert order[-1] == "summarize"
+    assert order.index("evaluate_control@same_size") < order.index("summarize")
+    assert not [line for _, lines in commands(PIPELINE, PARAMS) for line in lines if "${" in line]
+
+
+def test_changes_replace_add_and_take_out_by_dotted_key():
+    params = studies.changed(copy.deepcopy(PARAMS), {"seed": 7, "iterations.iter1.noise.crop": 0, "controls": None})
+    assert params["seed"] == 7
+    assert params["iterations"]["iter1"]["noise"] == {"crop": 0}
+    assert "controls" not in params
+
+
+def test_leaves_have_dotted_keys():
+    assert studies.flat({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "a.c": {}, "d": [2]}
+
+
+def test_of_a_section_that_is_gone_only_the_section_is_taken_out():
+    base = {"iterations": {"iter1": {"model": "cnn"}, "iter2": {"model": "cnn", "noise": {}}}, "seed": 0}
+    assert studies.removed(base, {"iterations": {"iter2": {"model": "cnn"}}, "seed": 1}) == [
+        "iterations.iter1",
+        "iterations.iter2.noise",
+    ]
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(studies, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def test_a_study_goes_on_where_it_stopped(results):
+    asked = []
+
+    def run(name, params):
+        asked.append((name, params["seed"]))
+        return history([0.9, 0.95]), {"iteration": "iter1", "gain_over_control": 0.02}
+
+    studies.study("tiny", {**PLAN, "seeds": [0]}, run)
+    studies.study("tiny", PLAN, run)
+    assert asked == [("study-tiny-default-0", 0), ("study-tiny-default-1", 1)]
+    rows = read_csv(results / "tiny.csv")
+    assert rows[["seed", "iteration"]].to_numpy().tolist() == [[0, "iter0"], [0, "iter1"], [1, "iter0"], [1, "iter1"]]
+    assert rows["gain_over_control"].dropna().tolist() == [0.02, 0.02]
+
+
+def test_a_run_that_fails_leaves_the_rows_before_it(results):
+    def run(name, params):
+        if params["seed"] == 1:
+            raise RuntimeError("out of power")
+        return history([0.9]), {"iteration": "iter0"}
+
+    with pytest.raises(RuntimeError):
+        studies.study("tiny", PLAN, run)
+    assert read_csv(results / "tiny.csv")["seed"].tolist() == [0]
+
+
+def test_the_table_has_means_intervals_and_paired_differences():
+    rows = pd.concat(
+        [studies._rows(history([0.90, 0.94 + 0.01 * seed]), {"iteration": "iter1"}, "default", seed) for seed in (0, 1)]
+    )
+    text = markdown("tiny", PLAN, rows)
+    assert "100 training labels, 200 held-out labels" in text
+    assert "| default | iter1 | cnn_16 | 2 | 94.50 ± 6.35 |" in text  # t(0.975, 1) * 0.707 / sqrt(2) = 6.35
+    assert "| default | iter1 - iter0 | 2 | +4.50 ± 6.35 | 2 of 2 |" in text
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_pipeline_run_without_dvc():
+    tiny = {
+        "runtime.threads": 1,
+        "data.pool": 200,
+        "pseudo_labels.threshold": 0,
+        "teacher.training": {"steps": 4, "batch_size": 16},
+        "training.steps": 4,
+        "training.batch_size": 16,
+    }
+    rows, summary = studies.run_without_dvc("tiny", studies.changed(copy.deepcopy(PARAMS), tiny))
+    assert rows["iteration"].tolist() == ["iter0", "iter1", "iter2"]
+    assert "gain_over_control" in summary
