@@ -47,7 +47,7 @@ class Everything(Section):
         for name, iteration in self.iterations.items():
             found[name] = iteration_recipe(self.noise, self.training, iteration, name)
         for name, control in self.controls.items():
-            found[name] = control_recipe(self.training, self.iterations[control.of], control, name)
+            found[name] = control_recipe(self.training, self.iterations[control.of].model, control, name)
         return found
 
 
@@ -65,6 +65,7 @@ def check(params: Params) -> Everything:
         _at(f"{key}.model", check_name, recipe.model)
         _at(f"{key}.noise", check_rates, recipe.model, recipe.noise.dropout, recipe.noise.stochastic_depth)
         _at(f"{key}.noise", check_crop, recipe.noise, SIZES[everything.data.source].shape[:2])
+    _check_controls(everything)
     check_sizes(everything.data)
     pick_device(everything.runtime)
     return everything
@@ -117,6 +118,19 @@ def _check_teachers(everything: Everything) -> None:
             raise Refusal(
                 f"params.yaml: controls.{name} and controls.{other} are the same control of {control.of}; keep one"
             )
+
+
+def _check_controls(everything: Everything) -> None:
+    """A control sees as many images as the iteration that it is of, or it would answer another question."""
+    recipes = everything.recipes()
+    for name, control in everything.controls.items():
+        for key in ("steps", "batch_size"):
+            wanted, has = (getattr(recipes[model].training, key) for model in (control.of, name))
+            if has != wanted:
+                raise Refusal(
+                    f"params.yaml: controls.{name} would train with {key} {has} and its iteration {control.of} with "
+                    f"{wanted}; set controls.{name}.training.{key} to {wanted}"
+                )
 
 
 def _no_cycle(name: str, iterations: dict[str, IterationParams]) -> None:

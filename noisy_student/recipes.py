@@ -60,7 +60,7 @@ class ControlParams(Section):
     kind: Literal["supervised"]  # the iteration's model and steps, on labels alone
     of: str  # the iteration
     noise: NoiseParams  # all of it, chosen on validation
-    training: dict[str, Any] = {}  # in place of the iteration's
+    training: dict[str, Any] = {}  # in place of the defaults
 
 
 class Recipe(Section):
@@ -91,8 +91,7 @@ def iteration_recipe(noise: NoiseParams, training: TrainingParams, iteration: It
     )
 
 
-def control_recipe(training: TrainingParams, iteration: IterationParams, control: ControlParams, name: str) -> Recipe:
-    """How the control called `name` is trained: the `iteration`'s model and training, noise of its own."""
-    training = overlay(training, iteration.training, f"iterations.{control.of}.training")
+def control_recipe(training: TrainingParams, model: str, control: ControlParams, name: str) -> Recipe:
+    """How the control called `name` is trained, `model` being that of its iteration."""
     training = overlay(training, control.training, f"controls.{name}.training")
-    return Recipe(model=iteration.model, noise=control.noise, training=training)
+    return Recipe(model=model, noise=control.noise, training=training)

@@ -2,7 +2,7 @@
 
 Reads   the labeled and the validation split
 Writes  the model's folder: weights, description, learning curve
-Params  seed, runtime, training, controls.<control>, iterations.<the iteration it is of>
+Params  seed, runtime, training, controls.<control>, iterations.<the iteration it is of>.model
 """
 
 from argparse import ArgumentParser
@@ -11,7 +11,7 @@ from pathlib import Path
 from noisy_student.config import Params
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split
-from noisy_student.recipes import ControlParams, IterationParams, TrainingParams, control_recipe
+from noisy_student.recipes import ControlParams, TrainingParams, control_recipe
 from noisy_student.runtime import RuntimeParams, Seed, setup
 from noisy_student.training import fit, save_trained
 
@@ -30,9 +30,9 @@ def main(argv: list[str] | None = None) -> None:
     seed = params.section("seed", Seed)
     runtime = params.section("runtime", RuntimeParams)
     training = params.section("training", TrainingParams)
-    iteration = params.section(f"iterations.{args.of}", IterationParams)
+    model = params.section(f"iterations.{args.of}.model", str)
     control = params.section(f"controls.{args.control}", ControlParams)
-    recipe = control_recipe(training, iteration, control, args.control)
+    recipe = control_recipe(training, model, control, args.control)
 
     device = setup(runtime)
     labeled, validation = read_split(args.labeled), read_split(args.validation)

@@ -66,6 +66,7 @@ def test_every_shipped_configuration_is_accepted(path):
         ("runtime.precision", "float64", "runtime.precision was 'float64'"),
         ("seed", None, "seed is missing"),
         ("a\nb", 1, "the key a\\nb is unknown"),
+        ("iterations.iter2.training", {"steps": 9}, "set controls.same_size.training.steps to 9"),
         ("noise.crop", 28, "noise.crop was 28"),
         ("runtime.device", "cuda", "runtime.device is cuda"),
     ],

@@ -35,10 +35,8 @@ def test_an_iteration_replaces_the_defaults_that_it_names(defaults):
 
 def test_a_control_has_the_model_and_steps_of_its_iteration_and_noise_of_its_own(defaults, make_recipe):
     control = ControlParams(kind="supervised", of="iter1", noise=make_recipe().noise, training={"batch_size": 8})
-    iteration = IterationParams(teacher="iter0", model="cnn_8", noise={"crop": 3}, training={"learning_rate": 1})
-    recipe = control_recipe(defaults.training, iteration, control, "same_size")
+    recipe = control_recipe(defaults.training, "cnn_8", control, "same_size")
     assert (recipe.model, recipe.training.steps, recipe.training.batch_size) == ("cnn_8", 100, 8)
-    assert recipe.training.learning_rate == 1
     assert recipe.noise == make_recipe().noise
 
 
@@ -54,7 +52,7 @@ def test_an_unknown_key_of_an_override_is_named_in_full(defaults):
         iteration_recipe(defaults.noise, defaults.training, iteration(training={"steps": 0.5}), "iter2")
     control = ControlParams(kind="supervised", of="iter2", noise=defaults.noise, training={"Steps": 7})
     with pytest.raises(Refusal, match=r"controls.same_size.training.Steps is unknown; did you mean steps\?"):
-        control_recipe(defaults.training, iteration(), control, "same_size")
+        control_recipe(defaults.training, "mlp", control, "same_size")
 
 
 @pytest.mark.parametrize(
