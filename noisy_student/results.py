@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from noisy_student import metrics
@@ -70,23 +71,15 @@ def table(history: pd.DataFrame, summary: dict[str, Any]) -> Table:
     """The table of iterations that a run ends with, and in its caption whether the pool helped."""
     first = history.iloc[0]
     labels = f"{first.training_labels} training labels, {first.held_out_labels} held-out labels"
-    table = Table(
-        title=f"Iterations ({labels})", caption=verdict(summary), caption_justify="left", title_justify="left"
-    )
-    for column in (
-        "iteration",
-        "model",
-        "parameters",
-        "test accuracy",
-        "95 % interval",
-        "pool kept",
-        "label precision",
-    ):
-        table.add_column(column, justify="left" if column in ("iteration", "model") else "right")
+    title = f"Test accuracy by iteration ({labels})"
+    table = Table(title=title, caption=verdict(summary), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.title_justify = table.caption_justify = "left"
+    for column in ("iteration", "model", "parameters", "accuracy", "95 %", "pool kept", "precision"):
+        table.add_column(column, no_wrap=True, justify="left" if column in ("iteration", "model") else "right")
     for row in history.itertuples():
-        interval = f"{row.accuracy_low:.2%} - {row.accuracy_high:.2%}"
+        interval = f"{100 * row.accuracy_low:.1f}-{100 * row.accuracy_high:.1f}"
         shares = [_percent(row.kept_fraction), _percent(row.pseudo_label_precision)]
-        table.add_row(row.iteration, row.model, f"{row.parameters:,}", f"{row.accuracy:.2%}", interval, *shares)
+        table.add_row(row.iteration, row.model, f"{row.parameters:,}", _percent(row.accuracy), interval, *shares)
     return table
 
 
@@ -103,4 +96,4 @@ def verdict(summary: dict[str, Any]) -> str:
 
 
 def _percent(fraction: float) -> str:
-    return "" if pd.isna(fraction) else f"{fraction:.2%}"
+    return "" if pd.isna(fraction) else f"{100 * fraction:.1f} %"

@@ -204,7 +204,7 @@ def test_the_table_shows_each_iteration_and_the_verdict(tmp_path, history):
         shown = rendered(rows, summary(history, "iter1", {}))
         assert "30 training labels, 20 held-out labels" in shown
         assert "No control of iter1 was run" in shown
-        for cell in ("iter0", "iter1", "80.00%", "92.00%", "1,234", "50.00%", "90.00%"):
+        for cell in ("iter0", "iter1", "80.0 %", "92.0 %", "1,234", "50.0 %", "90.0 %"):
             assert cell in shown
         assert "nan" not in shown
 
