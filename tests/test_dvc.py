@@ -127,6 +127,7 @@ def test_a_second_run_has_nothing_to_do(project):
     assert project.changed_stages() == set()
 
 
+@pytest.mark.slow
 def test_deleted_outputs_and_cache_come_back_as_the_same_bytes(project):
     lock = (project.folder / "dvc.lock").read_bytes()
     for folder in (".dvc/cache", "models", "data/logits", "data/pseudo_labels"):
@@ -142,12 +143,14 @@ def test_each_iteration_is_a_revision_and_nothing_is_trained_for_it(project):
     assert "| metrics/summary.json | accuracy " in table
 
 
+@pytest.mark.slow
 def test_another_model_reruns_its_iteration_and_what_follows_and_keeps_the_logits(project):
     ran = set(project.experiment("model", "iterations.iter2.model=cnn_8"))
     assert "train_student@iter2" in ran
     assert not ran & {"prepare", "train_teacher", "predict_pool@iter1", "train_student@iter1", "predict_pool@iter2"}
 
 
+@pytest.mark.slow
 def test_an_iteration_can_be_added(project):
     ran = set(project.experiment("third", "++iterations.iter3={teacher: iter2, model: cnn_8}", "current=iter3"))
     assert {"predict_pool@iter3", "train_student@iter3", "summarize"} <= ran
