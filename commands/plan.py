@@ -65,9 +65,9 @@ def to_run() -> list[str]:
 def _to_run() -> list[str]:
     with Repo() as repo:
         graph = repo.index.graph  # from a stage to those that it needs
-        status = repo.status()
         # The check runs whenever params.yaml changes; its output is a constant, so what is behind it does not.
-        changed = {stage for stage in repo.index.stages if stage.addressing in set(status) - {"check"}}
+        names = set(repo.status()) - {"check"}
+        changed = {stage for stage in repo.index.stages if stage.addressing in names}
         behind = {before for stage in changed for before in networkx.ancestors(graph, stage)}
         order = [stage for stage in reversed([*networkx.topological_sort(graph)]) if stage in changed | behind]
         return [stage.addressing for stage in order]
