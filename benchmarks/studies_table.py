@@ -8,38 +8,45 @@ import pandas as pd
 
 from noisy_student.metrics import mean_interval
 
-FIGURES = ("accuracy", "validation_accuracy", "pseudo_label_precision", "kept_fraction")
+FIGURES = {  # columns of the table, by what they are called in history.csv
+    "accuracy": "test accuracy",
+    "validation_accuracy": "validation accuracy",
+    "pseudo_label_precision": "label precision",
+    "kept_fraction": "pool kept",
+}
 
 
 def markdown(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> str:
     """The table of a study: a line for each setting and iteration, then the paired differences."""
     seeds = sorted(int(seed) for seed in rows["seed"].unique())
     first = rows.iloc[0]
+    figures = [figure for figure in FIGURES if figure in rows]
     lines = [
         f"# {name}: {plan['question']}",
         "",
         f"{first.training_labels:,.0f} training labels, {first.held_out_labels:,.0f} held-out labels (calibration and "
         f"validation); seeds {', '.join(map(str, seeds))}; mean ± half of the 95 % t interval over seeds, in per cent.",
         "",
-        "| setting | iteration | model | n | test accuracy | validation accuracy | label precision | pool kept |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
+        f"| setting | iteration | model | n | {' | '.join(FIGURES[figure] for figure in figures)} |",
+        f"|---|---|---|---:|{'---:|' * len(figures)}",
     ]
     for (setting, iteration), group in rows.groupby(["setting", "iteration"], sort=False):
-        figures = [_percent(group[column]) for column in FIGURES]
-        lines.append(f"| {setting} | {iteration} | {group['model'].iloc[0]} | {len(group)} | {' | '.join(figures)} |")
+        values = [_percent(group[figure]) for figure in figures]
+        lines.append(f"| {setting} | {iteration} | {group['model'].iloc[0]} | {len(group)} | {' | '.join(values)} |")
     lines += [
         "",
-        "| setting | paired difference in test accuracy, points | n | mean | seeds above 0 |",
+        f"| setting | paired difference in {FIGURES[figures[0]]}, points | n | mean | seeds above 0 |",
         "|---|---|---:|---:|---:|",
     ]
     for setting, group in rows.groupby("setting", sort=False):
-        for what, differences in _differences(group).items():
+        found = _between_settings(group, rows) if plan.get("chooses") else _between_iterations(group)
+        for what, differences in found.items():
             above = f"{int((differences > 0).sum())} of {len(differences)}"
             lines.append(f"| {setting} | {what} | {len(differences)} | {_percent(differences, sign='+')} | {above} |")
     return "\n".join(lines) + "\n"
 
 
-def _differences(group: pd.DataFrame) -> dict[str, pd.Series]:
+def _between_iterations(group: pd.DataFrame) -> dict[str, pd.Series]:
     """By seed: each iteration over the one before it, the last over iter0, and the last over its control."""
     by_seed = group.pivot(index="seed", columns="iteration", values="accuracy")
     order = [name for name in group["iteration"].unique() if name in by_seed]
@@ -49,6 +56,17 @@ def _differences(group: pd.DataFrame) -> dict[str, pd.Series]:
     if "gain_over_control" in group:
         found["last iteration - control"] = group["gain_over_control"].dropna()
     return {what: differences for what, differences in found.items() if len(differences)}
+
+
+def _between_settings(group: pd.DataFrame, rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """By seed: the validation accuracy of the setting's last iteration over that of the first setting's."""
+    first = rows["setting"].iloc[0]
+    if group["setting"].iloc[0] == first:
+        return {}
+    last, base = (
+        each.groupby("seed")["validation_accuracy"].last() for each in (group, rows[rows["setting"] == first])
+    )
+    return {f"over {first}": (last - base).dropna()}
 
 
 def _percent(values: pd.Series, sign: str = "") -> str:

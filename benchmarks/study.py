@@ -3,10 +3,14 @@
     python -m benchmarks.study                # every study of benchmarks/studies.yaml
     python -m benchmarks.study default        # one of them
 
-A study goes on where it stopped: what stands in benchmarks/studies/<name>.csv is not run again. With dvc, a run is a
-DVC experiment in a folder of its own; where dvc is not installed the commands of dvc.yaml are run in their order.
+A study goes on where it stopped: what stands in benchmarks/studies/<name>.csv with the same parameters is not run
+again, and what stands there with others is replaced. With dvc, a run is a DVC experiment in a folder of its own; where
+dvc is not installed the commands of dvc.yaml are run in their order. The table of a study that chooses a recipe
+(`chooses: true`) has no figure of the test split or of the pool's truth.
 """
 
+import copy
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -28,6 +32,17 @@ from noisy_student.files import read_csv, read_json, write_bytes, write_csv
 ROOT = Path(__file__).parent.parent
 STUDIES, RESULTS = ROOT / "benchmarks" / "studies.yaml", ROOT / "benchmarks" / "studies"
 Run = tuple[pd.DataFrame, dict[str, Any]]  # history.csv and summary.json
+CHOOSING = [  # the columns of history.csv that may choose a recipe
+    "iteration",
+    "teacher",
+    "model",
+    "parameters",
+    "training_labels",
+    "held_out_labels",
+    "validation_accuracy",
+    "validation_loss",
+    "kept_fraction",
+]
 
 
 @exits_with_a_sentence
@@ -48,17 +63,28 @@ def main(argv: list[str] | None = None) -> None:
 def study(name: str, plan: dict[str, Any], run) -> None:
     """Do the runs of a study that are not in its table yet; the table is written anew after each."""
     path = RESULTS / f"{name}.csv"
-    rows = read_csv(path) if path.exists() else pd.DataFrame(columns=["setting", "seed"])
+    rows = read_csv(path) if path.exists() else pd.DataFrame(columns=["setting", "seed", "params_sha256"])
     for seed in plan["seeds"]:
         for setting, changes in plan["settings"].items():
-            if ((rows["setting"] == setting) & (rows["seed"] == seed)).any():
+            base = yaml.safe_load((ROOT / plan["params"]).read_text())
+            params = changed(base, {**plan.get("changes", {}), **(changes or {}), "seed": seed})
+            this = (rows["setting"] == setting) & (rows["seed"] == seed)
+            if (this & (rows["params_sha256"] == fingerprint(params))).any():
                 continue
-            params = changed(yaml.safe_load((ROOT / plan["params"]).read_text()), {**(changes or {}), "seed": seed})
             print(f"study {name}: {setting}, seed {seed}", flush=True)
             history, summary = run(f"study-{name}-{setting}-{seed}", params)
-            rows = pd.concat([rows, _rows(history, summary, setting, seed)], ignore_index=True)
+            found = _rows(history, summary, plan.get("chooses", False))
+            found.insert(0, "setting", setting)
+            found.insert(1, "seed", seed)
+            found.insert(2, "params_sha256", fingerprint(params))
+            rows = pd.concat([rows[~this], found], ignore_index=True)
             write_csv(path, rows)
             write_bytes(path.with_suffix(".md"), markdown(name, plan, rows).encode())
+
+
+def fingerprint(params: dict[str, Any]) -> str:
+    """Twelve hex digits that stand for all of `params`, in whatever order its keys are written."""
+    return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def changed(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +97,7 @@ def changed(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         if value is None:
             section.pop(last, None)
         else:
-            section[last] = value
+            section[last] = copy.deepcopy(value)  # a later change may reach into it
     return params
 
 
@@ -100,8 +126,8 @@ def run_without_dvc(name: str, params: dict[str, Any]) -> Run:
     """One run by the commands of dvc.yaml, in a temporary copy of the code."""
     with tempfile.TemporaryDirectory(prefix=name) as folder:
         for part in ("noisy_student", "stages", "dvc.yaml"):
-            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
-            copy(ROOT / part, Path(folder) / part)
+            copied = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+            copied(ROOT / part, Path(folder) / part)
         (Path(folder) / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
         (Path(folder) / "metrics" / "controls").mkdir(parents=True)
         for _, lines in commands(yaml.safe_load((ROOT / "dvc.yaml").read_text()), params):
@@ -135,10 +161,10 @@ def flat(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _rows(history: pd.DataFrame, summary: dict[str, Any], setting: str, seed: int) -> pd.DataFrame:
+def _rows(history: pd.DataFrame, summary: dict[str, Any], chooses: bool) -> pd.DataFrame:
+    if chooses:
+        return history[CHOOSING].copy()
     rows = history.copy()
-    rows.insert(0, "setting", setting)
-    rows.insert(1, "seed", seed)
     for gain in ("gain_over_teacher", "gain_over_control"):
         rows.loc[rows["iteration"] == summary["iteration"], gain] = summary.get(gain)
     return rows

@@ -26,6 +26,9 @@ def history(accuracies: list[float]) -> pd.DataFrame:
             "training_labels": 100,
             "held_out_labels": 200,
             "accuracy": accuracy,
+            "teacher": None,
+            "parameters": 70_330,
+            "validation_loss": 0.1,
             "validation_accuracy": accuracy,
             "pseudo_label_precision": None if k == 0 else 0.9,
             "kept_fraction": None if k == 0 else 0.8,
@@ -49,6 +52,12 @@ def test_changes_replace_add_and_take_out_by_dotted_key():
     assert params["seed"] == 7
     assert params["iterations"]["iter1"]["noise"] == {"crop": 0}
     assert "controls" not in params
+
+
+def test_a_change_inside_a_changed_section_leaves_the_plan_as_it_was():
+    changes = {"noise": {"magnitude": 22}, "noise.magnitude": 28}
+    assert studies.changed({}, changes) == {"noise": {"magnitude": 28}}
+    assert changes["noise"] == {"magnitude": 22}
 
 
 def test_leaves_have_dotted_keys():
@@ -84,6 +93,34 @@ def test_a_study_goes_on_where_it_stopped(results):
     assert rows["gain_over_control"].dropna().tolist() == [0.02, 0.02]
 
 
+def test_rows_of_other_parameters_are_replaced(results):
+    asked = []
+
+    def run(name, params):
+        asked.append(params["training"]["steps"])
+        return history([0.9]), {"iteration": "iter0"}
+
+    for steps in (5, 6, 6):
+        studies.study("tiny", {**PLAN, "changes": {"training.steps": steps}, "settings": {"a": None, "b": None}}, run)
+    assert asked == [5] * 4 + [6] * 4
+    rows = read_csv(results / "tiny.csv")
+    assert rows[["setting", "seed"]].to_numpy().tolist() == [["a", 0], ["b", 0], ["a", 1], ["b", 1]]
+    assert rows["params_sha256"].nunique() == 2  # a seed is a parameter
+
+
+def test_a_study_that_chooses_shows_nothing_of_the_test_split(results):
+    plan = {**PLAN, "chooses": True, "settings": {"weak": None, "strong": {"noise.magnitude": 28}}}
+
+    def run(name, params):
+        return history([0.9, 0.9 + params["noise"]["magnitude"] / 1000]), {"iteration": "iter1"}
+
+    studies.study("tiny", plan, run)
+    rows, text = read_csv(results / "tiny.csv"), (results / "tiny.md").read_text()
+    assert not {"accuracy", "accuracy_low", "accuracy_high", "pseudo_label_precision", "nll", "ece"} & set(rows)
+    assert "test accuracy" not in text
+    assert "| strong | over weak | 2 | +0.60 ± 0.00 | 2 of 2 |" in text
+
+
 def test_a_run_that_fails_leaves_the_rows_before_it(results):
     def run(name, params):
         if params["seed"] == 1:
@@ -96,9 +133,7 @@ def test_a_run_that_fails_leaves_the_rows_before_it(results):
 
 
 def test_the_table_has_means_intervals_and_paired_differences():
-    rows = pd.concat(
-        [studies._rows(history([0.90, 0.94 + 0.01 * seed]), {"iteration": "iter1"}, "default", seed) for seed in (0, 1)]
-    )
+    rows = pd.concat([history([0.90, 0.94 + 0.01 * seed]).assign(setting="default", seed=seed) for seed in (0, 1)])
     text = markdown("tiny", PLAN, rows)
     assert "100 training labels, 200 held-out labels" in text
     assert "| default | iter1 | cnn_16 | 2 | 94.50 ± 6.35 |" in text  # t(0.975, 1) * 0.707 / sqrt(2) = 6.35
