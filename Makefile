@@ -8,7 +8,6 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .PHONY: repro test test-slow lint study lock
 
 repro: $(INSTALLED)
-	@python -m stages.check
 	@python -m commands.plan
 	@dvc repro
 	@python -m commands.table metrics/history.csv metrics/summary.json

@@ -1,4 +1,4 @@
-"""Say what `dvc repro` is about to run and about how long it will take: python -m commands.plan
+"""Check params.yaml and say what `dvc repro` is about to run and about how long it takes: python -m commands.plan
 
 The time is a forecast: a few steps of each model, measured now, times the steps that params.yaml asks for.
 """
@@ -18,7 +18,7 @@ from noisy_student.config import Params
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.inference import Classifier
 from noisy_student.models import build
-from noisy_student.pipeline import check
+from noisy_student.pipeline import check, refuse_orphans
 from noisy_student.progress import Meter
 from noisy_student.recipes import Recipe
 from noisy_student.runtime import RuntimeParams, setup
@@ -33,6 +33,7 @@ START_SECONDS = 3.0  # about what a stage takes to start
 @exits_with_a_sentence
 def main() -> None:
     everything = check(Params())
+    refuse_orphans(everything)
     stages = to_run()
     if not stages:
         return

@@ -2,6 +2,6 @@
 
 import os
 
-# Threads that wait sleep instead of spinning: spinning ones slow a shared machine down by an order of magnitude.
+# Threads that wait sleep instead of spinning: spinning ones take the cores from whatever else runs on the machine.
 # OpenMP reads this once, when torch is first imported, so it stands here, before all else.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

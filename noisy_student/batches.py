@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from noisy_student import noise
+from noisy_student.randomness import generator
 from noisy_student.recipes import Recipe, labeled_in_batch
-from noisy_student.runtime import generator
 
 
 @dataclass(frozen=True)

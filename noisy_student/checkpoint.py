@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from noisy_student.errors import Refusal
-from noisy_student.files import read_json, write_bytes, write_json
+from noisy_student.files import REMEDY, read_json, write_bytes, write_json
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
@@ -28,4 +28,4 @@ def load_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         return load_file(folder / WEIGHTS), read_json(folder / DESCRIPTION)
     except (OSError, SafetensorError) as error:
-        raise Refusal(f"{folder} holds no readable model ({error}); run `dvc repro` to make it again") from None
+        raise Refusal(f"{folder} holds no readable model ({error}); {REMEDY}") from None

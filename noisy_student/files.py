@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from noisy_student.errors import Refusal
+
+REMEDY = "run `dvc repro` to make it again"  # of a file or folder that a stage made and that cannot be used
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -64,5 +68,21 @@ def read_array(path: Path) -> np.ndarray:
         raise _unreadable(path, error) from None
 
 
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write `table` as Parquet; the same table gives the same bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(path, sink.getvalue())
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """The table in a Parquet file. Raises `Refusal` when it cannot be read."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read()
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+
+
 def _unreadable(path: Path, error: Exception) -> Refusal:
-    return Refusal(f"cannot read {path} ({' '.join(str(error).split())}); run `dvc repro` to make it again")
+    return Refusal(f"cannot read {path} ({' '.join(str(error).split())}); {REMEDY}")

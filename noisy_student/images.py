@@ -18,17 +18,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from noisy_student.config import Section, validated
 from noisy_student.errors import Refusal
-from noisy_student.files import read_array, read_json, write_array, write_bytes, write_json
+from noisy_student.files import REMEDY, read_array, read_json, read_parquet, write_array, write_json, write_parquet
 
 DESCRIPTION, INDEX = "split.json", "index.parquet"
 COLUMNS = {"id": pa.string(), "label": pa.int64(), "sha256": pa.string()}
 NPY_HEADER = 128  # bytes that numpy writes before the pixels
-REMEDY = "; run `dvc repro` to make it again"
 
 
 class Shard(Section):
@@ -136,10 +134,10 @@ def read_split(folder: Path) -> Split:
     shards = [_read_shard(folder, shard, description) for shard in description.shards]
     index = _read_table(folder / INDEX)
     if not len(index) == description.images == sum(len(shard) for shard in shards):
-        raise Refusal(f"{folder} has {sum(map(len, shards)):,} images and {len(index):,} rows in its index{REMEDY}")
+        raise Refusal(f"{folder} has {sum(map(len, shards)):,} images and {len(index):,} rows in its index; {REMEDY}")
     labels = index["label"].to_numpy(copy=True) if "label" in index else None
     if labels is not None and not ((labels >= 0) & (labels < len(description.classes))).all():
-        raise Refusal(f"{folder / INDEX} has labels outside 0 to {len(description.classes) - 1}{REMEDY}")
+        raise Refusal(f"{folder / INDEX} has labels outside 0 to {len(description.classes) - 1}; {REMEDY}")
     height, width = description.image_size
     return Split(
         folder, description.classes, (height, width), description.channels, index["id"].to_numpy(str), labels, shards
@@ -155,7 +153,7 @@ def read_truth(path: Path) -> np.ndarray:
     """The pool's labels int64 (N,), in its order, -1 where unknown. Raises `Refusal` when they cannot be read."""
     table = _read_table(path)
     if "label" not in table:
-        raise Refusal(f"{path} has no column label{REMEDY}")
+        raise Refusal(f"{path} has no column label; {REMEDY}")
     return table["label"].to_numpy(copy=True)
 
 
@@ -180,7 +178,7 @@ def _read_description(path: Path) -> Description:
     try:
         return validated(Description, value, "split", path)
     except Refusal as refusal:
-        raise Refusal(f"{refusal}{REMEDY}") from None
+        raise Refusal(f"{refusal}; {REMEDY}") from None
 
 
 def _read_shard(folder: Path, shard: Shard, description: Description) -> np.ndarray:
@@ -188,27 +186,20 @@ def _read_shard(folder: Path, shard: Shard, description: Description) -> np.ndar
     array = read_array(folder / shard.file)
     expected = (shard.images, *description.image_size, description.channels)
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.shape != expected:
-        raise Refusal(f"{folder / shard.file} does not hold uint8 pixels {expected}, as its split.json says{REMEDY}")
+        raise Refusal(f"{folder / shard.file} does not hold uint8 pixels {expected}, as its split.json says; {REMEDY}")
     return array
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
     """Write columns of `COLUMNS` as Parquet, without the metadata of pandas, which varies with its version."""
-    columns = {name: pa.array(table[name].to_numpy(), type=COLUMNS[name]) for name in table}
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink, compression="zstd")
-    write_bytes(path, sink.getvalue())
+    write_parquet(path, pa.table({name: pa.array(table[name].to_numpy(), type=COLUMNS[name]) for name in table}))
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        with pq.ParquetFile(path) as file:
-            table = file.read()
-    except (OSError, pa.ArrowException) as error:
-        raise Refusal(f"cannot read {path} ({' '.join(str(error).split())}){REMEDY}") from None
+    table = read_parquet(path)
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.type != COLUMNS.get(name) or column.null_count:
-            raise Refusal(f"{path} has a column {name} of {column.type} with {column.null_count} nulls{REMEDY}")
+            raise Refusal(f"{path} has a column {name} of {column.type} with {column.null_count} nulls; {REMEDY}")
     if "id" not in table.column_names or len(table["id"].unique()) != len(table):
-        raise Refusal(f"{path} does not name each image by an id of its own{REMEDY}")
+        raise Refusal(f"{path} does not name each image by an id of its own; {REMEDY}")
     return table.to_pandas()

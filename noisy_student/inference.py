@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from noisy_student.checkpoint import load_model
 from noisy_student.errors import Refusal
+from noisy_student.files import REMEDY
 from noisy_student.images import Split
 from noisy_student.models import build
 from noisy_student.progress import Meter, meter
@@ -62,7 +63,7 @@ def load_classifier(folder: Path, device: torch.device) -> tuple[Classifier, dic
         classifier.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise Refusal(f"the weights in {folder} do not fit its description ({reason}); run `dvc repro` again") from None
+        raise Refusal(f"the weights in {folder} do not fit its description ({reason}); {REMEDY}") from None
     return classifier.eval().to(device), description
 
 

@@ -9,6 +9,7 @@ from noisy_student.config import Params, Section, overlay
 from noisy_student.errors import Refusal
 from noisy_student.models import check_name, check_rates
 from noisy_student.noise import NoiseParams, check_crop
+from noisy_student.randomness import Seed
 from noisy_student.recipes import (
     ControlParams,
     IterationParams,
@@ -19,7 +20,7 @@ from noisy_student.recipes import (
     iteration_recipe,
     teacher_recipe,
 )
-from noisy_student.runtime import RuntimeParams, Seed, pick_device
+from noisy_student.runtime import RuntimeParams, pick_device
 from noisy_student.sources import SIZES, DataParams, check_sizes
 from noisy_student.targets import PseudoLabelParams
 
@@ -58,17 +59,25 @@ def check(params: Params) -> Everything:
     _check_teachers(everything)
     for name, iteration in everything.iterations.items():
         overlay(everything.pseudo_labels, iteration.pseudo_labels, f"iterations.{name}.pseudo_labels")
-    for name, recipe in everything.recipes().items():
+    recipes = everything.recipes()
+    for name, recipe in recipes.items():
         key = {"iter0": "teacher"}.get(
             name, f"iterations.{name}" if name in everything.iterations else f"controls.{name}"
         )
         _at(f"{key}.model", check_name, recipe.model)
         _at(f"{key}.noise", check_rates, recipe.model, recipe.noise.dropout, recipe.noise.stochastic_depth)
         _at(f"{key}.noise", check_crop, recipe.noise, SIZES[everything.data.source].shape[:2])
-    _check_controls(everything)
+    _check_controls(everything, recipes)
     check_sizes(everything.data)
     pick_device(everything.runtime)
     return everything
+
+
+def refuse_orphans(everything: Everything) -> None:
+    """Raise `Refusal` where outputs of an iteration or a control are left that params.yaml no longer has."""
+    left = orphans(everything)
+    if left:
+        raise Refusal(f"params.yaml no longer has what made {left[0]}; remove it: rm -r {' '.join(map(str, left))}")
 
 
 def orphans(everything: Everything, pipeline: Path = PIPELINE_FILE) -> list[Path]:
@@ -120,9 +129,8 @@ def _check_teachers(everything: Everything) -> None:
             )
 
 
-def _check_controls(everything: Everything) -> None:
+def _check_controls(everything: Everything, recipes: dict[str, Recipe]) -> None:
     """A control sees as many images as the iteration that it is of, or it would answer another question."""
-    recipes = everything.recipes()
     for name, control in everything.controls.items():
         for key in ("steps", "batch_size"):
             wanted, has = (getattr(recipes[model].training, key) for model in (control.of, name))

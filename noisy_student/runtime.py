@@ -1,17 +1,14 @@
-"""How a stage runs: device, precision, threads, determinism, and the one source of randomness."""
+"""How a stage runs: device, precision, threads, determinism, and torch's own generators."""
 
 import os
-import zlib
-from typing import Annotated, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 
 from noisy_student.config import Section
 from noisy_student.errors import Refusal
-
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+from noisy_student.randomness import generator
 
 
 class RuntimeParams(Section):
@@ -43,11 +40,6 @@ def pick_device(params: RuntimeParams) -> torch.device:
 def autocast(params: RuntimeParams, device: torch.device) -> torch.autocast:
     """A context in which the forward pass runs at the precision of `params`."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=params.precision == "bfloat16")
-
-
-def generator(seed: int, purpose: str, step: int = 0) -> np.random.Generator:
-    """The generator of one draw: a function of seed, purpose and step alone, so that no state is carried along."""
-    return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), step]))
 
 
 def reseed_torch(seed: int, purpose: str, step: int = 0) -> None:

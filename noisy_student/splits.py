@@ -12,7 +12,7 @@ from pydantic import Field
 
 from noisy_student.config import Section
 from noisy_student.errors import Refusal
-from noisy_student.runtime import generator
+from noisy_student.randomness import generator
 
 STRATIFIED = ("calibration", "validation")
 

@@ -9,12 +9,11 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from noisy_student.config import Section
 from noisy_student.errors import Refusal
-from noisy_student.files import read_array, write_bytes, write_json
+from noisy_student.files import REMEDY, read_array, read_parquet, write_json, write_parquet
 from noisy_student.metrics import nll, softmax
 
 TABLE = "pseudo_labels.parquet"
@@ -99,7 +98,7 @@ def read_logits(folder: Path, split: str) -> np.ndarray:
     """
     shards = sorted(folder.glob(f"{split}-*.npy"))
     if not shards:
-        raise Refusal(f"{folder} holds no logits of the {split} split; run `dvc repro` to make them again")
+        raise Refusal(f"{folder} holds no logits of the {split} split; {REMEDY}")
     return np.concatenate([read_array(shard) for shard in shards])
 
 
@@ -113,9 +112,7 @@ def save_pseudo_labels(folder: Path, made: PseudoLabels, classes: list[str], tem
         "copies": made.copies,
         "target": pa.FixedSizeListArray.from_arrays(flat, made.targets.shape[1]),
     }
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink, compression="zstd")
-    write_bytes(folder / TABLE, sink.getvalue())
+    write_parquet(folder / TABLE, pa.table(columns))
     unique, used = (np.bincount(made.labels, weights, len(classes)) for weights in (None, made.copies))
     report = {
         "pool_images": pool,
@@ -131,10 +128,7 @@ def save_pseudo_labels(folder: Path, made: PseudoLabels, classes: list[str], tem
 
 def read_pseudo_labels(folder: Path) -> PseudoLabels:
     """The pseudo-labels that `save_pseudo_labels` wrote. Raises `Refusal` when they cannot be read."""
-    try:
-        table = pq.read_table(folder / TABLE).combine_chunks()
-    except (OSError, pa.ArrowException) as error:
-        raise Refusal(f"cannot read {folder / TABLE} ({error}); run `dvc repro` to make it again") from None
+    table = read_parquet(folder / TABLE).combine_chunks()
     targets = table["target"].combine_chunks()
     return PseudoLabels(
         rows=table["row"].to_numpy(),

@@ -23,8 +23,9 @@ from noisy_student.inference import Classifier, new_classifier, predict
 from noisy_student.metrics import accuracy, accuracy_interval, nll, softmax
 from noisy_student.models import summary
 from noisy_student.progress import Meter, meter
+from noisy_student.randomness import generator
 from noisy_student.recipes import Recipe, TrainingParams
-from noisy_student.runtime import RuntimeParams, autocast, generator, reseed_torch
+from noisy_student.runtime import RuntimeParams, autocast, reseed_torch
 from noisy_student.targets import one_hot
 
 
@@ -36,64 +37,69 @@ class HeldOut:
     labels: np.ndarray  # int64 (N,)
 
 
-def fit(
-    name: str,
-    recipe: Recipe,
-    labeled: Split,
-    validation: Split,
-    pool: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
-    runtime: RuntimeParams,
-    device: torch.device,
-    seed: int,
-) -> tuple[Classifier, list[dict[str, float]]]:
-    """Train the model called `name` from scratch by `recipe`; return its averaged weights and its learning curve.
+@dataclass(frozen=True)
+class TrainingData:
+    """What a model is trained on and looked at with."""
 
-    `pool` holds images uint8 (N,H,W,C), targets float32 (N,K) and copies (N,), or None to train on labels alone.
-    """
+    labeled: Split
+    validation: Split
+    pool: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # uint8 (N,H,W,C), targets float32 (N,K), copies (N,)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model: the averaged weights, in eval mode, and the learning curve."""
+
+    name: str
+    recipe: Recipe
+    classifier: Classifier
+    curve: list[dict[str, float]]
+
+
+def fit(
+    name: str, recipe: Recipe, data: TrainingData, runtime: RuntimeParams, device: torch.device, seed: int
+) -> Trained:
+    """Train the model called `name` from scratch by `recipe`, on labels alone where `data` has no pool."""
     run_seed = int(generator(seed, f"training of {name}").integers(2**32))
     reseed_torch(run_seed, "initial weights")
-    classifier = new_classifier(recipe.model, labeled, recipe.noise.dropout, recipe.noise.stochastic_depth).to(device)
+    labeled, rates = data.labeled, (recipe.noise.dropout, recipe.noise.stochastic_depth)
+    classifier = new_classifier(recipe.model, labeled, *rates).to(device)
     labeled_examples = examples(labeled.images(), one_hot(labeled.labels, len(labeled.classes)), device)
-    pool_examples = examples(pool[0], pool[1], device, pool[2]) if pool else None
-    held_out = HeldOut(validation.images(), validation.labels)
+    pool_examples = examples(data.pool[0], data.pool[1], device, data.pool[2]) if data.pool else None
+    held_out = HeldOut(data.validation.images(), data.validation.labels)
     images = recipe.training.steps * recipe.training.batch_size
     print(f"{name}: {recipe.model}, {images:,} images in {recipe.training.steps:,} steps on {device}", flush=True)
     with meter(name, images) as progress:
-        return train(classifier, recipe, labeled_examples, pool_examples, held_out, runtime, run_seed, progress)
+        averaged, curve = train(
+            classifier, recipe, labeled_examples, pool_examples, held_out, runtime, run_seed, progress
+        )
+    return Trained(name, recipe, averaged, curve)
 
 
-def save_trained(
-    folder: Path,
-    name: str,
-    recipe: Recipe,
-    classifier: Classifier,
-    curve: list[dict[str, float]],
-    labeled: Split,
-    validation: Split,
-) -> None:
+def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
     """Write the model's folder: its weights, a description that a person can read, and its learning curve."""
-    last = curve[-1]
-    low, high = accuracy_interval(last["validation_accuracy"], len(validation))
+    labeled, classifier, last = data.labeled, trained.classifier, trained.curve[-1]
+    low, high = accuracy_interval(last["validation_accuracy"], len(data.validation))
     description = {
-        "name": name,
-        "model": recipe.model,
+        "name": trained.name,
+        "model": trained.recipe.model,
         "classes": labeled.classes,
         "image_size": list(labeled.image_size),
         "channels": labeled.channels,
         "normalisation": {"mean": classifier.mean.flatten().tolist(), "std": classifier.std.flatten().tolist()},
         **summary(classifier.network, labeled.channels, labeled.image_size),
-        "labels": {"training": len(labeled), "validation": len(validation)},
+        "labels": {"training": len(labeled), "validation": len(data.validation)},
         "validation": {
             "accuracy": last["validation_accuracy"],
             "accuracy_low": low,
             "accuracy_high": high,
             "loss": last["validation_loss"],
         },
-        "training": recipe.training.model_dump(),
-        "noise": recipe.noise.model_dump(),
+        "training": trained.recipe.training.model_dump(),
+        "noise": trained.recipe.noise.model_dump(),
     }
     save_model(folder, classifier.state_dict(), description)
-    write_csv(folder / "curve.csv", pd.DataFrame(curve))
+    write_csv(folder / "curve.csv", pd.DataFrame(trained.curve))
 
 
 def train(

@@ -9,9 +9,9 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from noisy_student.config import Params
-from noisy_student.errors import Refusal, exits_with_a_sentence
+from noisy_student.errors import exits_with_a_sentence
 from noisy_student.files import write_json
-from noisy_student.pipeline import check, orphans
+from noisy_student.pipeline import check, refuse_orphans
 
 
 @exits_with_a_sentence
@@ -21,9 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     everything = check(Params())
-    left = orphans(everything)
-    if left:
-        raise Refusal(f"params.yaml no longer has what made {left[0]}; remove it: rm -r {' '.join(map(str, left))}")
+    refuse_orphans(everything)
     if args.out:
         write_json(args.out, {"params": "accepted"})
 

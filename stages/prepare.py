@@ -15,7 +15,7 @@ from noisy_student.config import Params
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.files import write_json
 from noisy_student.images import Selection, pixel_hash, write_split, write_truth
-from noisy_student.runtime import Seed
+from noisy_student.randomness import Seed
 from noisy_student.sources import DataParams, check_sizes, load
 from noisy_student.splits import draw, report
 

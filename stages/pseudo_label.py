@@ -12,8 +12,7 @@ from noisy_student import targets
 from noisy_student.config import Params, overlay
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split
-from noisy_student.recipes import IterationParams
-from noisy_student.runtime import Seed, generator
+from noisy_student.randomness import Seed, generator
 from noisy_student.targets import PseudoLabelParams, fit_temperature, save_pseudo_labels
 
 
@@ -29,8 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     params = Params()
     seed = params.section("seed", Seed)
     defaults = params.section("pseudo_labels", PseudoLabelParams)
-    iteration = params.section(f"iterations.{args.iteration}", IterationParams)
-    chosen = overlay(defaults, iteration.pseudo_labels, f"iterations.{args.iteration}.pseudo_labels")
+    iteration = params.section(f"iterations.{args.iteration}", dict)
+    chosen = overlay(defaults, iteration.get("pseudo_labels", {}), f"iterations.{args.iteration}.pseudo_labels")
 
     calibration = read_split(args.calibration)
     temperature = 1.0

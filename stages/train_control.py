@@ -11,9 +11,10 @@ from pathlib import Path
 from noisy_student.config import Params
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split
+from noisy_student.randomness import Seed
 from noisy_student.recipes import ControlParams, TrainingParams, control_recipe
-from noisy_student.runtime import RuntimeParams, Seed, setup
-from noisy_student.training import fit, save_trained
+from noisy_student.runtime import RuntimeParams, setup
+from noisy_student.training import TrainingData, fit, save_trained
 
 
 @exits_with_a_sentence
@@ -35,9 +36,8 @@ def main(argv: list[str] | None = None) -> None:
     recipe = control_recipe(training, model, control, args.control)
 
     device = setup(runtime)
-    labeled, validation = read_split(args.labeled), read_split(args.validation)
-    classifier, curve = fit(args.control, recipe, labeled, validation, None, runtime, device, seed)
-    save_trained(args.out, args.control, recipe, classifier, curve, labeled, validation)
+    data = TrainingData(read_split(args.labeled), read_split(args.validation))
+    save_trained(args.out, fit(args.control, recipe, data, runtime, device, seed), data)
 
 
 if __name__ == "__main__":

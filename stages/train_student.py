@@ -12,10 +12,11 @@ from noisy_student.config import Params
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split
 from noisy_student.noise import NoiseParams
+from noisy_student.randomness import Seed
 from noisy_student.recipes import IterationParams, TrainingParams, iteration_recipe
-from noisy_student.runtime import RuntimeParams, Seed, setup
+from noisy_student.runtime import RuntimeParams, setup
 from noisy_student.targets import read_pseudo_labels
-from noisy_student.training import fit, save_trained
+from noisy_student.training import TrainingData, fit, save_trained
 
 
 @exits_with_a_sentence
@@ -37,11 +38,10 @@ def main(argv: list[str] | None = None) -> None:
     recipe = iteration_recipe(noise, training, iteration, args.iteration)
 
     device = setup(runtime)
-    labeled, validation = read_split(args.labeled), read_split(args.validation)
     pseudo_labels = read_pseudo_labels(args.pseudo_labels)
     kept = (read_split(args.pool).images(pseudo_labels.rows), pseudo_labels.targets, pseudo_labels.copies)
-    classifier, curve = fit(args.iteration, recipe, labeled, validation, kept, runtime, device, seed)
-    save_trained(args.out, args.iteration, recipe, classifier, curve, labeled, validation)
+    data = TrainingData(read_split(args.labeled), read_split(args.validation), kept)
+    save_trained(args.out, fit(args.iteration, recipe, data, runtime, device, seed), data)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from pathlib import Path
 from noisy_student.config import Params
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split
+from noisy_student.randomness import Seed
 from noisy_student.recipes import TeacherParams, TrainingParams, teacher_recipe
-from noisy_student.runtime import RuntimeParams, Seed, setup
-from noisy_student.training import fit, save_trained
+from noisy_student.runtime import RuntimeParams, setup
+from noisy_student.training import TrainingData, fit, save_trained
 
 
 @exits_with_a_sentence
@@ -31,9 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     recipe = teacher_recipe(training, params.section("teacher", TeacherParams))
 
     device = setup(runtime)
-    labeled, validation = read_split(args.labeled), read_split(args.validation)
-    classifier, curve = fit("iter0", recipe, labeled, validation, None, runtime, device, seed)
-    save_trained(args.out, "iter0", recipe, classifier, curve, labeled, validation)
+    data = TrainingData(read_split(args.labeled), read_split(args.validation))
+    save_trained(args.out, fit("iter0", recipe, data, runtime, device, seed), data)
 
 
 if __name__ == "__main__":

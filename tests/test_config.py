@@ -3,6 +3,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
+from dvc.utils.serialize import modify_yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import Field
@@ -14,7 +15,8 @@ from noisy_student.recipes import TrainingParams
 from noisy_student.runtime import RuntimeParams
 from noisy_student.targets import PseudoLabelParams
 
-SHIPPED = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
+ROOT = Path(__file__).parents[1]
+SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())
 SECTIONS: dict[str, type[Section]] = {
     "runtime": RuntimeParams,
     "noise": NoiseParams,
@@ -186,3 +188,15 @@ def test_a_command_lets_pass_what_is_no_refusal():
     main(fails=False)
     with pytest.raises(ZeroDivisionError):
         main(fails=True)
+
+
+@pytest.mark.parametrize("section", ["iterations", "controls"])
+def test_dvc_can_take_out_the_last_item_of_a_section(section, tmp_path):
+    """With a comment behind the section's key, what ruamel writes of an empty section is no YAML."""
+    for source in (ROOT / "params.yaml", *(ROOT / "configs").glob("*.yaml")):
+        path = tmp_path / source.name
+        path.write_text(source.read_text())
+        with modify_yaml(path) as values:
+            values[section].clear()
+            values["seed"] = 1
+        assert Params(path).values[section] == {}

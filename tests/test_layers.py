@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LEVELS = [  # from the ground up; a room imports rooms of lower levels only
-    {"errors", "metrics", "operations", "progress", "vision"},
+    {"errors", "metrics", "operations", "progress", "randomness", "vision"},
     {"config", "files", "networks"},
     {"checkpoint", "images", "models", "noise", "runtime", "targets"},
     {"history", "inference", "recipes", "splits"},

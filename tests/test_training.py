@@ -15,6 +15,7 @@ from noisy_student.recipes import IterationParams, TeacherParams, iteration_reci
 from noisy_student.targets import PseudoLabelParams, fit_temperature, make, one_hot
 from noisy_student.training import (
     Average,
+    TrainingData,
     fit,
     make_optimizer,
     report_steps,
@@ -44,7 +45,7 @@ def run(make_recipe, make_split, runtime):
 
     def train(recipe, pool=None, seed=0, name="iter1", validation=(400, 450), **setting):
         precision = runtime.model_copy(update=setting)
-        return fit(name, recipe, make_split(0, 30), make_split(*validation), pool, precision, CPU, seed)
+        return fit(name, recipe, TrainingData(make_split(0, 30), make_split(*validation), pool), precision, CPU, seed)
 
     return train
 
@@ -78,14 +79,14 @@ def loss(make_recipe, make_pool, run):
             {**noise, **(changed if kind == "noise" else {})},
             **{"steps": 3, "label_smoothing": 0.1, **(changed if kind == "training" else {})},
         )
-        return run(recipe, make_pool(**(changed if kind == "target" else {})))[1][-1]["loss"]
+        return run(recipe, make_pool(**(changed if kind == "target" else {}))).curve[-1]["loss"]
 
     return of
 
 
 @pytest.mark.parametrize("model", ["mlp_16", "cnn_4"])
 def test_the_loss_falls_and_the_model_learns_the_digits(run, make_recipe, model):
-    _, curve = run(make_recipe(model, steps=60, validations=4, ema_decay=0.9))
+    curve = run(make_recipe(model, steps=60, validations=4, ema_decay=0.9)).curve
     losses = [row["loss"] for row in curve]
     assert [row["step"] for row in curve] == [15, 30, 45, 60]
     assert losses == sorted(losses, reverse=True)
@@ -95,24 +96,24 @@ def test_the_loss_falls_and_the_model_learns_the_digits(run, make_recipe, model)
 
 def test_a_student_learns_from_pseudo_labels_with_all_noise_on(run, make_recipe, make_pool):
     recipe = make_recipe("cnn_4", {**NOISE, "stochastic_depth": 0.2}, steps=60, ema_decay=0.9)
-    assert run(recipe, make_pool(), precision="bfloat16")[1][-1]["validation_accuracy"] > 0.6
+    assert run(recipe, make_pool(), precision="bfloat16").curve[-1]["validation_accuracy"] > 0.6
 
 
 @pytest.mark.parametrize("model", ["mlp_16", "cnn_4"])
 def test_the_same_seed_and_name_give_the_same_bytes_and_others_do_not(run, make_recipe, make_pool, model):
     recipe = make_recipe(model, {**NOISE, "stochastic_depth": 0.3 if model == "cnn_4" else 0.0})
-    (first, curve), (second, again) = run(recipe, make_pool()), run(recipe, make_pool())
-    assert as_bytes(first) == as_bytes(second)
-    assert curve == again
-    assert as_bytes(first) != as_bytes(run(recipe, make_pool(), seed=1)[0])
-    assert as_bytes(first) != as_bytes(run(recipe, make_pool(), name="iter2")[0])
+    first, second = run(recipe, make_pool()), run(recipe, make_pool())
+    assert as_bytes(first.classifier) == as_bytes(second.classifier)
+    assert first.curve == second.curve
+    assert as_bytes(first.classifier) != as_bytes(run(recipe, make_pool(), seed=1).classifier)
+    assert as_bytes(first.classifier) != as_bytes(run(recipe, make_pool(), name="iter2").classifier)
 
 
 def test_model_noise_of_a_step_does_not_depend_on_what_was_drawn_before(run, make_recipe, monkeypatch):
     recipe = make_recipe("cnn_2", {"dropout": 0.5, "stochastic_depth": 0.5})
-    undisturbed, _ = run(recipe)
+    undisturbed = run(recipe).classifier
     monkeypatch.setattr(Meter, "advance", lambda meter, images: torch.rand(3))
-    assert as_bytes(run(recipe)[0]) == as_bytes(undisturbed)
+    assert as_bytes(run(recipe).classifier) == as_bytes(undisturbed)
 
 
 def test_a_student_without_a_pool_is_the_teacher(run, make_recipe):
@@ -121,25 +122,25 @@ def test_a_student_without_a_pool_is_the_teacher(run, make_recipe):
     teacher = TeacherParams(model="mlp_16", noise=make_recipe(noise={**NOISE, "crop": 2}).noise, training={"steps": 5})
     by_student = run(iteration_recipe(plain.noise, plain.training, student, "iter1"))
     by_teacher = run(teacher_recipe(plain.training, teacher))
-    assert as_bytes(by_student[0]) == as_bytes(by_teacher[0])
-    assert by_student[1] == by_teacher[1]
+    assert as_bytes(by_student.classifier) == as_bytes(by_teacher.classifier)
+    assert by_student.curve == by_teacher.curve
 
 
 def test_held_out_images_do_not_enter_the_weights(run, make_recipe):
     recipe = make_recipe("cnn_2", NOISE, validations=6)
     one, other = run(recipe, validation=(400, 450)), run(recipe, validation=(450, 460))
-    assert as_bytes(one[0]) == as_bytes(other[0])
-    assert one[1] != other[1]
+    assert as_bytes(one.classifier) == as_bytes(other.classifier)
+    assert one.curve != other.curve
 
 
 @pytest.mark.parametrize("accumulation", [2, 8])
 def test_a_batch_in_parts_gives_the_gradients_of_the_whole(run, make_recipe, make_pool, accumulation):
     input_noise = {**NOISE, "dropout": 0.0}
     sgd = {"optimizer": "sgd", "learning_rate": 0.1}
-    whole, curve = run(make_recipe(noise=input_noise, **sgd), make_pool())
-    parts, curve_of_parts = run(make_recipe(noise=input_noise, accumulation=accumulation, **sgd), make_pool())
-    assert curve_of_parts[-1]["loss"] == pytest.approx(curve[-1]["loss"], rel=1e-4)
-    for one, other in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True):
+    whole = run(make_recipe(noise=input_noise, **sgd), make_pool())
+    parts = run(make_recipe(noise=input_noise, accumulation=accumulation, **sgd), make_pool())
+    assert parts.curve[-1]["loss"] == pytest.approx(whole.curve[-1]["loss"], rel=1e-4)
+    for one, other in zip(*(each.classifier.state_dict().values() for each in (whole, parts)), strict=True):
         assert torch.allclose(one, other, atol=1e-5)
 
 
@@ -256,8 +257,8 @@ def test_averaged_weights_move_by_one_minus_decay_and_by_more_at_the_start():
 
 
 def test_what_is_returned_are_the_averaged_weights_in_eval_mode(run, make_recipe):
-    last, _ = run(make_recipe("cnn_2", steps=12))
-    smooth, _ = run(make_recipe("cnn_2", steps=12, ema_decay=0.9))
+    last = run(make_recipe("cnn_2", steps=12)).classifier
+    smooth = run(make_recipe("cnn_2", steps=12, ema_decay=0.9)).classifier
     assert not last.training
     assert not smooth.training
     assert not torch.equal(last.network.classifier.weight, smooth.network.classifier.weight)
@@ -267,26 +268,26 @@ def test_what_is_returned_are_the_averaged_weights_in_eval_mode(run, make_recipe
 def test_a_saved_model_says_what_it_is_and_predicts_as_it_did(tmp_path, run, runtime, make_recipe, make_split):
     labeled, validation = make_split(0, 30), make_split(400, 450)
     recipe = make_recipe("mlp_16", NOISE, validations=3)
-    classifier, curve = run(recipe)
-    save_trained(tmp_path, "iter1", recipe, classifier, curve, labeled, validation)
+    trained = run(recipe)
+    save_trained(tmp_path, trained, TrainingData(labeled, validation))
     loaded, description = load_classifier(tmp_path, CPU)
     logits = predict(loaded, validation.images(), runtime)
-    assert np.array_equal(logits, predict(classifier, validation.images(), runtime))
+    assert np.array_equal(logits, predict(trained.classifier, validation.images(), runtime))
     right = np.mean(logits.argmax(axis=1) == validation.labels)
     assert description["validation"]["accuracy"] == pytest.approx(right)
     assert description["validation"]["accuracy_low"] <= right <= description["validation"]["accuracy_high"]
     assert description["labels"] == {"training": 30, "validation": 50}
-    assert description["parameters"] == sum(parameter.numel() for parameter in classifier.parameters())
+    assert description["parameters"] == sum(parameter.numel() for parameter in trained.classifier.parameters())
     assert description["noise"] == recipe.noise.model_dump()
     assert description["training"] == recipe.training.model_dump()
     assert description["normalisation"]["mean"] == pytest.approx([labeled.images().mean() / 255], rel=1e-5)
     assert read_json(tmp_path / "model.json") == description
-    pd.testing.assert_frame_equal(read_csv(tmp_path / "curve.csv"), pd.DataFrame(curve))
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "curve.csv"), pd.DataFrame(trained.curve))
 
 
 def test_the_same_run_saves_the_same_bytes(tmp_path, run, make_recipe, make_split):
     recipe = make_recipe("mlp_16", NOISE)
     for name in ("one", "two"):
-        save_trained(tmp_path / name, "iter1", recipe, *run(recipe), make_split(0, 30), make_split(400, 450))
+        save_trained(tmp_path / name, run(recipe), TrainingData(make_split(0, 30), make_split(400, 450)))
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
