@@ -25,7 +25,8 @@ def setup(params: RuntimeParams) -> torch.device:
     torch.set_num_threads(params.threads)
     if params.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it in deterministic mode
-        torch.set_deterministic_debug_mode("error")  # its like, use_deterministic_algorithms, takes two seconds to import
+        # use_deterministic_algorithms(True) says the same, and takes two seconds to import torch's compiler.
+        torch.set_deterministic_debug_mode("error")
     return pick_device(params)
 
 
