@@ -4,15 +4,16 @@
     python -m benchmarks.study default        # one of them
 
 A study goes on where it stopped: what stands in benchmarks/studies/<name>.csv with the same parameters is not run
-again, and what stands there with others is replaced. With dvc, a run is a DVC experiment in a folder of its own; where
-dvc is not installed the commands of dvc.yaml are run in their order. The table of a study that chooses a recipe
-(`chooses: true`) has no figure of the test split or of the pool's truth.
+again, and what stands there with others is dropped. With dvc, a run is a DVC experiment of the code as it stands, in a
+folder of its own; where dvc is not installed the commands of dvc.yaml are run in their order. The table of a study that
+chooses a recipe (`chooses: true`) has no figure of the test split or of the pool's truth.
 """
 
 import copy
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from noisy_student.files import read_csv, read_json, write_bytes, write_csv
 
 ROOT = Path(__file__).parent.parent
 STUDIES, RESULTS = ROOT / "benchmarks" / "studies.yaml", ROOT / "benchmarks" / "studies"
+KEYS = ["setting", "seed", "params"]  # what a row of a study is known by
 Run = tuple[pd.DataFrame, dict[str, Any]]  # history.csv and summary.json
 CHOOSING = [  # the columns of history.csv that may choose a recipe
     "iteration",
@@ -63,28 +65,41 @@ def main(argv: list[str] | None = None) -> None:
 def study(name: str, plan: dict[str, Any], run) -> None:
     """Do the runs of a study that are not in its table yet; the table is written anew after each."""
     path = RESULTS / f"{name}.csv"
-    rows = read_csv(path) if path.exists() else pd.DataFrame(columns=["setting", "seed", "params_sha256"])
-    for seed in plan["seeds"]:
-        for setting, changes in plan["settings"].items():
-            base = yaml.safe_load((ROOT / plan["params"]).read_text())
-            params = changed(base, {**plan.get("changes", {}), **(changes or {}), "seed": seed})
-            this = (rows["setting"] == setting) & (rows["seed"] == seed)
-            if (this & (rows["params_sha256"] == fingerprint(params))).any():
-                continue
-            print(f"study {name}: {setting}, seed {seed}", flush=True)
-            history, summary = run(f"study-{name}-{setting}-{seed}", params)
-            found = _rows(history, summary, plan.get("chooses", False))
-            found.insert(0, "setting", setting)
-            found.insert(1, "seed", seed)
-            found.insert(2, "params_sha256", fingerprint(params))
-            rows = pd.concat([rows[~this], found], ignore_index=True)
-            write_csv(path, rows)
-            write_bytes(path.with_suffix(".md"), markdown(name, plan, rows).encode())
+    wanted = {
+        (setting, seed): changed(
+            yaml.safe_load((ROOT / plan["params"]).read_text()),
+            {**plan.get("changes", {}), **(changes or {}), "seed": seed},
+        )
+        for seed in plan["seeds"]
+        for setting, changes in plan["settings"].items()
+    }
+    tables = _done(path, wanted)
+    for (setting, seed), params in wanted.items():
+        if (setting, seed) in tables:
+            continue
+        print(f"study {name}: {setting}, seed {seed}", flush=True)
+        history, summary = run(f"study-{name}-{setting}-{seed}", params)
+        tables[setting, seed] = _rows(history, summary, plan.get("chooses", False)).assign(
+            setting=setting, seed=seed, params=fingerprint(params)
+        )
+        rows = pd.concat([tables[run] for run in wanted if run in tables], ignore_index=True)
+        write_csv(path, rows[[*KEYS, *rows.columns.drop(KEYS)]])
+        write_bytes(path.with_suffix(".md"), markdown(name, plan, rows).encode())
 
 
 def fingerprint(params: dict[str, Any]) -> str:
-    """Twelve hex digits that stand for all of `params`, in whatever order its keys are written."""
-    return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:12]
+    """A name for all of `params`, in whatever order its keys are written."""
+    return "sha256:" + hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _done(path: Path, wanted: dict[tuple[str, int], dict[str, Any]]) -> dict[tuple[str, int], pd.DataFrame]:
+    """The rows of each run that stands in the table at `path` with the parameters that are wanted of it."""
+    rows = read_csv(path) if path.exists() else pd.DataFrame(columns=KEYS)
+    if not set(KEYS) <= set(rows):
+        raise Refusal(f"{path} has no columns {', '.join(KEYS)}, so it is no study's table; remove it")
+    groups = {(setting, seed, params): group for (setting, seed, params), group in rows.groupby(KEYS, sort=False)}
+    found = {run: groups.get((*run, fingerprint(params))) for run, params in wanted.items()}
+    return {run: group for run, group in found.items() if group is not None}
 
 
 def changed(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -113,8 +128,9 @@ def run_with_dvc(name: str, params: dict[str, Any]) -> Run:
         if here.get(key, ...) != value
     ]
     sets += [f"~{key}" for key in removed(base, params)]
-    subprocess.run(["dvc", "exp", "remove", name], cwd=ROOT, capture_output=True, check=False)
-    command = ["dvc", "exp", "run", "--temp", "--name", name]
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "exp", "remove", name], cwd=ROOT, capture_output=True, check=False)
+    command = [*dvc, "exp", "run", "--temp", "--name", name]
     finish([*command, *(part for each in sets for part in ("--set-param", each))], ROOT)
     with tempfile.TemporaryDirectory() as folder:
         for file in ("history.csv", "summary.json"):
@@ -138,8 +154,9 @@ def run_without_dvc(name: str, params: dict[str, Any]) -> Run:
 
 def finish(command: list[str], folder: Path) -> None:
     """Run a command that says itself what goes wrong. Raises `Refusal` when it fails."""
-    if subprocess.run(command, cwd=folder, check=False).returncode:
-        raise Refusal(f"`{' '.join(command[:4])} …` failed, as it says above; mend it and run the study again")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # of the `python` in dvc.yaml
+    if subprocess.run(command, cwd=folder, env={**os.environ, "PATH": path}, check=False).returncode:
+        raise Refusal(f"`{' '.join(command[1:6])} …` failed, as it says above; mend it and run the study again")
 
 
 def removed(base: dict[str, Any], params: dict[str, Any], prefix: str = "") -> list[str]:

@@ -4,6 +4,7 @@ A type stands in the room that uses it, so that a change to one section's type r
 """
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -26,7 +27,8 @@ S = TypeVar("S", bound=Section)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """The safe loader, which refuses a key written twice: YAML would let the last one win in silence."""
+    """The safe loader, which refuses a key written twice, where YAML would let the last one win in silence, and reads
+    1e-3 and 5e-05 as numbers: DVC writes YAML 1.2, in which they are, and PyYAML reads 1.1, in which they are text."""
 
     def construct_mapping(self, node, deep=False):
         seen = set()
@@ -36,6 +38,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+"), list("-+.0123456789")
+)
 
 
 class Params:

@@ -14,7 +14,7 @@ class Refusal(Exception):
 
 
 def exits_with_a_sentence(main: Callable[..., None]) -> Callable[..., None]:
-    """Let a command's `main` end with exit status 1 and the refusal's sentence on standard error."""
+    """Let a command's `main` end with exit status 1 and one sentence on standard error when it is refused something."""
 
     @wraps(main)
     def guarded(*args, **kwargs) -> None:
@@ -22,6 +22,13 @@ def exits_with_a_sentence(main: Callable[..., None]) -> Callable[..., None]:
             main(*args, **kwargs)
         except Refusal as refusal:
             print(f"error: {refusal}", file=sys.stderr)
+            sys.exit(1)
+        except OSError as error:
+            where = f" {error.filename}" if error.filename else ""
+            print(
+                f"error: the machine refuses{where}: {error.strerror or error}; mend that and run again",
+                file=sys.stderr,
+            )
             sys.exit(1)
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)

@@ -50,11 +50,15 @@ class History:
 def single(results: Path, model: Path, teacher: str | None) -> History:
     """The history of one iteration alone, out of the folder of its `results` and of its `model`."""
     result = read_json(results / "results.json")
-    iteration = result["iteration"]
+    iteration = result["name"]
     curve = read_csv(model / "curve.csv")
     curve.insert(0, "iteration", iteration)
     predictions = read_predictions(results).rename(columns={"predicted": iteration})
-    return History(pd.DataFrame([{**result, "teacher": teacher}]).reindex(columns=COLUMNS), curve, predictions)
+    return History(
+        pd.DataFrame([{**result, "iteration": iteration, "teacher": teacher}]).reindex(columns=COLUMNS),
+        curve,
+        predictions,
+    )
 
 
 def read_history(folder: Path) -> History:

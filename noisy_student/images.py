@@ -64,7 +64,6 @@ class Selection:
 class Split:
     """A split as it is on the disk; pixels are read when they are asked for."""
 
-    folder: Path
     classes: list[str]  # names, in the order of the labels
     image_size: tuple[int, int]  # height and width, pixels
     channels: int
@@ -139,9 +138,7 @@ def read_split(folder: Path) -> Split:
     if labels is not None and not ((labels >= 0) & (labels < len(description.classes))).all():
         raise Refusal(f"{folder / INDEX} has labels outside 0 to {len(description.classes) - 1}; {REMEDY}")
     height, width = description.image_size
-    return Split(
-        folder, description.classes, (height, width), description.channels, index["id"].to_numpy(str), labels, shards
-    )
+    return Split(description.classes, (height, width), description.channels, index["id"].to_numpy(str), labels, shards)
 
 
 def write_truth(path: Path, ids: Iterable[str], labels: np.ndarray) -> None:

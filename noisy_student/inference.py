@@ -17,7 +17,7 @@ from noisy_student.files import REMEDY
 from noisy_student.images import Split
 from noisy_student.models import build
 from noisy_student.progress import Meter, meter
-from noisy_student.runtime import RuntimeParams, autocast
+from noisy_student.runtime import RuntimeParams, autocast, explained
 
 BATCH = 512  # images in a forward pass; the logits do not depend on it
 
@@ -86,6 +86,6 @@ def predict(
 
 def predict_split(classifier: Classifier, split: Split, runtime: RuntimeParams, title: str) -> Iterator[np.ndarray]:
     """Noiseless logits of `split`, an array float32 (n,K) for each of its shards."""
-    with meter(title, len(split)) as progress:
+    with meter(title, len(split)) as progress, explained("take a smaller model"):
         for shard in split.shards:
             yield predict(classifier, shard, runtime, progress)

@@ -68,8 +68,8 @@ def check_name(name: str) -> None:
 def check_rates(name: str, dropout: float, stochastic_depth: float) -> None:
     """Raise `Refusal` for an unknown name, a rate outside [0, 1), or a rate above 0 that the model has no place for.
 
-    A library may accept a rate and not use it, so this compares the random draws of a forward pass with the rate and
-    without. It trains and computes nothing: the passes are on the meta device.
+    A library may accept a rate and not use it, so for its models this compares the random draws of a forward pass with
+    the rate and without. It trains and computes nothing: the passes are on the meta device.
     """
     check_name(name)
     for noise, rates in (("dropout", (dropout, 0.0)), ("stochastic depth", (0.0, stochastic_depth))):
@@ -80,10 +80,10 @@ def check_rates(name: str, dropout: float, stochastic_depth: float) -> None:
             raise Refusal(f"the model {name} has no place for {noise}; set its rate to 0 or take another model")
 
 
-def summary(model: Any, channels: int, image_size: tuple[int, int]) -> dict[str, int]:
+def size_and_cost(model: Any, channels: int, image_size: tuple[int, int]) -> dict[str, int]:
     """Size and cost of a model of `build` for images of that many channels and that size (H,W).
 
-    `parameters`: trainable numbers. `flops`: multiply-adds of one image's forward pass, in convolutions and matrix
+    `parameters`: trainable numbers. `multiply_adds`: of one image's forward pass, in convolutions and matrix
     products. `smallest_image_size`: pixels a side of the smallest square image that it takes without enlarging it.
     """
     from torch.utils.flop_counter import FlopCounterMode
@@ -92,7 +92,7 @@ def summary(model: Any, channels: int, image_size: tuple[int, int]) -> dict[str,
         images = len(_meta_forward(model, channels, image_size))
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        "flops": counter.get_total_flops() // 2 // images,  # it counts a multiply-add as two operations
+        "multiply_adds": counter.get_total_flops() // 2 // images,  # it counts a multiply-add as two operations
         "smallest_image_size": model.smallest_image_size,
     }
 

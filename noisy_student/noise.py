@@ -1,4 +1,4 @@
-"""Noise: what a student's images and layers go through, and a teacher's never do (Xie et al. 2019, section 2).
+"""Noise: what images and layers go through in training, and never while a teacher labels (Xie et al. 2019, section 2).
 
 All random numbers of a batch are drawn first, on the CPU, from one generator: a few numbers an image, which say
 everything. Then they are applied to the whole batch on its device. So a rank can apply its rows of the global draw,

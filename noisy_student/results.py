@@ -20,7 +20,7 @@ def evaluation(logits: np.ndarray, labels: np.ndarray, description: dict[str, An
     low, high = metrics.accuracy_interval(accuracy, len(labels))
     by_class = metrics.accuracy_by_class(predicted, labels, len(description["classes"]))
     return {
-        "iteration": description["name"],
+        "name": description["name"],
         "model": description["model"],
         "parameters": description["parameters"],
         "test_images": len(labels),

@@ -1,6 +1,8 @@
 """How a stage runs: device, precision, threads, determinism, and torch's own generators."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -9,6 +11,8 @@ from pydantic import Field
 from noisy_student.config import Section
 from noisy_student.errors import Refusal
 from noisy_student.randomness import generator
+
+NOT_DETERMINISTIC = "does not have a deterministic implementation"  # torch's words
 
 
 class RuntimeParams(Section):
@@ -36,6 +40,23 @@ def pick_device(params: RuntimeParams) -> torch.device:
     if params.device == "cuda" and not has_gpu:
         raise Refusal("runtime.device is cuda and this machine shows no GPU to torch; set it to auto or cpu")
     return torch.device("cuda" if has_gpu and params.device != "cpu" else "cpu")
+
+
+@contextmanager
+def explained(remedy: str) -> Iterator[None]:
+    """Turn what a GPU cannot do, in the block, into a `Refusal`: too little memory, whose `remedy` is given, or an
+    operation without a deterministic form."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise Refusal(f"the GPU has too little memory; {remedy}") from None
+    except RuntimeError as error:
+        if NOT_DETERMINISTIC not in str(error):
+            raise
+        operation = str(error).split()[0]
+        raise Refusal(
+            f"{operation} has no deterministic form on a GPU; take another model or set runtime.deterministic to false"
+        ) from None
 
 
 def autocast(params: RuntimeParams, device: torch.device) -> torch.autocast:

@@ -21,7 +21,9 @@ class SplitParams(Section):
     """How many images each split takes."""
 
     test_seed: int = Field(ge=0)  # of the test split alone
-    test: int | None = Field(ge=1)  # images; None: the whole test split that the source comes with
+    test: int | None = Field(
+        ge=2
+    )  # images, for one alone has no interval; None: the whole test split that the source comes with
     labeled_per_class: int = Field(ge=1)  # training labels for each class
     calibration: int = Field(ge=1)  # held-out labels
     validation: int = Field(ge=1)  # held-out labels

@@ -14,9 +14,9 @@ from pydantic import Field
 from noisy_student.config import Section
 from noisy_student.errors import Refusal
 from noisy_student.files import REMEDY, read_array, read_parquet, write_json, write_parquet
-from noisy_student.metrics import nll, softmax
+from noisy_student.metrics import softmax
 
-TABLE = "pseudo_labels.parquet"
+TABLE, COLUMNS = "pseudo_labels.parquet", ["row", "label", "confidence", "copies", "target"]
 TEMPERATURES = np.geomspace(0.05, 20, 400)  # the grid that `fit_temperature` searches
 
 
@@ -66,8 +66,9 @@ def make(
 def balanced_copies(labels: np.ndarray, confidence: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """How often each image is used (n,) so that every class that occurs has equally many.
 
-    That many is the mean over the classes that occur. A larger class keeps its most confident images, a smaller one
-    keeps all and repeats some, evenly and by the generator's choice (Xie et al. 2019, section 3.2, "data balancing").
+    That many is the mean over the classes that occur, rounded up. A larger class keeps its most confident images, a
+    smaller one keeps all and repeats some, evenly and by the generator's choice (Xie et al. 2019, section 3.2, "data
+    balancing").
     """
     copies = np.zeros(len(labels), dtype=np.int64)
     present = np.unique(labels)
@@ -81,9 +82,21 @@ def balanced_copies(labels: np.ndarray, confidence: np.ndarray, generator: np.ra
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature at which `logits` (N,K) explain `labels` (N,) best (Guo et al. 2017, section 4.2)."""
-    losses = [nll(softmax(logits, temperature), labels) for temperature in TEMPERATURES]
-    return float(TEMPERATURES[int(np.argmin(losses))])
+    """The temperature at which `logits` (N,K) explain `labels` (N,) best (Guo et al. 2017, section 4.2).
+
+    A label is taken to be wrong with probability 1 / (N + 2): a teacher that has all N right would else be given
+    boundless confidence (after Platt 1999, section 2.2).
+    """
+    doubt = 1 / (len(labels) + 2)
+    classes = logits.shape[1]
+
+    def loss(temperature: float) -> float:
+        logs = np.log(np.clip(softmax(logits, temperature), 1e-12, None))  # (N,K)
+        right = logs[np.arange(len(labels)), labels]
+        wrong = (logs.sum(axis=1) - right) / max(classes - 1, 1)
+        return float(-((1 - doubt) * right + doubt * wrong).mean())
+
+    return float(TEMPERATURES[int(np.argmin([loss(temperature) for temperature in TEMPERATURES]))])
 
 
 def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
@@ -129,6 +142,8 @@ def save_pseudo_labels(folder: Path, made: PseudoLabels, classes: list[str], tem
 def read_pseudo_labels(folder: Path) -> PseudoLabels:
     """The pseudo-labels that `save_pseudo_labels` wrote. Raises `Refusal` when they cannot be read."""
     table = read_parquet(folder / TABLE).combine_chunks()
+    if table.column_names != COLUMNS:
+        raise Refusal(f"{folder / TABLE} has the columns {', '.join(table.column_names)}; {REMEDY}")
     targets = table["target"].combine_chunks()
     return PseudoLabels(
         rows=table["row"].to_numpy(),

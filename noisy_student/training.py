@@ -21,11 +21,11 @@ from noisy_student.files import write_csv
 from noisy_student.images import Split
 from noisy_student.inference import Classifier, new_classifier, predict
 from noisy_student.metrics import accuracy, accuracy_interval, nll, softmax
-from noisy_student.models import summary
+from noisy_student.models import size_and_cost
 from noisy_student.progress import Meter, meter
 from noisy_student.randomness import generator
 from noisy_student.recipes import Recipe, TrainingParams
-from noisy_student.runtime import RuntimeParams, autocast, reseed_torch
+from noisy_student.runtime import RuntimeParams, autocast, explained, reseed_torch
 from noisy_student.targets import one_hot
 
 
@@ -69,7 +69,7 @@ def fit(
     held_out = HeldOut(data.validation.images(), data.validation.labels)
     images = recipe.training.steps * recipe.training.batch_size
     print(f"{name}: {recipe.model}, {images:,} images in {recipe.training.steps:,} steps on {device}", flush=True)
-    with meter(name, images) as progress:
+    with meter(name, images) as progress, explained("raise training.accumulation or lower training.batch_size"):
         averaged, curve = train(
             classifier, recipe, labeled_examples, pool_examples, held_out, runtime, run_seed, progress
         )
@@ -87,7 +87,7 @@ def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
         "image_size": list(labeled.image_size),
         "channels": labeled.channels,
         "normalisation": {"mean": classifier.mean.flatten().tolist(), "std": classifier.std.flatten().tolist()},
-        **summary(classifier.network, labeled.channels, labeled.image_size),
+        **size_and_cost(classifier.network, labeled.channels, labeled.image_size),
         "labels": {"training": len(labeled), "validation": len(data.validation)},
         "validation": {
             "accuracy": last["validation_accuracy"],

@@ -1,7 +1,6 @@
 """What several rooms' tests share: real 8x8 digits and splits of them, a runtime on one thread, a recipe to vary."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +38,6 @@ def make_split(digits) -> Callable[..., Split]:
 
     def make(first: int, last: int, shards: int = 1) -> Split:
         return Split(
-            folder=Path("digits"),
             classes=["zero", "one", "two"],
             image_size=(8, 8),
             channels=1,

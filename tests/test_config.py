@@ -179,6 +179,19 @@ def test_a_command_ends_with_a_sentence_and_no_traceback(capsys):
     assert capsys.readouterr().err == "error: the pool is empty; fill it\n"
 
 
+def test_a_command_that_the_machine_refuses_something_says_what(tmp_path, capsys):
+    @exits_with_a_sentence
+    def main() -> None:
+        (tmp_path / "not there" / "file").write_text("x")
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the machine refuses {tmp_path}/not there/file: No such file or directory; ")
+    assert said.count("\n") == 1
+
+
 def test_a_command_lets_pass_what_is_no_refusal():
     @exits_with_a_sentence
     def main(fails: bool) -> None:
@@ -200,3 +213,16 @@ def test_dvc_can_take_out_the_last_item_of_a_section(section, tmp_path):
             values[section].clear()
             values["seed"] = 1
         assert Params(path).values[section] == {}
+
+
+@pytest.mark.parametrize(("text", "number"), [("5e-05", 5e-05), ("1e-3", 1e-3), ("-2E+2", -200.0), (".5e1", 5.0)])
+def test_numbers_that_yaml_1_1_takes_for_text_are_numbers(tmp_path, text, number):
+    assert Params(params_file(tmp_path, f"rate: {text}")).section("rate", float) == number
+    assert Params(params_file(tmp_path, f"rate: '{text}'")).values == {"rate": text}
+
+
+def test_a_small_number_that_dvc_writes_is_read(tmp_path):
+    path = params_file(tmp_path, (ROOT / "params.yaml").read_text())
+    with modify_yaml(path) as values:
+        values["training"]["weight_decay"] = 5e-05
+    assert Params(path).section("training", TrainingParams).weight_decay == 5e-05

@@ -96,6 +96,7 @@ def stages_run(output: str) -> list[str]:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
     made = Project(tmp_path_factory.mktemp("dvc") / "project")
+    made.plan = made.run(sys.executable, "-m", "commands.plan")
     made.first_run = made.repro()
     made.commit()
     return made
@@ -120,6 +121,13 @@ def test_every_stage_runs_once_and_leaves_the_summary(project):
     assert history["kept_fraction"].tolist()[1:] == [1.0, 1.0]
     assert (history["training_labels"] == 20).all()
     assert (history["held_out_labels"] == 40).all()
+
+
+def test_the_plan_names_the_models_that_will_be_trained_and_counts_the_other_stages(project):
+    for trained in ("train_teacher", "train_student@iter1", "train_student@iter2", "train_control@same_size"):
+        assert trained in project.plan
+    assert "and 12 quick stages; about" in project.plan  # without the check, which a change of params.yaml reruns
+    assert project.run(sys.executable, "-m", "commands.plan") == ""
 
 
 def test_a_second_run_has_nothing_to_do(project):

@@ -1,10 +1,10 @@
 """The imports of the house run down: read from the code, so that no run is needed to see a wrong one."""
 
-import ast
 import sys
 from pathlib import Path
 
 import pytest
+from imports import imported
 
 ROOT = Path(__file__).parents[1]
 LEVELS = [  # from the ground up; a room imports rooms of lower levels only
@@ -18,18 +18,6 @@ LEVELS = [  # from the ground up; a room imports rooms of lower levels only
 LEVEL = {room: height for height, rooms in enumerate(LEVELS) for room in rooms}
 ROOMS = {path.stem: path for path in (ROOT / "noisy_student").glob("*.py") if path.stem != "__init__"}
 STAGES = {path.stem: path for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__"}
-
-
-def imported(source: str, package: str = "") -> set[str]:
-    """The dotted names of all that `source` imports, wherever in it, `from a import b` as a.b."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, [package if node.level else "", node.module]))
-            names |= {f"{base}.{alias.name}" for alias in node.names}
-    return names
 
 
 def inside(package: str, path: Path) -> set[str]:

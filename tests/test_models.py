@@ -231,9 +231,9 @@ def test_no_own_or_replaced_layer_lacks_a_deterministic_backward_pass(name):
 
 def test_summary_of_a_network_counted_by_hand():
     image, width, classes = 28 * 28, 32, 10
-    assert models.summary(build("mlp_32"), 1, (28, 28)) == {
+    assert models.size_and_cost(build("mlp_32"), 1, (28, 28)) == {
         "parameters": (image + 1) * width + (width + 1) * width + (width + 1) * classes,
-        "flops": image * width + width * width + width * classes,
+        "multiply_adds": image * width + width * width + width * classes,
         "smallest_image_size": 28,
     }
 
@@ -243,7 +243,7 @@ def test_summary_of_a_network_counted_by_hand():
 )
 def test_the_smallest_image_size_is_exact(name, side):
     model = build(name, 3, (8, 8)).eval()
-    assert models.summary(model, 3, (8, 8))["smallest_image_size"] == side
+    assert models.size_and_cost(model, 3, (8, 8))["smallest_image_size"] == side
     bare = model.network if isinstance(model, networks.Enlarging) else model
     assert bare(batch(3, (side, side))).shape == (2, 10)
     if side > 1:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from imports import imported
 
 ROOT = Path(__file__).parent.parent
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -24,14 +25,9 @@ def scripts(stage: dict) -> list[str]:
     return [module.replace(".", "/") + ".py" for module in modules]
 
 
-def imported(file: Path) -> set[str]:
+def project_files(file: Path) -> set[str]:
     """The project's own files that `file` imports, anywhere in it, and the package files above them."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    names = imported(file.read_text(), file.parent.name)
     names |= {parent for name in names for parent in accumulate(name.split("."), "{}.{}".format)}
     paths = {name.replace(".", "/") for name in names}
     return {f"{path}{end}" for path in paths for end in (".py", "/__init__.py") if (ROOT / f"{path}{end}").is_file()}
@@ -43,7 +39,7 @@ def closure(files: list[str]) -> set[str]:
         file = waiting.pop()
         if file not in found:
             found.add(file)
-            waiting += imported(ROOT / file)
+            waiting += project_files(ROOT / file)
     return found
 
 

@@ -60,7 +60,7 @@ def test_an_evaluation_counts_what_is_right():
     labels = np.array([0, 0, 1, 1])
     logits = np.array([[9.0, 0, 0], [0, 9, 0], [0, 9, 0], [0, 9, 0]])
     figures = evaluation(logits, labels, DESCRIPTION)
-    assert (figures["iteration"], figures["model"], figures["parameters"]) == ("iter1", "cnn_4", 1234)
+    assert (figures["name"], figures["model"], figures["parameters"]) == ("iter1", "cnn_4", 1234)
     assert (figures["accuracy"], figures["test_images"], figures["validation_accuracy"]) == (0.75, 4, 0.75)
     assert figures["accuracy_low"] < 0.75 < figures["accuracy_high"]
     assert figures["accuracy_by_class"] == {"zero": 0.5, "one": 1.0, "two": None}

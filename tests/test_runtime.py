@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from noisy_student.errors import Refusal
-from noisy_student.runtime import RuntimeParams, autocast, reseed_torch, setup
+from noisy_student.runtime import RuntimeParams, autocast, explained, reseed_torch, setup
 
 CPU = torch.device("cpu")
 
@@ -46,3 +46,23 @@ def test_the_forward_pass_runs_at_the_precision_asked_for(runtime, precision, dt
     with autocast(params, CPU):
         assert layer(torch.ones(1, 2)).dtype == dtype
     assert layer.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), "too little memory; take less"),
+        (
+            RuntimeError("grid_sampler_2d_backward_cuda does not have a deterministic implementation, but you set ..."),
+            "grid_sampler_2d_backward_cuda has no deterministic form on a GPU; take another model or set",
+        ),
+    ],
+)
+def test_what_a_gpu_cannot_do_is_said_in_a_sentence(raised, said):
+    with pytest.raises(Refusal, match=said), explained("take less"):
+        raise raised
+
+
+def test_other_errors_of_torch_are_left_as_they_are():
+    with pytest.raises(RuntimeError, match="size of tensor"), explained("take less"):
+        torch.ones(2) + torch.ones(3)

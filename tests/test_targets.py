@@ -1,15 +1,17 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from noisy_student.errors import Refusal
-from noisy_student.files import write_array
+from noisy_student.files import write_array, write_parquet
 from noisy_student.metrics import softmax
 from noisy_student.targets import (
+    TEMPERATURES,
     PseudoLabelParams,
     balanced_copies,
     fit_temperature,
@@ -90,6 +92,14 @@ def test_a_planted_temperature_is_found(planted):
     assert fit_temperature(honest * planted, labels) == pytest.approx(planted, rel=0.1)
 
 
+def test_a_teacher_that_has_all_labels_right_is_not_given_boundless_confidence():
+    labels = np.arange(100) % 10
+    temperature = fit_temperature(3.0 * np.eye(10)[labels], labels)
+    assert TEMPERATURES[0] < temperature < 1
+    confidence = softmax(3.0 * np.eye(10)[:1], temperature).max()
+    assert confidence == pytest.approx(101 / 102, abs=0.001)
+
+
 @given(
     labels=arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 4)),
     confidence=arrays(float, 60, elements=st.floats(0, 1)),
@@ -143,6 +153,12 @@ def test_the_report_counts_unique_images_and_copies_apart_and_names_classes_with
         "with_copies_by_class": {"a": 4, "b": 4, "c": 0},
         "classes_without_images": ["c"],
     }
+
+
+def test_a_table_of_other_columns_is_no_pseudo_labels(tmp_path):
+    write_parquet(tmp_path / "pseudo_labels.parquet", pa.table({"row": [0], "label": [1]}))
+    with pytest.raises(Refusal, match="has the columns row, label; run `dvc repro`"):
+        read_pseudo_labels(tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 and no more"])
