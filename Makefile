@@ -5,7 +5,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-slow lint study lock
+.PHONY: repro test test-slow lint study bench bench-check lock
 
 repro: $(INSTALLED)
 	@python -m commands.plan
@@ -25,6 +25,12 @@ lint: $(INSTALLED)
 
 study: $(INSTALLED)
 	python -m benchmarks.study $(STUDY)
+
+bench: $(INSTALLED)
+	python -m benchmarks.speed
+
+bench-check: $(INSTALLED)
+	python -m benchmarks.speed --check
 
 lock: $(INSTALLED)
 	pip-compile --quiet --strip-extras --extra dev --no-emit-find-links --no-emit-index-url --output-file requirements.lock pyproject.toml

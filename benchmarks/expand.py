@@ -10,10 +10,21 @@ def commands(pipeline: dict[str, Any], params: dict[str, Any]) -> list[tuple[str
 
     `pipeline` is the parsed dvc.yaml. Of its templating `foreach` over a dict and `${...}` are understood, no more.
     """
-    stages = dict(_stages(pipeline["stages"], params))
-    makers = {out: name for name, stage in stages.items() for out in _outs(stage)}
+    stages = expanded(pipeline, params)
+    makers = {out: name for name, stage in stages.items() for out in written(stage)}
     order = TopologicalSorter({name: _makers_of(stage["deps"], makers) for name, stage in stages.items()})
     return [(name, _lines(stages[name]["cmd"])) for name in order.static_order()]
+
+
+def expanded(pipeline: dict[str, Any], params: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each stage by its name, its placeholders filled in."""
+    return dict(_stages(pipeline["stages"], params))
+
+
+def written(stage: dict[str, Any]) -> list[str]:
+    """What an expanded `stage` writes."""
+    entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
 
 
 def _stages(stages: dict[str, Any], params: dict[str, Any]):
@@ -40,11 +51,6 @@ def _lookup(context: Any, dotted: str) -> Any:
     for key in dotted.split("."):
         context = context[key]
     return context
-
-
-def _outs(stage: dict[str, Any]) -> list[str]:
-    entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
-    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
 
 
 def _makers_of(deps: list[str], makers: dict[str, str]) -> set[str]:

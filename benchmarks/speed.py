@@ -1,0 +1,203 @@
+"""How near the stages come to what this machine can do: python -m benchmarks.speed
+
+Each line is work of the project and its limit, run in turn in processes of their own, ROUNDS times. The ratio is the
+median of own speed over the limit's, so that 1 means that nothing but the model costs; a busy machine slows both.
+
+    training   the training loop, with noise, pool and EMA, against the same net's step on a batch that never changes
+    labeling   reading a split, the logits, writing them, against the forward pass on a batch that never changes
+    noise      the input noise of a student's batch against a copy of the batch
+    prepare    the stage against loading its source
+    startup    a training stage up to the end of its only step against `import torch`
+    noop       `dvc repro` with nothing to do against the same DAG with empty commands and no code
+
+Written to benchmarks/speed.json. `--check` compares with what stands there and fails when a ratio fell by a tenth.
+"""
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.expand import expanded, written
+from noisy_student.errors import Refusal, exits_with_a_sentence
+from noisy_student.files import read_json, write_json
+
+ROOT = Path(__file__).parent.parent
+SPEED = ROOT / "benchmarks" / "speed.json"
+ROUNDS, TOLERANCE = 5, 0.9
+MODELS = {"cnn_16": (28, 1), "cnn_24": (28, 1), "wrn_16_2": (32, 3)}  # pixels a side and channels
+LOADING = """
+from noisy_student.config import Params
+from noisy_student.sources import DataParams, load
+load(Params().section("data", DataParams))
+"""
+
+
+class Measured(NamedTuple):
+    """One run of a process."""
+
+    speed: float  # images a second, or runs a second
+    peak_mb: float  # resident memory, in 10^6 bytes
+    output: str
+
+
+@exits_with_a_sentence
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="fail when a ratio is a tenth below the one in speed.json")
+    args = parser.parse_args(argv)
+    before = read_json(SPEED) if args.check else []
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [compared(*line) for line in lines(Path(folder))]
+    show(rows)
+    if args.check:
+        refuse_slower(rows, before)
+    else:
+        write_json(SPEED, rows)
+
+
+def lines(folder: Path) -> list[tuple[str, str | None, Callable[[], Measured], Callable[[], Measured]]]:
+    """Work, model, how the work is measured, how its limit is. What is written goes to the empty `folder`."""
+    found: list[Any] = []
+    for kind in ("training", "labeling", "noise"):
+        for model, (side, channels) in MODELS.items():
+            probe = (kind, model, str(side), str(channels))
+            found.append((kind, model, partial(rate, "work", *probe), partial(rate, "limits", *probe)))
+    stages, empty = prepared(folder / "stages"), empty_pipeline(folder / "empty")
+    repro = (sys.executable, "-m", "dvc", "repro")
+    for kind, here, work, there, limit in (
+        ("prepare", stages, command("prepare"), stages, (sys.executable, "-c", LOADING)),
+        ("startup", stages, command("train_teacher"), stages, (sys.executable, "-c", "import torch")),
+        ("noop", ROOT, repro, empty, repro),
+    ):
+        found.append((kind, None, partial(run, here, *work), partial(run, there, *limit)))
+    return found
+
+
+def compared(
+    kind: str, model: str | None, work: Callable[[], Measured], limit: Callable[[], Measured]
+) -> dict[str, Any]:
+    """The row of `work` and its `limit`, measured in turn."""
+    print(f"{kind} {model or ''}", flush=True)
+    rounds = [(work(), limit()) for _ in range(ROUNDS)]
+    counted = kind in ("training", "labeling", "noise")
+    return {
+        "work": kind,
+        "model": model,
+        "ratio": round(statistics.median(own.speed / best.speed for own, best in rounds), 3),
+        "images_per_second": round(statistics.median(own.speed for own, _ in rounds)) if counted else None,
+        "seconds": None if counted else round(statistics.median(1 / own.speed for own, _ in rounds), 2),
+        "peak_mb": round(max(own.peak_mb for own, _ in rounds)),
+        "hardware": f"{processor()}, {os.cpu_count()} cores",
+    }
+
+
+def rate(module: str, *probe: str) -> Measured:
+    """A run of benchmarks/work.py or benchmarks/limits.py, its speed in images a second."""
+    done = run(ROOT, sys.executable, "-m", f"benchmarks.{module}", *probe)
+    return done._replace(speed=json.loads(done.output.splitlines()[-1])["images_per_second"])
+
+
+def run(folder: Path, *line: str) -> Measured:
+    """Run a command line in `folder`. Raises `Refusal` with the end of what it said when it fails."""
+    started = time.perf_counter()
+    process = subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output = process.stdout.read() if process.stdout else ""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise Refusal(f"`{' '.join(line[1:5])}` failed: {output.strip().splitlines()[-1]}")
+    return Measured(1 / (time.perf_counter() - started), usage.ru_maxrss * 1024 / 1e6, output)
+
+
+def command(stage: str) -> list[str]:
+    """The command line of a stage with one command."""
+    cmd = expanded(*pipeline())[stage]["cmd"]
+    return [sys.executable, *cmd.split()[1:]]
+
+
+def pipeline() -> tuple[dict[str, Any], dict[str, Any]]:
+    """dvc.yaml and params.yaml."""
+    return tuple(yaml.safe_load((ROOT / name).read_text()) for name in ("dvc.yaml", "params.yaml"))
+
+
+def prepared(folder: Path) -> Path:
+    """A copy of the code whose teacher trains for one step, with what it reads."""
+    for package in ("noisy_student", "stages"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    params = pipeline()[1]
+    params["teacher"]["training"] = {"steps": 1, "validations": 1}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    run(folder, *command("prepare"))
+    return folder
+
+
+def empty_pipeline(folder: Path) -> Path:
+    """A repository of its own with the same DAG, whose stages depend on each other's outputs alone and do nothing."""
+    stages = {}
+    for name, stage in expanded(*pipeline()).items():
+        outs = written(stage)
+        made = " && ".join(f"mkdir -p {Path(out).parent} && echo {name} > {out}" for out in outs)
+        deps = [dep for dep in stage["deps"] if not dep.endswith(".py") and dep != "metrics/controls"]
+        stages[name.replace("@", "-")] = {"cmd": made, "deps": deps, "outs": outs}
+    folder.mkdir()
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    for line in (
+        ("git", "init", "-q"),
+        (sys.executable, "-m", "dvc", "init", "-q"),
+        (sys.executable, "-m", "dvc", "repro"),
+    ):
+        run(folder, *line)
+    return folder
+
+
+def processor() -> str:
+    """The processor's name."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return names[0] if names else platform.machine()
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print the table."""
+    table = Table(title=f"Own speed over the machine's limit, {rows[0]['hardware']}", title_justify="left")
+    for column in ("work", "model", "ratio", "images/s", "seconds", "peak MB"):
+        table.add_column(column, justify="left" if column in ("work", "model") else "right")
+    for row in rows:
+        rate = f"{row['images_per_second']:,}" if row["images_per_second"] else ""
+        seconds = f"{row['seconds']:.2f}" if row["seconds"] else ""
+        table.add_row(row["work"], row["model"] or "", f"{row['ratio']:.3f}", rate, seconds, f"{row['peak_mb']:,}")
+    Console().print(table)
+
+
+def refuse_slower(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
+    """Raise `Refusal` when a ratio is a tenth below that of the same work `before`."""
+    then = {(row["work"], row["model"]): row["ratio"] for row in before}
+    for row in rows:
+        old = then.get((row["work"], row["model"]), 0)
+        if row["ratio"] < TOLERANCE * old:
+            name = " ".join(filter(None, (row["work"], row["model"])))
+            raise Refusal(
+                f"{name} fell from {old} of its limit to {row['ratio']}; mend it, or measure again if others ran"
+            )
+
+
+if __name__ == "__main__":
+    main()
