@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from noisy_student import models
 
-CLASSES, THREADS, SECONDS = 10, 2, 5.0
+CLASSES, THREADS, SECONDS = 10, 2, 3.0
 BATCH = {"training": 128, "labeling": 512, "noise": 128}
 
 

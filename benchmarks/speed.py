@@ -38,7 +38,7 @@ from noisy_student.files import read_json, write_json
 
 ROOT = Path(__file__).parent.parent
 SPEED = ROOT / "benchmarks" / "speed.json"
-ROUNDS, TOLERANCE = 5, 0.9
+ROUNDS, TOLERANCE = 3, 0.9
 MODELS = {"cnn_16": (28, 1), "cnn_24": (28, 1), "wrn_16_2": (32, 3)}  # pixels a side and channels
 LOADING = """
 from noisy_student.config import Params

@@ -29,7 +29,7 @@ from noisy_student.runtime import setup
 from noisy_student.targets import one_hot
 from noisy_student.training import HeldOut, train
 
-CLASSES, SECONDS = 10, 5.0
+CLASSES, SECONDS = 10, 3.0
 
 
 def main(kind: str, model: str, side: str, channels: str) -> None:
