@@ -21,10 +21,10 @@ from noisy_student.models import build
 from noisy_student.pipeline import check, refuse_orphans
 from noisy_student.progress import Meter
 from noisy_student.recipes import Recipe
-from noisy_student.runtime import RuntimeParams, setup
+from noisy_student.runtime import RuntimeParams, explained, setup
 from noisy_student.sources import SIZES
 from noisy_student.targets import one_hot
-from noisy_student.training import HeldOut, train
+from noisy_student.training import SMALLER_BATCH, HeldOut, train
 
 TRAINERS = ("train_teacher", "train_student@", "train_control@")
 START_SECONDS = 3.0  # about what a stage takes to start
@@ -85,12 +85,14 @@ def forecast(recipe: Recipe, source: str, runtime: RuntimeParams, device: torch.
     images = np.zeros((recipe.training.batch_size, height, width, channels), dtype=np.uint8)
     labels = np.arange(len(images)) % classes
     made_up = examples(images, one_hot(labels, classes), device)
+    meter = Meter("forecast", 1, None)
     for steps in (1, 3):  # the first one warms up
         few = recipe.model_copy(
             update={"training": recipe.training.model_copy(update={"steps": steps, "validations": 1})}
         )
         started = time.monotonic()
-        train(classifier, few, made_up, None, HeldOut(images[:1], labels[:1]), runtime, 0, Meter("forecast", 1, None))
+        with explained(SMALLER_BATCH):
+            train(classifier, few, made_up, None, HeldOut(images[:1], labels[:1]), runtime, 0, meter)
     return (time.monotonic() - started) / steps * recipe.training.steps
 
 

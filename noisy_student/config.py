@@ -106,8 +106,15 @@ def _sentence(error: ValidationError, kind: Any, name: str) -> str:
     message = first["msg"]
     for prefix in ("Value error, ", "Input ", "should ", "be "):
         message = message.removeprefix(prefix)
-    was = repr(first["input"])
+    was = _shown(first["input"])
     return f"{key} was {was if len(was) < 80 else was[:77] + '...'}; it must be {message}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python prints no whole number of more than some thousand digits
+        return "a number of thousands of digits"
 
 
 def _nearest(loc: tuple, kind: Any) -> str:

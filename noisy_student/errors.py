@@ -30,6 +30,9 @@ def exits_with_a_sentence(main: Callable[..., None]) -> Callable[..., None]:
                 file=sys.stderr,
             )
             sys.exit(1)
+        except MemoryError:
+            print("error: the machine has too little memory for this; ask for fewer or smaller images", file=sys.stderr)
+            sys.exit(1)
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             sys.exit(130)

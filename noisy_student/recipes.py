@@ -11,11 +11,11 @@ from noisy_student.noise import NoiseParams
 class TrainingParams(Section):
     """One training run of `steps` batches."""
 
-    steps: int = Field(ge=1)  # optimiser steps
-    batch_size: int = Field(ge=1)  # images a step, labeled and pool together
-    pool_ratio: float = Field(ge=0)  # pool images for each labeled image of a batch
-    pool_weight: float = Field(ge=0)  # weight of the pool's mean loss beside the labeled images'
-    accumulation: int = Field(ge=1)  # parts that a batch is cut into, to save memory
+    steps: int = Field(ge=1, le=10**8)  # optimiser steps
+    batch_size: int = Field(ge=2, le=2**16)  # images a step, labeled and pool together
+    pool_ratio: float = Field(gt=0)  # pool images for each labeled image of a batch
+    pool_weight: float = Field(gt=0)  # weight of the pool's mean loss beside the labeled images'
+    accumulation: int = Field(ge=1, le=2**15)  # parts that a batch is cut into, to save memory
     optimizer: Literal["sgd", "adamw"]  # Nesterov momentum, or AdamW
     learning_rate: float = Field(gt=0)  # the highest, at the end of the warm-up
     warmup: float = Field(ge=0, lt=1)  # fraction of the steps in which the rate rises to it; a cosine to 0 follows
@@ -23,7 +23,7 @@ class TrainingParams(Section):
     weight_decay: float = Field(ge=0)  # of weights with two or more dimensions
     label_smoothing: float = Field(ge=0, lt=1)  # of the true labels
     ema_decay: float = Field(ge=0, lt=1)  # of the averaged weights that are kept as the model, 0: the last weights
-    validations: int = Field(ge=1)  # points of the learning curve
+    validations: int = Field(ge=1, le=10**4)  # points of the learning curve
 
     @model_validator(mode="after")
     def _batches_can_be_cut(self) -> "TrainingParams":
@@ -33,6 +33,12 @@ class TrainingParams(Section):
             )
         if labeled_in_batch(self) < 1:
             raise ValueError(f"should leave labeled images in a batch: pool_ratio {self.pool_ratio} is too high for it")
+        if labeled_in_batch(self) == self.batch_size:
+            raise ValueError(f"should leave pool images in a batch: pool_ratio {self.pool_ratio} is too low for it")
+        if self.batch_size // self.accumulation < 2:
+            raise ValueError(
+                f"should leave two images in each part of a batch: accumulation {self.accumulation} is high"
+            )
         return self
 
 

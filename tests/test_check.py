@@ -62,6 +62,17 @@ def test_every_shipped_configuration_is_accepted(path):
         ("training.pool_ratio", -1, "training.pool_ratio was -1"),
         ("training.pool_ratio", 100_000, "pool_ratio"),
         ("training.accumulation", 3, "accumulation"),
+        ("training.accumulation", 128, "two images in each part"),
+        ("training.pool_ratio", 0, "training.pool_ratio was 0"),
+        ("training.pool_ratio", 0.001, "pool images in a batch"),
+        ("training.pool_weight", 0, "training.pool_weight was 0"),
+        ("training.steps", 10**13, "training.steps was 10000000000000"),
+        ("training.validations", 10**12, "training.validations was 1000000000000"),
+        ("training.batch_size", 10**400, "training.batch_size was"),
+        ("data.test", 1, "data.test was 1"),
+        ("data.path", "~nosuchuser/x", "data.path was '~nosuchuser/x'"),
+        ("data.path", "a\0b", "data.path was"),
+        ("noise.flip", True, "noise.flip was True"),
         ("seed", -1, "seed was -1"),
         ("runtime.precision", "float64", "runtime.precision was 'float64'"),
         ("seed", None, "seed is missing"),
@@ -80,6 +91,11 @@ def test_what_cannot_be_run_is_named(tmp_path, key, value, said):
 def test_a_rate_that_the_model_has_no_place_for_is_refused(tmp_path):
     changes = {"iterations.iter1.model": "mlp", "iterations.iter1.noise": {"stochastic_depth": 0.2}}
     assert "iterations.iter1.noise" in refusal(tmp_path, changed(copy.deepcopy(DEFAULTS), changes))
+
+
+def test_a_number_too_long_to_print_is_refused(tmp_path):
+    text = (ROOT / "params.yaml").read_text().replace("  pool: null", f"  pool: 0x{'f' * 5000}")
+    assert "data.pool was a number of thousands of digits" in refusal(tmp_path, text)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +129,9 @@ def test_any_value_in_place_of_another_is_accepted_or_refused_in_one_line(tmp_pa
         section = section[parent]
     section[last] = value
     path.write_text(yaml.safe_dump(params))
-    assert "\n" not in refusal_of(path)
+    said = refusal_of(path)
+    assert "\n" not in said
+    assert not said or key.split(".")[0] in said or last in said
 
 
 def test_the_outputs_of_a_removed_iteration_are_refused_by_name(tmp_path):

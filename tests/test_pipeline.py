@@ -131,10 +131,44 @@ def test_a_dep_or_a_parameter_that_is_taken_out_is_noticed(name):
         assert name == "check" or declared_params(stage) != read_params(stage)
 
 
-def test_no_stage_that_trains_labels_or_chooses_reads_the_test_split_or_the_truth():
-    for name, stage in BODIES.items():
-        guarded = {"data/test", "data/pool_truth.parquet"} & set(stage["deps"])
-        assert not guarded or name in ("evaluate", "evaluate_teacher", "evaluate_control"), name
+READERS = {"evaluate", "evaluate_teacher", "evaluate_control"}  # of the test split and of the pool's truth
+LEARNERS = ["train_teacher", "predict_pool", "pseudo_label", "train_student", "train_control"]
+
+
+def behind(name: str) -> set[str]:
+    """The stage and all that it waits for, whatever iteration their outputs are of."""
+
+    def general(path: str) -> str:
+        return re.sub(r"\$\{[^}]+\}|iter0", "*", path)
+
+    makers = [(general(out), maker) for maker, stage in BODIES.items() for out in entries(stage, "outs", "metrics")]
+    found, waiting = set(), [name]
+    while waiting:
+        stage = waiting.pop()
+        if stage not in found:
+            found.add(stage)
+            deps = {general(dep) for dep in BODIES[stage]["deps"]}
+            waiting += [maker for out, maker in makers if any(out == dep or out.startswith(f"{dep}/") for dep in deps)]
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(BODIES))
+def test_everything_waits_for_the_check(name):
+    assert "check" in behind(name)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_nothing_of_the_test_split_or_the_truth_reaches_what_trains_labels_or_chooses(name):
+    reached = behind(name)
+    assert not reached & (READERS | {"history", "summarize"})
+    for stage in reached:
+        deps = BODIES[stage]["deps"]
+        assert not {"data/test", "data/pool_truth.parquet"} & set(deps)
+        assert not [dep for dep in deps if dep.startswith("metrics/")]  # the data report counts the pool's true classes
+
+
+def test_the_test_split_is_read_by_the_evaluations_alone():
+    assert {stage for stage in BODIES if "data/test" in BODIES[stage]["deps"]} == READERS
 
 
 def test_a_change_to_the_summary_retrains_nothing_and_a_change_to_the_loss_does():

@@ -1,6 +1,7 @@
 import json
 import os
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,6 +111,11 @@ def test_the_same_seed_gives_the_same_bytes_also_in_place_of_another():
     assert contents(run(seed=3, out="again")) == first
 
 
+def test_no_position_in_the_pool_tells_a_class(tmp_path):
+    classes = read_truth(tmp_path / run() / "pool_truth.parquet")  # the source has them one after the other
+    assert (np.diff(classes) != 0).mean() > 0.8
+
+
 def test_another_seed_leaves_the_test_split_alone():
     first, other = contents(run(seed=0)), contents(run(seed=1, out="other"))
     changed = {path.partition(os.sep)[0] for path in first if first[path] != other.get(path)}
@@ -161,7 +167,7 @@ def test_more_labels_than_different_images_are_refused_and_nothing_is_written(ca
     assert not os.path.exists("out")
 
 
-def test_a_failing_disk_leaves_no_half_written_output(tmp_path, monkeypatch):
+def test_a_failing_disk_leaves_no_half_written_output(capsys, monkeypatch):
     real, calls = os.fsync, []
 
     def full_after_eight(descriptor):
@@ -171,9 +177,10 @@ def test_a_failing_disk_leaves_no_half_written_output(tmp_path, monkeypatch):
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", full_after_eight)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(SystemExit):
         run()
+    assert "the machine refuses: no space left" in capsys.readouterr().err
     left = os.listdir("out")
     assert 0 < len(left) < len(OUTPUTS)
     for name in left:
-        assert len(read_split(tmp_path / "out" / name)) > 0
+        assert len(read_split(Path("out") / name)) > 0

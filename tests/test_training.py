@@ -149,7 +149,7 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole(run, make_recipe, mak
     ("noise", "cutout", 0.0), ("noise", "fill", 128), ("noise", "dropout", 0.0),
     ("target", "kind", "hard"), ("target", "calibrate", False), ("target", "threshold", 0.0),
     ("target", "balance", False),
-    ("training", "label_smoothing", 0.0), ("training", "pool_weight", 0.0), ("training", "pool_ratio", 1.0),
+    ("training", "label_smoothing", 0.0), ("training", "pool_weight", 0.5), ("training", "pool_ratio", 1.0),
     ("training", "learning_rate", 0.001), ("training", "optimizer", "sgd"), ("training", "weight_decay", 1.0),
     ("training", "warmup", 0.9), ("training", "momentum", 0.0),
 ], ids=lambda switched: switched[1])  # fmt: skip
