@@ -48,7 +48,7 @@ def batch_parts(
     images, targets = take(labeled, rows)
     targets = smooth(targets, params.label_smoothing)
     weights = torch.full((len(rows),), 1 / len(rows))
-    if pool and pool_count:
+    if pool:
         pool_rows = rows_of_step(pool.order, pool_count, seed, "pool", step)
         pool_images, pool_targets = take(pool, pool_rows)
         images, targets = torch.cat([images, pool_images]), torch.cat([targets, pool_targets])
