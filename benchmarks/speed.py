@@ -60,6 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail when a ratio is a tenth below the one in speed.json")
     args = parser.parse_args(argv)
+    if args.check and not SPEED.exists():
+        raise Refusal(f"there is no {SPEED.name} to compare with; run `make bench` first")
     before = read_json(SPEED) if args.check else []
     with tempfile.TemporaryDirectory() as folder:
         rows = [compared(*line) for line in lines(Path(folder))]
