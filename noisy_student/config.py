@@ -97,7 +97,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _sentence(error: ValidationError, kind: Any, name: str) -> str:
-    first = error.errors()[0]
+    errors = error.errors()
+    # Of a misspelt key two things are true, one unknown and one missing: the first is what a person did.
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     key = ".".join([name, *(str(part) for part in first["loc"])])
     if first["type"] == "extra_forbidden":
         return f"the key {key} is unknown{_nearest(first['loc'], kind)}"

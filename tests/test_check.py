@@ -38,6 +38,11 @@ def test_every_shipped_configuration_is_accepted(path):
     [
         ("trainig", {}, "trainig is unknown"),
         ("training.stepz", 3, "did you mean steps"),
+        (
+            "pseudo_labels",
+            {"kind": "soft", "calibrate": True, "treshold": 0, "balance": True},
+            "did you mean threshold",
+        ),
         ("teacher.noise.magnitud", 3, "did you mean magnitude"),
         ("iterations.iter1.techer", "iter0", "did you mean teacher"),
         ("iterations.iter1.noise", {"magnitud": 3}, "iterations.iter1.noise.magnitud is unknown"),
