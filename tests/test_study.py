@@ -111,7 +111,7 @@ def test_rows_of_other_parameters_are_replaced(results):
 
 
 def test_a_study_that_chooses_shows_nothing_of_the_test_split(results):
-    plan = {**PLAN, "chooses": True, "settings": {"weak": None, "strong": {"noise.magnitude": 28}}}
+    plan = {**PLAN, "chooses": True, "settings": {"weak": {"noise.magnitude": 22}, "strong": {"noise.magnitude": 28}}}
 
     def run(name, params):
         return history([0.9, 0.9 + params["noise"]["magnitude"] / 1000]), {"iteration": "iter1"}
