@@ -10,6 +10,7 @@ Prints images a second as JSON.
 import json
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +28,18 @@ def main(kind: str, model: str, side: str, channels: str) -> None:
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(BATCH[kind], int(channels), int(side), int(side)).contiguous(memory_format=torch.channels_last)
     work = {"training": training, "labeling": labeling, "noise": noise}[kind](network, images)
+    print(json.dumps({"images_per_second": images_per_second(work, len(images))}))
+
+
+def images_per_second(work: Callable[[], object], images: int) -> float:
+    """The rate at which `work`, done again and again for SECONDS, goes through its `images`."""
     for _ in range(3):  # the first ones warm up
         work()
     steps, started = 0, time.perf_counter()
     while time.perf_counter() - started < SECONDS:
         work()
         steps += 1
-    print(json.dumps({"images_per_second": steps * len(images) / (time.perf_counter() - started)}))
+    return steps * images / (time.perf_counter() - started)
 
 
 def training(network: torch.nn.Module, images: torch.Tensor):

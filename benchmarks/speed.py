@@ -40,6 +40,7 @@ ROOT = Path(__file__).parent.parent
 SPEED = ROOT / "benchmarks" / "speed.json"
 ROUNDS, TOLERANCE = 3, 0.9
 MODELS = {"cnn_16": (28, 1), "cnn_24": (28, 1), "wrn_16_2": (32, 3)}  # pixels a side and channels
+COUNTED = {"training": MODELS, "labeling": MODELS, "noise": ("cnn_16", "wrn_16_2")}  # in images; noise sees no model
 LOADING = """
 from noisy_student.config import Params
 from noisy_student.sources import DataParams, load
@@ -75,9 +76,9 @@ def main(argv: list[str] | None = None) -> None:
 def lines(folder: Path) -> list[tuple[str, str | None, Callable[[], Measured], Callable[[], Measured]]]:
     """Work, model, how the work is measured, how its limit is. What is written goes to the empty `folder`."""
     found: list[Any] = []
-    for kind in ("training", "labeling", "noise"):
-        for model, (side, channels) in MODELS.items():
-            probe = (kind, model, str(side), str(channels))
+    for kind, models in COUNTED.items():
+        for model in models:
+            probe = (kind, model, *map(str, MODELS[model]))
             found.append((kind, model, partial(rate, "work", *probe), partial(rate, "limits", *probe)))
     stages, empty = prepared(folder / "stages"), empty_pipeline(folder / "empty")
     repro = (sys.executable, "-m", "dvc", "repro")
@@ -96,7 +97,7 @@ def compared(
     """The row of `work` and its `limit`, measured in turn."""
     print(f"{kind} {model or ''}", flush=True)
     rounds = [(work(), limit()) for _ in range(ROUNDS)]
-    counted = kind in ("training", "labeling", "noise")
+    counted = kind in COUNTED
     return {
         "work": kind,
         "model": model,

@@ -65,11 +65,9 @@ def main(argv: list[str] | None = None) -> None:
 def study(name: str, plan: dict[str, Any], run) -> None:
     """Do the runs of a study that are not in its table yet; the table is written anew after each."""
     path = RESULTS / f"{name}.csv"
+    base = yaml.safe_load((ROOT / plan["params"]).read_text())
     wanted = {
-        (setting, seed): changed(
-            yaml.safe_load((ROOT / plan["params"]).read_text()),
-            {**plan.get("changes", {}), **(changes or {}), "seed": seed},
-        )
+        (setting, seed): changed(copy.deepcopy(base), {**plan.get("changes", {}), **(changes or {}), "seed": seed})
         for seed in plan["seeds"]
         for setting, changes in plan["settings"].items()
     }

@@ -13,7 +13,7 @@ from dvc.repo import Repo
 from rich.console import Console
 from rich.table import Table
 
-from noisy_student.batches import examples
+from noisy_student.batches import Examples, examples
 from noisy_student.config import Params
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.inference import Classifier
@@ -77,23 +77,39 @@ def _to_run() -> list[str]:
 def forecast(recipe: Recipe, source: str, runtime: RuntimeParams, device: torch.device) -> float:
     """About how many seconds the steps of `recipe` take: three of them, measured on made-up images of that size."""
     size = SIZES[source]
-    (height, width, channels), classes = size.shape, len(size.training)
-    network = build(
-        recipe.model, channels, classes, (height, width), recipe.noise.dropout, recipe.noise.stochastic_depth
-    )
-    classifier = Classifier(network, torch.zeros(channels), torch.ones(channels)).to(device)
-    images = np.zeros((recipe.training.batch_size, height, width, channels), dtype=np.uint8)
+    classes = len(size.training)
+    classifier = made_up_classifier(recipe, size.shape, classes, device)
+    images = np.zeros((recipe.training.batch_size, *size.shape), dtype=np.uint8)
     labels = np.arange(len(images)) % classes
-    made_up = examples(images, one_hot(labels, classes), device)
-    meter = Meter("forecast", 1, None)
+    made_up, held_out = examples(images, one_hot(labels, classes), device), HeldOut(images[:1], labels[:1])
     for steps in (1, 3):  # the first one warms up
-        few = recipe.model_copy(
-            update={"training": recipe.training.model_copy(update={"steps": steps, "validations": 1})}
-        )
-        started = time.monotonic()
-        with explained(SMALLER_BATCH):
-            train(classifier, few, made_up, None, HeldOut(images[:1], labels[:1]), runtime, 0, meter)
-    return (time.monotonic() - started) / steps * recipe.training.steps
+        seconds = training_seconds(steps, classifier, recipe, made_up, None, held_out, runtime)
+    return seconds / steps * recipe.training.steps
+
+
+def made_up_classifier(recipe: Recipe, shape: tuple[int, int, int], classes: int, device: torch.device) -> Classifier:
+    """The untrained model of `recipe` for images of `shape` (height, width, channels), whose pixels it takes as are."""
+    height, width, channels = shape
+    rates = (recipe.noise.dropout, recipe.noise.stochastic_depth)
+    network = build(recipe.model, channels, classes, (height, width), *rates)
+    return Classifier(network, torch.zeros(channels), torch.ones(channels)).to(device)
+
+
+def training_seconds(
+    steps: int,
+    classifier: Classifier,
+    recipe: Recipe,
+    labeled: Examples,
+    pool: Examples | None,
+    held_out: HeldOut,
+    runtime: RuntimeParams,
+) -> float:
+    """How many seconds the training loop takes for so many `steps` of `recipe`, with one look at `held_out`."""
+    few = recipe.model_copy(update={"training": recipe.training.model_copy(update={"steps": steps, "validations": 1})})
+    started = time.monotonic()
+    with explained(SMALLER_BATCH):
+        train(classifier, few, labeled, pool, held_out, runtime, 0, Meter("forecast", 1, None))
+    return time.monotonic() - started
 
 
 def clock(seconds: float) -> str:

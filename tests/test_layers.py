@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from imports import imported
+from imports import imported, reachable
 
 ROOT = Path(__file__).parents[1]
 LEVELS = [  # from the ground up; a room imports rooms of lower levels only
@@ -28,12 +28,7 @@ def inside(package: str, path: Path) -> set[str]:
 
 def reached(room: str) -> set[str]:
     """All rooms that a chain of imports leads to from `room`, itself among them."""
-    found, waiting = set(), [room]
-    while waiting:
-        if (at := waiting.pop()) not in found:
-            found.add(at)
-            waiting += inside("noisy_student", ROOMS[at])
-    return found
+    return reachable([room], lambda at: inside("noisy_student", ROOMS[at]))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from imports import imported
+from imports import imported, reachable
 
 ROOT = Path(__file__).parent.parent
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -34,13 +34,7 @@ def project_files(file: Path) -> set[str]:
 
 
 def closure(files: list[str]) -> set[str]:
-    found, waiting = set(), list(files)
-    while waiting:
-        file = waiting.pop()
-        if file not in found:
-            found.add(file)
-            waiting += project_files(ROOT / file)
-    return found
+    return reachable(files, lambda file: project_files(ROOT / file))
 
 
 def code_deps(stage: dict) -> set[str]:
@@ -142,14 +136,12 @@ def behind(name: str) -> set[str]:
         return re.sub(r"\$\{[^}]+\}|iter0", "*", path)
 
     makers = [(general(out), maker) for maker, stage in BODIES.items() for out in entries(stage, "outs", "metrics")]
-    found, waiting = set(), [name]
-    while waiting:
-        stage = waiting.pop()
-        if stage not in found:
-            found.add(stage)
-            deps = {general(dep) for dep in BODIES[stage]["deps"]}
-            waiting += [maker for out, maker in makers if any(out == dep or out.startswith(f"{dep}/") for dep in deps)]
-    return found
+
+    def before(stage: str) -> list[str]:
+        deps = {general(dep) for dep in BODIES[stage]["deps"]}
+        return [maker for out, maker in makers if any(out == dep or out.startswith(f"{dep}/") for dep in deps)]
+
+    return reachable([name], before)
 
 
 @pytest.mark.parametrize("name", sorted(BODIES))
