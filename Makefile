@@ -5,7 +5,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-slow lint study bench bench-check lock
+.PHONY: repro test test-slow lint study bench bench-check clean-work lock
 
 repro: $(INSTALLED)
 	@python -m commands.plan
@@ -13,7 +13,7 @@ repro: $(INSTALLED)
 	@python -m commands.table metrics/history.csv metrics/summary.json
 
 test: $(INSTALLED) lint
-	python -m pytest
+	python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: $(INSTALLED)
 	python -m pytest -m slow
@@ -31,6 +31,9 @@ bench: $(INSTALLED)
 
 bench-check: $(INSTALLED)
 	python -m benchmarks.speed --check
+
+clean-work: $(INSTALLED)
+	python -m commands.clean_work
 
 lock: $(INSTALLED)
 	pip-compile --quiet --strip-extras --extra dev --no-emit-find-links --no-emit-index-url --output-file requirements.lock pyproject.toml

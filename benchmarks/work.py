@@ -67,7 +67,7 @@ def labeling(images: np.ndarray, recipe, everything, device: torch.device) -> fl
         teacher = made_up_classifier(recipe, images.shape[1:], CLASSES, device).eval()
 
         def label() -> None:
-            for logits in predict_split(teacher, read_split(folder / "pool"), everything.runtime, "benchmark"):
+            for _, logits in predict_split(teacher, read_split(folder / "pool"), everything.runtime, "benchmark"):
                 write_array(folder / "logits.npy", logits)
 
         return limits.images_per_second(label, len(images))

@@ -54,6 +54,7 @@ class Params:
     def __init__(self, path: Path = PARAMS_FILE):
         self.path = path
         self.values = _read(path)
+        self.asked: dict[str, Any] = {}  # the sections that were asked for, as they stand in the file
 
     def section(self, name: str, kind: Any) -> Any:
         """The value under the dotted `name` (`iterations.iter1`), checked against `kind`, a type or a `Section`.
@@ -66,6 +67,7 @@ class Params:
                 missing = ".".join(name.split(".")[: i + 1])
                 raise Refusal(f"{self.path}: the key {missing} is missing; add it")
             value = value[key]
+        self.asked[name] = value
         return validated(kind, value, name, self.path)
 
 

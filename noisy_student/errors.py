@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 
+from noisy_student.stopping import Stopped, stops_when_asked
+
 
 class Refusal(Exception):
     """One sentence for a person, on one line: what is wrong, where, and what to do about it."""
@@ -14,27 +16,29 @@ class Refusal(Exception):
 
 
 def exits_with_a_sentence(main: Callable[..., None]) -> Callable[..., None]:
-    """Let a command's `main` end with exit status 1 and one sentence on standard error when it is refused something."""
+    """Let a command's `main` end with one sentence on standard error instead of a traceback.
+
+    The exit status is 1 when it is refused something, 128 + the signal's number when a signal stops it.
+    """
 
     @wraps(main)
     def guarded(*args, **kwargs) -> None:
         try:
-            main(*args, **kwargs)
+            with stops_when_asked():
+                main(*args, **kwargs)
         except Refusal as refusal:
-            print(f"error: {refusal}", file=sys.stderr)
-            sys.exit(1)
+            _exit(1, f"error: {refusal}")
         except OSError as error:
             where = f" {error.filename}" if error.filename else ""
-            print(
-                f"error: the machine refuses{where}: {error.strerror or error}; mend that and run again",
-                file=sys.stderr,
-            )
-            sys.exit(1)
+            _exit(1, f"error: the machine refuses{where}: {error.strerror or error}; mend that and run again")
         except MemoryError:
-            print("error: the machine has too little memory for this; ask for fewer or smaller images", file=sys.stderr)
-            sys.exit(1)
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
-            sys.exit(130)
+            _exit(1, "error: the machine has too little memory for this; ask for fewer or smaller images")
+        except Stopped as stopped:
+            _exit(128 + stopped.signal, f"stopped{stopped}")
 
     return guarded
+
+
+def _exit(status: int, sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+    sys.exit(status)

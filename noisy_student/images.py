@@ -8,9 +8,7 @@ The same images give the same bytes. n images in a shard, N in the split, H x W 
 """
 
 import hashlib
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,16 @@ from pydantic import Field
 
 from noisy_student.config import Section, validated
 from noisy_student.errors import Refusal
-from noisy_student.files import REMEDY, read_array, read_json, read_parquet, write_array, write_json, write_parquet
+from noisy_student.files import (
+    REMEDY,
+    read_array,
+    read_json,
+    read_parquet,
+    replacing,
+    write_array,
+    write_json,
+    write_parquet,
+)
 
 DESCRIPTION, INDEX = "split.json", "index.parquet"
 COLUMNS = {"id": pa.string(), "label": pa.int64(), "sha256": pa.string()}
@@ -113,8 +120,10 @@ def write_split(
     each = (shard_bytes - NPY_HEADER) // size
     if each < 1:
         raise Refusal(f"an image of {size:,} bytes is larger than a shard of {folder}; raise data.shard_megabytes")
+    if folder.exists() and not (folder / DESCRIPTION).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Refusal(f"{folder} is there and holds no split; name another folder or remove it")
     shards = []
-    with _replacing(folder) as temporary:
+    with replacing(folder) as temporary:
         for number, start in enumerate(range(0, len(images), each)):
             pixels = np.ascontiguousarray(images[start : start + each])
             shards.append(Shard(file=f"images-{number:05}.npy", images=len(pixels)))
@@ -152,22 +161,6 @@ def read_truth(path: Path) -> np.ndarray:
     if "label" not in table:
         raise Refusal(f"{path} has no column label; {REMEDY}")
     return table["label"].to_numpy(copy=True)
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the place of `folder` if all goes well and is removed if not."""
-    if folder.exists() and not (folder / DESCRIPTION).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Refusal(f"{folder} is there and holds no split; name another folder or remove it")
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-    try:
-        yield temporary
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _read_description(path: Path) -> Description:

@@ -3,7 +3,7 @@
 B images in a batch, N in all, C channels, H x W pixels, K classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,11 @@ def predict(
     return torch.cat(batches).cpu().numpy()
 
 
-def predict_split(classifier: Classifier, split: Split, runtime: RuntimeParams, title: str) -> Iterator[np.ndarray]:
-    """Noiseless logits of `split`, an array float32 (n,K) for each of its shards."""
-    with meter(title, len(split)) as progress, explained("take a smaller model"):
-        for shard in split.shards:
-            yield predict(classifier, shard, runtime, progress)
+def predict_split(
+    classifier: Classifier, split: Split, runtime: RuntimeParams, title: str, done: Container[int] = ()
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Noiseless logits of `split`: the number of each shard that is not `done` yet, and an array float32 (n,K)."""
+    todo = [(number, shard) for number, shard in enumerate(split.shards) if number not in done]
+    with meter(title, sum(len(shard) for _, shard in todo)) as progress, explained("take a smaller model"):
+        for number, shard in todo:
+            yield number, predict(classifier, shard, runtime, progress)

@@ -26,10 +26,15 @@ def accuracy_by_class(predicted: np.ndarray, labels: np.ndarray, classes: int) -
     ]
 
 
-def nll(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log-likelihood, in nats, of `labels` (N,) under `probabilities` (N,K)."""
-    likelihood = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.clip(likelihood, 1e-12, None)).mean())
+def nll(probabilities: np.ndarray, labels: np.ndarray, doubt: float = 0.0) -> float:
+    """Mean negative log-likelihood, in nats, of `labels` (N,) under `probabilities` (N,K).
+
+    With `doubt` a label is taken to be wrong with that probability, every other class being as likely then.
+    """
+    logs = np.log(np.clip(probabilities, 1e-12, None))  # (N,K)
+    right = logs[np.arange(len(labels)), labels]
+    wrong = (logs.sum(axis=1) - right) / max(logs.shape[1] - 1, 1)
+    return float(-((1 - doubt) * right + doubt * wrong).mean())
 
 
 def ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:

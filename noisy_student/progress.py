@@ -17,8 +17,15 @@ class Meter:
     def __init__(self, title: str, total: int, bar: Progress | None):
         self.title, self.total, self.bar = title, total, bar
         self.done, self.started, self.spoke = 0, time.monotonic(), time.monotonic()
+        self.before = 0  # images that an earlier run did
         self.figures: list[str] = []
         self.task = bar.add_task(title, total=total, figures="") if bar else None
+
+    def resume(self, images: int, text: str) -> None:
+        """Count the `images` that an earlier run did, which say nothing of the rate, and print `text`."""
+        self.before = self.done = images
+        self.started = time.monotonic()
+        self.say(text)
 
     def show(self, **figures: float) -> None:
         """Show these `figures` by name, with three decimals, from now on."""
@@ -36,7 +43,7 @@ class Meter:
 
     def rate(self) -> float:
         """Images a second since the start."""
-        return max(self.done, 1) / max(time.monotonic() - self.started, 1e-9)
+        return max(self.done - self.before, 1) / max(time.monotonic() - self.started, 1e-9)
 
     def say(self, text: str) -> None:
         """Print a plain line."""

@@ -3,7 +3,8 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from importlib.metadata import version
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -22,6 +23,13 @@ class RuntimeParams(Section):
     precision: Literal["float32", "bfloat16"]  # of the forward and backward pass; weights stay float32
     threads: int = Field(ge=1, le=1024)  # CPU threads of a stage; another number gives other bytes
     deterministic: bool  # refuse operations whose result differs from run to run on a GPU
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What beside code, parameters and inputs decides the bytes of a result."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    versions = {name: version(name) for name in ("torch", "numpy")}
+    return {"device": device.type, "kind": kind, "processes": 1, **versions}
 
 
 def setup(params: RuntimeParams) -> torch.device:

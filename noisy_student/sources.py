@@ -93,12 +93,11 @@ class DataParams(SplitParams):
     @classmethod
     def _path(cls, path: str | None) -> str | None:
         try:
-            os.fsencode(Path(path or "").expanduser())
+            if b"\0" not in os.fsencode(Path(path or "").expanduser()):
+                return path
         except (RuntimeError, ValueError):
-            raise ValueError("the path of a folder, ~ being the home of a user who is there") from None
-        if path and "\0" in path:
-            raise ValueError("the path of a folder, which has no NUL")
-        return path
+            pass
+        raise ValueError("the path of a folder, without NUL, ~ being the home of a user who is there")
 
     def downloads(self) -> Path:
         """The folder where downloads are kept."""

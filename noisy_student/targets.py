@@ -14,7 +14,7 @@ from pydantic import Field
 from noisy_student.config import Section
 from noisy_student.errors import Refusal
 from noisy_student.files import REMEDY, read_array, read_parquet, write_json, write_parquet
-from noisy_student.metrics import softmax
+from noisy_student.metrics import nll, softmax
 
 TABLE, COLUMNS = "pseudo_labels.parquet", ["row", "label", "confidence", "copies", "target"]
 TEMPERATURES = np.geomspace(0.05, 20, 400)  # the grid that `fit_temperature` searches
@@ -88,15 +88,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     boundless confidence (after Platt 1999, section 2.2).
     """
     doubt = 1 / (len(labels) + 2)
-    classes = logits.shape[1]
-
-    def loss(temperature: float) -> float:
-        logs = np.log(np.clip(softmax(logits, temperature), 1e-12, None))  # (N,K)
-        right = logs[np.arange(len(labels)), labels]
-        wrong = (logs.sum(axis=1) - right) / max(classes - 1, 1)
-        return float(-((1 - doubt) * right + doubt * wrong).mean())
-
-    return float(TEMPERATURES[int(np.argmin([loss(temperature) for temperature in TEMPERATURES]))])
+    losses = [nll(softmax(logits, temperature), labels, doubt) for temperature in TEMPERATURES]
+    return float(TEMPERATURES[int(np.argmin(losses))])
 
 
 def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:

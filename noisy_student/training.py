@@ -3,7 +3,6 @@
 B images in a batch, N in a split, C channels, H x W pixels, K classes.
 """
 
-import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,21 +10,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from noisy_student.batches import Examples, batch_parts, examples
-from noisy_student.checkpoint import save_model
+from noisy_student.checkpoint import Checkpoints, save_model
 from noisy_student.errors import Refusal
 from noisy_student.files import write_csv
 from noisy_student.images import Split
 from noisy_student.inference import Classifier, new_classifier, predict
 from noisy_student.metrics import accuracy, accuracy_interval, nll, softmax
 from noisy_student.models import size_and_cost
+from noisy_student.optimization import set_learning_rate, weighted_cross_entropy
 from noisy_student.progress import Meter, meter
 from noisy_student.randomness import generator
 from noisy_student.recipes import Recipe, TrainingParams
 from noisy_student.runtime import RuntimeParams, autocast, explained, reseed_torch
+from noisy_student.state import State
+from noisy_student.stopping import Stopped, finishes_the_step
 from noisy_student.targets import one_hot
 
 SMALLER_BATCH = "raise training.accumulation or lower training.batch_size"
@@ -59,9 +59,18 @@ class Trained:
 
 
 def fit(
-    name: str, recipe: Recipe, data: TrainingData, runtime: RuntimeParams, device: torch.device, seed: int
+    name: str,
+    recipe: Recipe,
+    data: TrainingData,
+    runtime: RuntimeParams,
+    device: torch.device,
+    seed: int,
+    checkpoints: Path | None = None,
 ) -> Trained:
-    """Train the model called `name` from scratch by `recipe`, on labels alone where `data` has no pool."""
+    """Train the model called `name` from scratch by `recipe`, on labels alone where `data` has no pool.
+
+    The run goes on from the last of its `checkpoints`, a folder, and keeps the next ones there.
+    """
     run_seed = int(generator(seed, f"training of {name}").integers(2**32))
     reseed_torch(run_seed, "initial weights")
     labeled, rates = data.labeled, (recipe.noise.dropout, recipe.noise.stochastic_depth)
@@ -72,8 +81,9 @@ def fit(
     images = recipe.training.steps * recipe.training.batch_size
     print(f"{name}: {recipe.model}, {images:,} images in {recipe.training.steps:,} steps on {device}", flush=True)
     with meter(name, images) as progress, explained(SMALLER_BATCH):
+        saved = Checkpoints(checkpoints) if checkpoints else None
         averaged, curve = train(
-            classifier, recipe, labeled_examples, pool_examples, held_out, runtime, run_seed, progress
+            classifier, recipe, labeled_examples, pool_examples, held_out, runtime, run_seed, progress, saved
         )
     return Trained(name, recipe, averaged, curve)
 
@@ -113,87 +123,47 @@ def train(
     runtime: RuntimeParams,
     seed: int,
     progress: Meter,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[Classifier, list[dict[str, float]]]:
     """Train `classifier` in place by `recipe`; return the classifier with averaged weights and the learning curve.
 
-    Every draw is a function of `seed` and the step alone. A row of the curve has step, loss (the mean since the row
-    before), validation_loss and validation_accuracy (of the averaged weights on `held_out`).
-    Raises `Refusal` when the loss is no longer finite.
+    Every draw is a function of `seed` and the step alone, so that a run that goes on from the last of its `checkpoints`
+    is the run that was never interrupted. A row of the curve has step, loss (the mean since the row before),
+    validation_loss and validation_accuracy (of the averaged weights on `held_out`).
+    Raises `Refusal` when the loss is no longer finite, and `Stopped`, after a checkpoint, when a signal asks for it.
     """
     params = recipe.training
-    optimizer = make_optimizer(classifier, params)
-    average = Average(classifier)
-    losses = torch.zeros(params.steps, device=classifier.mean.device)
     report_after = report_steps(params)
-    curve: list[dict[str, float]] = []
+    state = State.start(classifier, params)
+    if checkpoints and (found := checkpoints.latest()):
+        state.restore(*found)
+        progress.resume(state.step * params.batch_size, f"goes on after step {state.step:,} of {params.steps:,}")
 
-    for step in range(params.steps):
-        set_learning_rate(optimizer, params, step)
-        reseed_torch(seed, "model noise", step)
-        classifier.train()
-        for images, targets, weights in batch_parts(recipe, labeled, pool, seed, step):
-            with autocast(runtime, images.device):
-                logits = classifier(images)
-            loss = weighted_cross_entropy(logits.float(), targets, weights)
-            loss.backward()
-            losses[step] += loss.detach()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.update(params.ema_decay, step)
+    with finishes_the_step() as asked:
+        for step in range(state.step, params.steps):
+            set_learning_rate(state.optimizer, params, step)
+            reseed_torch(seed, "model noise", step)
+            classifier.train()
+            for images, targets, weights in batch_parts(recipe, labeled, pool, seed, step):
+                with autocast(runtime, images.device):
+                    logits = classifier(images)
+                loss = weighted_cross_entropy(logits.float(), targets, weights)
+                loss.backward()
+                state.losses[step] += loss.detach()
+            state.optimizer.step()
+            state.optimizer.zero_grad(set_to_none=True)
+            state.average.update(params.ema_decay, step)
+            state.step = step + 1
 
-        progress.advance(params.batch_size)
-        if step + 1 in report_after:  # the only steps that wait for the device
-            since = int(curve[-1]["step"]) if curve else 0
-            curve.append({"step": step + 1, **look(average.classifier, held_out, runtime, losses[since : step + 1])})
-            progress.show(loss=curve[-1]["loss"], validation_accuracy=curve[-1]["validation_accuracy"])
-    return average.classifier, curve
-
-
-def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """The sum over the images of weight (B,) times cross-entropy of `logits` (B,K) against soft `targets` (B,K)."""
-    return -(weights * (targets * F.log_softmax(logits, dim=1)).sum(dim=1)).sum()
-
-
-def make_optimizer(classifier: Classifier, params: TrainingParams) -> torch.optim.Optimizer:
-    """The optimizer that `params` names; only weights with two or more dimensions decay."""
-    parameters = list(classifier.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": params.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if params.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=params.learning_rate, betas=(params.momentum, 0.999), foreach=True)
-    nesterov = params.momentum > 0
-    return torch.optim.SGD(groups, lr=params.learning_rate, momentum=params.momentum, nesterov=nesterov, foreach=True)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, params: TrainingParams, step: int) -> None:
-    """Set the rate of `step`: a linear warm-up, then a cosine to zero (Loshchilov and Hutter 2017)."""
-    warmup = params.warmup * params.steps
-    if step < warmup:
-        factor = (step + 1) / (warmup + 1)
-    else:
-        factor = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (params.steps - warmup)))
-    for group in optimizer.param_groups:
-        group["lr"] = params.learning_rate * factor
-
-
-class Average:
-    """An exponential moving average of a classifier's weights and statistics (Tarvainen and Valpola 2017)."""
-
-    def __init__(self, classifier: Classifier):
-        self.classifier = copy.deepcopy(classifier).eval()
-        self.means, self.sources = _float_tensors(self.classifier), _float_tensors(classifier)
-
-    @torch.no_grad()
-    def update(self, decay: float, step: int) -> None:
-        """Move towards the classifier by 1 - `decay`, by more in the first steps, where the mean is still the start."""
-        decay = min(decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.means, self.sources, 1 - decay)
-
-
-def _float_tensors(classifier: Classifier) -> list[Tensor]:
-    return [tensor for tensor in classifier.state_dict().values() if tensor.is_floating_point()]  # no copies
+            progress.advance(params.batch_size)
+            if state.step in report_after:  # the only steps that wait for the device
+                look(state, held_out, runtime)
+                progress.show(**{name: state.curve[-1][name] for name in ("loss", "validation_accuracy")})
+            if checkpoints and (asked or checkpoints.due()):  # all of the state, at the end of a step
+                checkpoints.save(state.step, *state.saved())
+            if asked:
+                raise Stopped(asked.signal, f" after step {state.step:,} of {params.steps:,}; run again to go on")
+    return state.average.classifier, state.curve
 
 
 def report_steps(params: TrainingParams) -> set[int]:
@@ -201,14 +171,16 @@ def report_steps(params: TrainingParams) -> set[int]:
     return set(np.linspace(0, params.steps, params.validations + 1).round().astype(int)[1:].tolist())
 
 
-def look(classifier: Classifier, held_out: HeldOut, runtime: RuntimeParams, losses: Tensor) -> dict[str, float]:
-    """A row of the learning curve: the mean of `losses` and the figures on the held-out images.
+def look(state: State, held_out: HeldOut, runtime: RuntimeParams) -> None:
+    """Add a row to the learning curve: the mean loss since the row before and the figures on the held-out images.
 
     Raises `Refusal` when one of them is not finite.
     """
-    probabilities = softmax(predict(classifier, held_out.images, runtime))
+    since = int(state.curve[-1]["step"]) if state.curve else 0
+    probabilities = softmax(predict(state.average.classifier, held_out.images, runtime))
     row = {
-        "loss": float(losses.mean()),
+        "step": state.step,
+        "loss": float(state.losses[since : state.step].mean()),
         "validation_loss": nll(probabilities, held_out.labels),
         "validation_accuracy": accuracy(probabilities.argmax(axis=1), held_out.labels),
     }
@@ -216,4 +188,4 @@ def look(classifier: Classifier, held_out: HeldOut, runtime: RuntimeParams, loss
         if not math.isfinite(row[name]):
             remedy = "lower training.learning_rate or use precision float32"
             raise Refusal(f"the {name.replace('_', ' ')} became {row[name]}; {remedy}")
-    return row
+    state.curve.append(row)

@@ -19,6 +19,7 @@ from noisy_student.inference import load_classifier, predict_split
 from noisy_student.results import evaluation, pseudo_label_figures
 from noisy_student.runtime import RuntimeParams, setup
 from noisy_student.targets import read_pseudo_labels
+from noisy_student.work import guarded
 
 
 @exits_with_a_sentence
@@ -33,20 +34,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    runtime = Params().section("runtime", RuntimeParams)
-    classifier, description = load_classifier(args.model, setup(runtime))
-    test = read_split(args.test)
-    logits = np.concatenate([*predict_split(classifier, test, runtime, f"{description['name']} on the test split")])
-    result = evaluation(logits, test.labels, description)
-    result |= {key: read_json(args.report)[key] for key in ("training_labels", "held_out_labels")}
-    if args.control_of:
-        result |= dict(zip(("kind", "of"), args.control_of, strict=True))
-    if args.pseudo_labels:
-        pseudo_labels = read_pseudo_labels(args.pseudo_labels)
-        result |= pseudo_label_figures(pseudo_labels.rows, pseudo_labels.labels, read_truth(args.pool_truth))
+    params = Params()
+    runtime = params.section("runtime", RuntimeParams)
+    inputs = [args.model, args.test, args.report, args.pseudo_labels, args.pool_truth]
+    with guarded(__file__, params, inputs):
+        classifier, description = load_classifier(args.model, setup(runtime))
+        test, title = read_split(args.test), f"{description['name']} on the test split"
+        logits = np.concatenate([shard for _, shard in predict_split(classifier, test, runtime, title)])
+        result = evaluation(logits, test.labels, description)
+        result |= {key: read_json(args.report)[key] for key in ("training_labels", "held_out_labels")}
+        if args.control_of:
+            result |= dict(zip(("kind", "of"), args.control_of, strict=True))
+        if args.pseudo_labels:
+            pseudo_labels = read_pseudo_labels(args.pseudo_labels)
+            result |= pseudo_label_figures(pseudo_labels.rows, pseudo_labels.labels, read_truth(args.pool_truth))
 
-    write_json(args.out / "results.json", result)
-    save_predictions(args.out, test, logits.argmax(axis=1))
+        write_json(args.out / "results.json", result)
+        save_predictions(args.out, test, logits.argmax(axis=1))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.history import read_history, save_history, single
+from noisy_student.work import guarded
 
 
 @exits_with_a_sentence
@@ -22,10 +23,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    history = single(args.results, args.model, args.teacher)
-    if args.before:
-        history = read_history(args.before).extended(history)
-    save_history(args.out, history)
+    with guarded(__file__, None, [args.results, args.model, args.before]):
+        history = single(args.results, args.model, args.teacher)
+        if args.before:
+            history = read_history(args.before).extended(history)
+        save_history(args.out, history)
 
 
 if __name__ == "__main__":

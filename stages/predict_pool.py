@@ -11,10 +11,10 @@ from pathlib import Path
 
 from noisy_student.config import Params
 from noisy_student.errors import exits_with_a_sentence
-from noisy_student.files import write_array
-from noisy_student.images import read_split
-from noisy_student.inference import load_classifier, predict_split
-from noisy_student.runtime import RuntimeParams, setup
+from noisy_student.images import Split, read_split
+from noisy_student.inference import Classifier, load_classifier, predict_split
+from noisy_student.runtime import RuntimeParams, machine, setup
+from noisy_student.work import Work, work
 
 
 @exits_with_a_sentence
@@ -26,13 +26,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    runtime = Params().section("runtime", RuntimeParams)
+    params = Params()
+    runtime = params.section("runtime", RuntimeParams)
     device = setup(runtime)
-    teacher, description = load_classifier(args.teacher, device)
-    for name, folder in (("pool", args.pool), ("calibration", args.calibration)):
-        shards = predict_split(teacher, read_split(folder), runtime, f"{description['name']} labels the {name}")
-        for number, logits in enumerate(shards):
-            write_array(args.out / f"{name}-{number:05}.npy", logits)
+    inputs = [args.teacher, args.pool, args.calibration]
+    with work(args.out, __file__, params, inputs, machine(device)) as job:
+        if not job.finished:
+            teacher, description = load_classifier(args.teacher, device)
+            for name, folder in (("pool", args.pool), ("calibration", args.calibration)):
+                title = f"{description['name']} labels the {name}"
+                label(job, teacher, read_split(folder), f"{name}-{{:05}}.npy", runtime, title)
+
+
+def label(job: Work, teacher: Classifier, split: Split, file: str, runtime: RuntimeParams, title: str) -> None:
+    """Make a `file` of logits for each shard of `split` that has none yet; `file` takes the shard's number."""
+    done = {number for number in range(len(split.shards)) if job.has(file.format(number))}
+    for number, logits in predict_split(teacher, split, runtime, title, done):
+        job.add(file.format(number), logits)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from noisy_student.images import Selection, pixel_hash, write_split, write_truth
 from noisy_student.randomness import Seed
 from noisy_student.sources import DataParams, check_sizes, load
 from noisy_student.splits import draw, report
+from noisy_student.work import guarded
 
 MEGABYTE = 1_000_000
 
@@ -39,22 +40,23 @@ def main(argv: list[str] | None = None) -> None:
     seed = params.section("seed", Seed)
     check_sizes(data)
 
-    dataset = load(data)
-    arrays = [part.images for part in dataset.parts]
-    labels = np.concatenate([part.labels for part in dataset.parts])
-    ids = [name for part in dataset.parts for name in part.ids]
-    hashes = [found for array in arrays for found in pixel_hash(array)]
-    own_test = len(dataset.test.ids) if dataset.test else 0
-    splits = draw(data, seed, labels, hashes, own_test, len(dataset.classes))
+    with guarded(__file__, params, []):
+        dataset = load(data)
+        arrays = [part.images for part in dataset.parts]
+        labels = np.concatenate([part.labels for part in dataset.parts])
+        ids = [name for part in dataset.parts for name in part.ids]
+        hashes = [found for array in arrays for found in pixel_hash(array)]
+        own_test = len(dataset.test.ids) if dataset.test else 0
+        splits = draw(data, seed, labels, hashes, own_test, len(dataset.classes))
 
-    index = pd.DataFrame({"id": ids, "label": labels, "sha256": hashes})
-    for name, rows in splits.rows.items():
-        known = index.iloc[rows] if name != "pool" else index.iloc[rows].drop(columns="label")
-        images = Selection(arrays, rows)
-        write_split(getattr(args, name), images, known, dataset.classes, data.shard_megabytes * MEGABYTE)
-    pool = index.iloc[splits.rows["pool"]]
-    write_truth(args.pool_truth, pool["id"], pool["label"].to_numpy())
-    write_json(args.report, {"source": data.source, **report(splits, labels, dataset.classes)})
+        index = pd.DataFrame({"id": ids, "label": labels, "sha256": hashes})
+        for name, rows in splits.rows.items():
+            known = index.iloc[rows] if name != "pool" else index.iloc[rows].drop(columns="label")
+            images = Selection(arrays, rows)
+            write_split(getattr(args, name), images, known, dataset.classes, data.shard_megabytes * MEGABYTE)
+        pool = index.iloc[splits.rows["pool"]]
+        write_truth(args.pool_truth, pool["id"], pool["label"].to_numpy())
+        write_json(args.report, {"source": data.source, **report(splits, labels, dataset.classes)})
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split
 from noisy_student.randomness import Seed, generator
 from noisy_student.targets import PseudoLabelParams, fit_temperature, save_pseudo_labels
+from noisy_student.work import guarded
 
 
 @exits_with_a_sentence
@@ -31,15 +32,16 @@ def main(argv: list[str] | None = None) -> None:
     iteration = params.section(f"iterations.{args.iteration}", dict)
     chosen = overlay(defaults, iteration.get("pseudo_labels", {}), f"iterations.{args.iteration}.pseudo_labels")
 
-    calibration = read_split(args.calibration)
-    temperature = 1.0
-    if chosen.calibrate:
-        temperature = fit_temperature(targets.read_logits(args.logits, "calibration"), calibration.labels)
-    pool_logits = targets.read_logits(args.logits, "pool")
-    made = targets.make(pool_logits, chosen, temperature, generator(seed, f"balance of {args.iteration}"))
-    save_pseudo_labels(args.out, made, calibration.classes, temperature, len(pool_logits))
-    kept = f"{len(made.rows):,} of {len(pool_logits):,} pool images kept"
-    print(f"{args.iteration}: {kept}, logits divided by {temperature:.2f}")
+    with guarded(__file__, params, [args.logits, args.calibration]):
+        calibration = read_split(args.calibration)
+        temperature = 1.0
+        if chosen.calibrate:
+            temperature = fit_temperature(targets.read_logits(args.logits, "calibration"), calibration.labels)
+        pool_logits = targets.read_logits(args.logits, "pool")
+        made = targets.make(pool_logits, chosen, temperature, generator(seed, f"balance of {args.iteration}"))
+        save_pseudo_labels(args.out, made, calibration.classes, temperature, len(pool_logits))
+        kept = f"{len(made.rows):,} of {len(pool_logits):,} pool images kept"
+        print(f"{args.iteration}: {kept}, logits divided by {temperature:.2f}")
 
 
 if __name__ == "__main__":

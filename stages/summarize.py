@@ -13,6 +13,7 @@ from noisy_student.errors import exits_with_a_sentence
 from noisy_student.files import write_csv, write_json
 from noisy_student.history import read_controls, read_history
 from noisy_student.results import summary
+from noisy_student.work import guarded
 
 
 @exits_with_a_sentence
@@ -29,14 +30,15 @@ def main(argv: list[str] | None = None) -> None:
     params = Params()
     current = params.section("current", str)
     controls = params.section("controls", dict)
-    history = read_history(args.history)
-    figures = summary(history, current, read_controls(args.controls, list(controls), current))
-    confusion = history.predictions[["actual", current]].rename(columns={current: "predicted"})
+    with guarded(__file__, params, [args.history, args.controls]):
+        history = read_history(args.history)
+        figures = summary(history, current, read_controls(args.controls, list(controls), current))
+        confusion = history.predictions[["actual", current]].rename(columns={current: "predicted"})
 
-    write_json(args.summary_out, figures)
-    write_csv(args.history_out, history.rows)
-    write_csv(args.curves_out, history.curves)
-    write_csv(args.confusion_out, confusion)
+        write_json(args.summary_out, figures)
+        write_csv(args.history_out, history.rows)
+        write_csv(args.curves_out, history.curves)
+        write_csv(args.confusion_out, confusion)
 
 
 if __name__ == "__main__":

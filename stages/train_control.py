@@ -13,8 +13,9 @@ from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split
 from noisy_student.randomness import Seed
 from noisy_student.recipes import ControlParams, TrainingParams, control_recipe
-from noisy_student.runtime import RuntimeParams, setup
+from noisy_student.runtime import RuntimeParams, machine, setup
 from noisy_student.training import TrainingData, fit, save_trained
+from noisy_student.work import work
 
 
 @exits_with_a_sentence
@@ -36,8 +37,12 @@ def main(argv: list[str] | None = None) -> None:
     recipe = control_recipe(training, model, control, args.control)
 
     device = setup(runtime)
-    data = TrainingData(read_split(args.labeled), read_split(args.validation))
-    save_trained(args.out, fit(args.control, recipe, data, runtime, device, seed), data)
+    inputs = [args.labeled, args.validation]
+    with work(args.out, __file__, params, inputs, machine(device)) as job:
+        if not job.finished:
+            data = TrainingData(read_split(args.labeled), read_split(args.validation))
+            trained = fit(args.control, recipe, data, runtime, device, seed, job.checkpoints)
+            save_trained(job.part, trained, data)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from noisy_student.images import read_split
 from noisy_student.noise import NoiseParams
 from noisy_student.randomness import Seed
 from noisy_student.recipes import IterationParams, TrainingParams, iteration_recipe
-from noisy_student.runtime import RuntimeParams, setup
+from noisy_student.runtime import RuntimeParams, machine, setup
 from noisy_student.targets import read_pseudo_labels
 from noisy_student.training import TrainingData, fit, save_trained
+from noisy_student.work import work
 
 
 @exits_with_a_sentence
@@ -38,10 +39,14 @@ def main(argv: list[str] | None = None) -> None:
     recipe = iteration_recipe(noise, training, iteration, args.iteration)
 
     device = setup(runtime)
-    pseudo_labels = read_pseudo_labels(args.pseudo_labels)
-    kept = (read_split(args.pool).images(pseudo_labels.rows), pseudo_labels.targets, pseudo_labels.copies)
-    data = TrainingData(read_split(args.labeled), read_split(args.validation), kept)
-    save_trained(args.out, fit(args.iteration, recipe, data, runtime, device, seed), data)
+    inputs = [args.labeled, args.pool, args.pseudo_labels, args.validation]
+    with work(args.out, __file__, params, inputs, machine(device)) as job:
+        if not job.finished:
+            pseudo_labels = read_pseudo_labels(args.pseudo_labels)
+            kept = (read_split(args.pool).images(pseudo_labels.rows), pseudo_labels.targets, pseudo_labels.copies)
+            data = TrainingData(read_split(args.labeled), read_split(args.validation), kept)
+            trained = fit(args.iteration, recipe, data, runtime, device, seed, job.checkpoints)
+            save_trained(job.part, trained, data)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ class Project:
                 "models",
                 "metrics",
                 "cache",
+                "work",
                 "tmp",
                 "__pycache__",
                 ".hypothesis",

@@ -8,12 +8,14 @@ from imports import imported, reachable
 
 ROOT = Path(__file__).parents[1]
 LEVELS = [  # from the ground up; a room imports rooms of lower levels only
-    {"errors", "metrics", "operations", "progress", "randomness", "vision"},
+    {"metrics", "operations", "progress", "randomness", "stopping", "vision"},
+    {"errors"},
     {"config", "files", "networks"},
-    {"checkpoint", "images", "models", "noise", "runtime", "targets"},
-    {"history", "inference", "recipes", "splits"},
-    {"batches", "results", "sources"},
-    {"pipeline", "training"},
+    {"checkpoint", "images", "models", "noise", "provenance", "runtime", "targets"},
+    {"history", "inference", "recipes", "splits", "work"},
+    {"batches", "optimization", "results", "sources"},
+    {"pipeline", "state"},
+    {"training"},
 ]
 LEVEL = {room: height for height, rooms in enumerate(LEVELS) for room in rooms}
 ROOMS = {path.stem: path for path in (ROOT / "noisy_student").glob("*.py") if path.stem != "__init__"}

@@ -1,28 +1,23 @@
+import os
+import signal
 from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
 
+from noisy_student import training
+from noisy_student.batches import batch_parts
 from noisy_student.errors import Refusal
 from noisy_student.files import read_csv, read_json
 from noisy_student.inference import Classifier, load_classifier, predict
 from noisy_student.progress import Meter
 from noisy_student.recipes import IterationParams, TeacherParams, iteration_recipe, teacher_recipe
+from noisy_student.stopping import Stopped
 from noisy_student.targets import PseudoLabelParams, fit_temperature, make, one_hot
-from noisy_student.training import (
-    Average,
-    TrainingData,
-    fit,
-    make_optimizer,
-    report_steps,
-    save_trained,
-    set_learning_rate,
-    weighted_cross_entropy,
-)
+from noisy_student.training import TrainingData, fit, report_steps, save_trained
 
 CPU = torch.device("cpu")
 NOISE = {"operations": 2, "magnitude": 15.0, "crop": 1, "flip": True, "cutout": 0.3, "dropout": 0.3}
@@ -43,9 +38,10 @@ def teacher_logits(labels: np.ndarray, seed: int) -> np.ndarray:
 def run(make_recipe, make_split, runtime):
     """Trains on 30 labeled images, and on 100 of the pool where it is given pseudo-labels."""
 
-    def train(recipe, pool=None, seed=0, name="iter1", validation=(400, 450), **setting):
+    def train(recipe, pool=None, seed=0, name="iter1", validation=(400, 450), checkpoints=None, **setting):
         precision = runtime.model_copy(update=setting)
-        return fit(name, recipe, TrainingData(make_split(0, 30), make_split(*validation), pool), precision, CPU, seed)
+        data = TrainingData(make_split(0, 30), make_split(*validation), pool)
+        return fit(name, recipe, data, precision, CPU, seed, checkpoints)
 
     return train
 
@@ -178,82 +174,11 @@ def test_targets_that_are_no_numbers_are_refused(run, make_recipe, make_pool):
         run(make_recipe(), (images, np.full_like(targets, np.nan), copies))
 
 
-def test_cross_entropy_is_torchs_for_hard_and_soft_targets():
-    logits, labels = torch.randn(8, 3, generator=torch.manual_seed(0)), torch.arange(8) % 3
-    hard, soft = F.one_hot(labels, 3).float(), torch.softmax(torch.randn(8, 3), dim=1)
-    even = torch.full((8,), 1 / 8)
-    assert torch.allclose(weighted_cross_entropy(logits, hard, even), F.cross_entropy(logits, labels))
-    assert torch.allclose(weighted_cross_entropy(logits, soft, even), F.cross_entropy(logits, soft))
-    uneven = torch.tensor([0.5, 0.5, 0, 0, 0, 0, 0, 0])
-    assert torch.allclose(weighted_cross_entropy(logits, soft, uneven), F.cross_entropy(logits[:2], soft[:2]))
-
-
-def rates(training) -> list[float]:
-    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)]}], lr=99.0)
-    found = []
-    for step in range(training.steps):
-        set_learning_rate(optimizer, training, step)
-        assert len({group["lr"] for group in optimizer.param_groups}) == 1
-        found.append(optimizer.param_groups[0]["lr"])
-    return found
-
-
-def test_the_learning_rate_rises_in_a_line_to_the_highest_and_falls_in_a_cosine_towards_zero(make_recipe):
-    found = rates(make_recipe(steps=100, warmup=0.1, learning_rate=0.5).training)
-    assert found[10] == max(found) == 0.5
-    assert np.allclose(np.diff(found[:11]), 0.5 / 11)
-    assert found[55] == pytest.approx(0.25)
-    assert (np.diff(found[10:]) < 0).all()
-    assert 0 < found[-1] < 0.5 * 0.001
-
-
-@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.0), (1, 0.9), (3, 0.5), (7, 0.0)])
-def test_every_step_of_a_short_run_has_a_rate(make_recipe, steps, warmup):
-    found = rates(make_recipe(steps=steps, warmup=warmup, learning_rate=0.5).training)
-    assert all(0 < rate <= 0.5 for rate in found)
-    assert warmup or found[0] == 0.5
-
-
 @pytest.mark.parametrize(("steps", "validations"), [(6, 1), (6, 4), (100, 10), (3, 10)])
 def test_the_learning_curve_ends_with_the_last_step(make_recipe, steps, validations):
     reported = report_steps(make_recipe(steps=steps, validations=validations).training) - {0}
     assert max(reported) == steps
     assert len(reported) == min(steps, validations)
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_only_weights_decay_and_every_parameter_is_trained(make_recipe, optimizer):
-    layers = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Linear(2, 3))
-    classifier = Classifier(layers, torch.zeros(1), torch.ones(1))
-    training = make_recipe(optimizer=optimizer, weight_decay=0.1).training
-    decayed, kept = make_optimizer(classifier, training).param_groups
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0)
-    assert {parameter.ndim for parameter in decayed["params"]} == {2, 4}
-    assert {parameter.ndim for parameter in kept["params"]} == {1}
-    assert len(decayed["params"]) + len(kept["params"]) == len(list(classifier.parameters()))
-
-
-def averaged(decay: float, weights: list[float]) -> float:
-    layer = torch.nn.Linear(1, 1, bias=False)
-    classifier = Classifier(layer, torch.zeros(1), torch.ones(1))
-    layer.weight.data.fill_(weights[0])
-    average = Average(classifier)
-    for step, weight in enumerate(weights[1:]):
-        layer.weight.data.fill_(weight)
-        average.update(decay, step)
-    assert layer.weight.item() == weights[-1]  # the trained weights are left alone
-    return average.classifier.network.weight.item()
-
-
-def test_averaged_weights_without_decay_are_the_last_weights():
-    assert averaged(0.0, [1.0, 5.0, -0.25]) == -0.25
-
-
-def test_averaged_weights_move_by_one_minus_decay_and_by_more_at_the_start():
-    assert averaged(0.05, [1.0, 2.0]) == pytest.approx(1.95)
-    assert averaged(0.999, [1.0, 2.0]) == pytest.approx(1.9)
-    steady = averaged(0.5, [0.0, *[0.0] * 50, 1.0])
-    assert steady == pytest.approx(0.5)
 
 
 def test_what_is_returned_are_the_averaged_weights_in_eval_mode(run, make_recipe):
@@ -291,3 +216,93 @@ def test_the_same_run_saves_the_same_bytes(tmp_path, run, make_recipe, make_spli
         save_trained(tmp_path / name, run(recipe), TrainingData(make_split(0, 30), make_split(400, 450)))
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Does something in the middle of a step of the next runs, and a checkpoint after every step."""
+    monkeypatch.setenv("NOISY_STUDENT_CHECKPOINT_SECONDS", "0")
+    monkeypatch.setattr("noisy_student.checkpoint.SHARE", 1e9)
+
+    def arrange(number, happening):
+        def draw(*args):
+            if args[-1] == number:
+                happening()
+            return batch_parts(*args)
+
+        monkeypatch.setattr(training, "batch_parts", draw)
+
+    yield arrange
+    monkeypatch.undo()
+
+
+def die() -> None:
+    raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize(
+    ("model", "changed"),
+    [
+        ("mlp_16", {}),
+        ("cnn_4", {"accumulation": 2}),
+        ("cnn_4", {"optimizer": "sgd", "learning_rate": 0.1}),
+        ("cnn_4", {"ema_decay": 0, "validations": 1}),
+    ],
+)
+@pytest.mark.parametrize("step", [0, 1, 5, 11])
+def test_a_run_that_was_killed_goes_on_to_the_bytes_of_the_uninterrupted_one(
+    tmp_path, run, make_recipe, make_pool, at_step, model, changed, step
+):
+    noise = {**NOISE, "stochastic_depth": 0.3 if model == "cnn_4" else 0.0}
+    recipe = make_recipe(model, noise, **{"steps": 12, "validations": 4, "ema_decay": 0.9, "warmup": 0.2, **changed})
+    whole = run(recipe, make_pool())
+    at_step(step, die)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(recipe, make_pool(), checkpoints=tmp_path)
+    seen = []
+    at_step(step, lambda: seen.append(step))
+    resumed = run(recipe, make_pool(), checkpoints=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert as_bytes(resumed.classifier) == as_bytes(whole.classifier)
+    assert pd.DataFrame(resumed.curve).to_csv() == pd.DataFrame(whole.curve).to_csv()  # in the same order, too
+    assert seen == [step]
+
+
+def test_what_was_done_before_is_not_done_again(tmp_path, run, make_recipe, at_step):
+    at_step(5, die)
+    with pytest.raises(RuntimeError):
+        run(make_recipe(steps=12), checkpoints=tmp_path)
+    at_step(4, lambda: pytest.fail("a step was done twice"))
+    run(make_recipe(steps=12), checkpoints=tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
+    tmp_path, run, make_recipe, monkeypatch, at_step, number
+):
+    monkeypatch.setenv("NOISY_STUDENT_CHECKPOINT_SECONDS", "1000")
+    recipe = make_recipe("cnn_4", NOISE, steps=12, ema_decay=0.9)
+    whole = run(recipe)
+    at_step(6, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Stopped, match="after step 7 of 12") as stopped:
+        run(recipe, checkpoints=tmp_path)
+    assert stopped.value.signal == number
+    assert [file.name[:14] for file in tmp_path.iterdir()] == ["step-000000007"]
+    at_step(6, lambda: pytest.fail("a step was done twice"))
+    resumed = run(recipe, checkpoints=tmp_path)
+    assert as_bytes(resumed.classifier) == as_bytes(whole.classifier)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_aloud(tmp_path, run, make_recipe, at_step, capsys):
+    whole = run(make_recipe(steps=12))
+    at_step(8, die)
+    with pytest.raises(RuntimeError):
+        run(make_recipe(steps=12), checkpoints=tmp_path)
+    last = max(tmp_path.iterdir())
+    last.write_bytes(last.read_bytes()[:-1])
+    seen = []
+    at_step(7, lambda: seen.append(7))
+    resumed = run(make_recipe(steps=12), checkpoints=tmp_path)
+    assert "is damaged" in capsys.readouterr().out
+    assert seen == [7]
+    assert as_bytes(resumed.classifier) == as_bytes(whole.classifier)

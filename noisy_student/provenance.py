@@ -1,0 +1,113 @@
+"""What a result is made from: code, parameters, inputs and the machine; its fingerprint, and whether it has changed."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from noisy_student.config import Params
+from noisy_student.errors import Refusal
+from noisy_student.files import REMEDY
+
+ROOT = Path(__file__).parent.parent
+IMPORT = re.compile(r"^[ \t]*(?:from|import)[ \t]+(noisy_student[\w.]*)(?:[ \t]+import[ \t]+([\w, ]+))?", re.MULTILINE)
+SHARDS = "images-*.npy"  # of a split, whose index has the hash of every image
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """All that decides the bytes of a result. Its fields are hashes and values, by file, section and path."""
+
+    stage: str
+    code: dict[str, str]
+    params: dict[str, Any]
+    inputs: dict[str, str]
+    machine: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """A name for all of it, 16 hex digits."""
+        return _hash(json.dumps(vars(self), sort_keys=True, default=str).encode())[:16]
+
+
+def provenance(
+    file: str, params: Params | None, inputs: Iterable[Path | None], machine: dict[str, Any] | None = None
+) -> Provenance:
+    """What the stage in `file` makes its result from, as it stands now.
+
+    `params` are taken as far as sections of them were asked for, `inputs` are the files and folders that it reads, None
+    standing for one that it was not given.
+    """
+    return Provenance(
+        stage=Path(file).stem,
+        code={str(path.relative_to(ROOT)): digest(path) for path in code_of(Path(file))},
+        params=dict(params.asked) if params else {},
+        inputs={str(path): _manifest(path) for path in inputs if path},
+        machine=machine or {},
+    )
+
+
+def refuse_drift(before: Provenance, params: Params | None) -> None:
+    """Raise `Refusal` naming the first thing that is no longer what it was `before`.
+
+    DVC looks at code, parameters and inputs when a stage has ended, and would record the new ones over its result.
+    """
+    for was, now in (
+        (before.code, lambda name: digest(ROOT / name)),
+        (before.params, lambda name: Params(params.path).section(name, Any) if params else None),
+        (before.inputs, lambda name: _manifest(Path(name))),
+    ):
+        for name, value in was.items():
+            if _or_gone(now, name) != value:
+                what = f"{name} of {params.path}" if params and was is before.params else name
+                raise Refusal(f"{what} changed while {before.stage} ran, so its result is of neither; run again")
+
+
+def code_of(file: Path) -> list[Path]:
+    """The project's own files that run when `file` does: itself and what it imports, wherever in it, and so on."""
+    found: set[Path] = set()
+    waiting = [file.resolve(), ROOT / "noisy_student/__init__.py"]
+    while waiting:
+        if (path := waiting.pop()) not in found:
+            found.add(path)
+            waiting += _imported(path)
+    return sorted(found)
+
+
+def digest(file: Path) -> str:
+    """The sha256, in hex, of the file's bytes."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _imported(file: Path) -> Iterable[Path]:
+    for module, names in IMPORT.findall(file.read_text(encoding="utf-8")):
+        below = [f"{module}.{name.split()[0]}" for name in names.split(",") if name.strip()]
+        paths = [ROOT / f"{name.replace('.', '/')}.py" for name in (module, *below)]
+        yield from (path for path in paths if path.is_file())
+
+
+def _manifest(path: Path) -> str:
+    """A hash of names, sizes and contents of the files at `path`; of shards, which an index describes, no contents."""
+    if not path.exists():
+        raise Refusal(f"{path} is not there; {REMEDY}")
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    lines = [
+        f"{file.relative_to(path)} {file.stat().st_size} {'' if file.match(SHARDS) else digest(file)}" for file in files
+    ]
+    return _hash("\n".join(lines).encode())
+
+
+def _or_gone(now: Callable[[str], Any], name: str) -> Any:
+    """What `now` says of `name`; what cannot be read is gone."""
+    try:
+        return now(name)
+    except (OSError, Refusal):
+        return "gone"
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from noisy_student.config import Params
+from noisy_student.errors import Refusal
+from noisy_student.provenance import ROOT, code_of, provenance, refuse_drift
+
+STAGES = sorted((ROOT / "stages").glob("*.py"))
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+HERE = str(ROOT / "stages/predict_pool.py")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder with params.yaml and an input."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("seed: 3\nruntime: {threads: 1}\nteacher: {model: a}\n")
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool/index.parquet").write_bytes(b"index")
+    (tmp_path / "pool/images-00000.npy").write_bytes(b"pixels")
+    return tmp_path
+
+
+def asked() -> Params:
+    params = Params()
+    params.section("seed", int)
+    params.section("runtime", dict)
+    return params
+
+
+def made_from(**changed):
+    return provenance(
+        **{"file": HERE, "params": asked(), "inputs": [Path("pool")], "machine": {"torch": "1"}, **changed}
+    )
+
+
+@pytest.mark.parametrize("stage", [path.stem for path in STAGES if path.stem in PIPELINE])
+def test_the_code_of_a_stage_is_what_dvc_yaml_declares(stage):
+    body = PIPELINE[stage].get("do", PIPELINE[stage])
+    found = {str(path.relative_to(ROOT)) for path in code_of(ROOT / f"stages/{stage}.py")}
+    assert found == {dep for dep in body["deps"] if dep.endswith(".py")}
+
+
+def test_the_same_things_have_the_same_fingerprint(here):
+    assert made_from().fingerprint == made_from().fingerprint
+    assert len(made_from().fingerprint) == 16
+
+
+def test_everything_that_decides_the_result_is_in_the_fingerprint(here):
+    before = made_from().fingerprint
+    others = {
+        made_from(machine={"torch": "2"}).fingerprint,
+        made_from(file=str(ROOT / "stages/evaluate.py")).fingerprint,
+        made_from(inputs=[]).fingerprint,
+        made_from(params=None).fingerprint,
+    }
+    (here / "pool/index.parquet").write_bytes(b"other")
+    others.add(made_from().fingerprint)
+    (here / "pool/more").write_bytes(b"")
+    others.add(made_from().fingerprint)
+    (here / "params.yaml").write_text("seed: 4\nruntime: {threads: 1}\n")
+    others.add(made_from().fingerprint)
+    assert len(others | {before}) == 8
+
+
+def test_a_section_that_was_not_asked_for_is_not_in_it(here):
+    before = made_from().fingerprint
+    (here / "params.yaml").write_text("seed: 3\nruntime: {threads: 1}\nteacher: {model: b}\n")
+    assert made_from().fingerprint == before
+
+
+def test_an_input_that_is_not_there_is_refused(here):
+    with pytest.raises(Refusal, match="models/iter0 is not there; run `dvc repro`"):
+        made_from(inputs=[Path("models/iter0")])
+
+
+def test_nothing_has_changed(here):
+    params = asked()
+    refuse_drift(provenance(HERE, params, [Path("pool"), None]), params)
+    refuse_drift(provenance(HERE, None, []), None)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda here: (here / "params.yaml").write_text("seed: 4\nruntime: {threads: 1}\n"), "seed of params.yaml"),
+        (lambda here: (here / "params.yaml").write_text("seed: 3\n"), "runtime of params.yaml"),
+        (lambda here: (here / "params.yaml").write_text("{"), "seed of params.yaml"),
+        (lambda here: (here / "params.yaml").unlink(), "seed of params.yaml"),
+        (lambda here: (here / "pool/index.parquet").write_bytes(b"other"), "pool"),
+        (lambda here: (here / "pool/index.parquet").unlink(), "pool"),
+        (lambda here: (here / "pool").rename(here / "elsewhere"), "pool"),
+    ],
+)
+def test_what_changed_while_the_stage_ran_is_named(here, change, named):
+    params = asked()
+    before = provenance(HERE, params, [Path("pool")])
+    change(here)
+    with pytest.raises(Refusal, match=f"^{named} changed while predict_pool ran"):
+        refuse_drift(before, params)
+
+
+def test_a_change_of_code_is_named(here, monkeypatch):
+    before = provenance(HERE, None, [])
+    before.code["noisy_student/models.py"] = "what it was"
+    with pytest.raises(Refusal, match=r"^noisy_student/models.py changed"):
+        refuse_drift(before, None)

@@ -1,0 +1,105 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from noisy_student.errors import exits_with_a_sentence
+from noisy_student.stopping import Stopped, finishes_the_step, stops_when_asked
+
+ROOT = Path(__file__).parent.parent
+STAGE = """
+import os, time
+from noisy_student.errors import exits_with_a_sentence
+
+@exits_with_a_sentence
+def main():
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_command_with_a_sentence_and_its_status(number, status, capsys):
+    @exits_with_a_sentence
+    def main() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == status
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_a_step_is_finished_before_a_signal_is_heeded():
+    done = []
+
+    def work() -> None:
+        with finishes_the_step() as asked:
+            assert not asked
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append(asked.signal)
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.append("outside of a step a signal is heeded at once")
+
+    with pytest.raises(Stopped), stops_when_asked():
+        work()
+    assert done == [signal.SIGTERM]
+
+
+def test_the_handlers_that_were_there_are_there_again():
+    before = signal.getsignal(signal.SIGTERM)
+    with stops_when_asked(), finishes_the_step():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_in_a_thread_signals_are_left_alone():
+    found = []
+
+    def look() -> None:
+        with stops_when_asked(), finishes_the_step() as asked:
+            found.append(bool(asked))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [False]
+
+
+def runs(process: int) -> bool:
+    """Whether there is such a process; one that has ended may wait for its parent to notice."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+@pytest.mark.parametrize("shell", [[], ["sh", "-c"], ["bash", "-c"]])
+def test_a_stage_whose_dvc_was_killed_ends(tmp_path, shell):
+    (tmp_path / "stage.py").write_text(STAGE)
+    command = [sys.executable, str(tmp_path / "stage.py")]
+    started = [*shell, f"{' '.join(command)}; true"] if shell else command  # a shell that stays
+    starter = f"import subprocess; subprocess.run({started!r}, stderr=open({str(tmp_path / 'err')!r}, 'w'))"
+    environment = {**os.environ, "DVC_STAGE": "stage", "PYTHONPATH": str(ROOT)}
+    dvc = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True, env=environment)
+    stage = int(dvc.stdout.readline())
+    time.sleep(0.3)
+    dvc.kill()
+    dvc.wait()
+    for _ in range(50):
+        if (tmp_path / "err").read_text():
+            break
+        time.sleep(0.1)
+    assert (tmp_path / "err").read_text() == "stopped\n"
+    time.sleep(0.2)
+    assert not runs(stage)
+    dvc.stdout.close()

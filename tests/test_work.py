@@ -1,0 +1,183 @@
+import multiprocessing
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from commands import clean_work
+from noisy_student.errors import Refusal
+from noisy_student.files import write_array
+from noisy_student.provenance import ROOT
+from noisy_student.work import guarded, work
+
+STAGE = str(ROOT / "stages/predict_pool.py")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    (tmp_path / "pool").write_bytes(b"pixels")
+    return tmp_path
+
+
+def job(out="out"):
+    return work(Path(out), STAGE, None, [Path("pool")], {})
+
+
+def make(value=1.0, out="out") -> bool:
+    """Do the work, if it is not finished; whether it was done."""
+    with job(out) as made:
+        if not made.finished:
+            made.add("a.npy", np.full(3, value))
+            write_array(made.part / "below/b.npy", np.zeros(2))
+            return True
+    return False
+
+
+def die() -> None:
+    raise RuntimeError
+
+
+def fail(error: type[Exception], happening):
+    """The work on which something happens after its first file."""
+    made = None
+
+    def begin() -> None:
+        nonlocal made
+        with job() as made:
+            made.add("a.npy", np.ones(3))
+            happening()
+
+    with pytest.raises(error):
+        begin()
+    return made
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_the_result_becomes_the_output_and_replaces_what_was_there(here):
+    (here / "out").mkdir()
+    (here / "out/old").touch()
+    assert make()
+    assert contents(here / "out").keys() == {"a.npy", "below/b.npy"}
+
+
+def test_a_finished_result_is_taken_over_aloud(here, capsys):
+    make()
+    before = contents(here / "out")
+    shutil.rmtree(here / "out")
+    assert not make(2.0)
+    assert contents(here / "out") == before
+    assert "taking over the finished result" in capsys.readouterr().out
+
+
+def test_another_input_is_other_work(here):
+    make()
+    (here / "pool").write_bytes(b"other")
+    assert make(2.0)
+    assert np.load(here / "out/a.npy").tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("file", ["result/a.npy", "hashes.json"])
+@pytest.mark.parametrize("content", [b"", b"{}", None])
+def test_a_damaged_result_is_made_again_aloud(here, capsys, file, content):
+    make()
+    (damaged,) = (here / "work").glob(f"*/{file}")
+    damaged.unlink() if content is None else damaged.write_bytes(content)
+    assert make(2.0)
+    assert "is damaged; making it again" in capsys.readouterr().out
+    assert np.load(here / "out/a.npy").tolist() == [2, 2, 2]
+
+
+def test_what_was_made_before_a_failure_is_still_there_and_half_a_file_is_not(here):
+    made = fail(RuntimeError, die)
+    made.add("damaged.npy", np.ones(3))
+    assert not (here / "out").exists()
+    (made.part / "damaged.npy").write_bytes(b"")
+    (made.part / "b.npy.tmp").write_bytes(b"half")
+    (made.part / "unknown.npy").write_bytes(b"?")
+    with job() as again:
+        assert not again.finished
+        assert again.has("a.npy")
+        assert not again.has("damaged.npy")
+        assert not again.has("unknown.npy")
+        again.add("damaged.npy", np.ones(3))
+    assert "b.npy.tmp" not in contents(here / "out")
+
+
+def test_a_change_of_what_it_is_made_from_leaves_no_result(here):
+    made = fail(Refusal, lambda: (here / "pool").write_bytes(b"other"))
+    assert not (here / "out").exists()
+    assert not made.result.exists()
+    with pytest.raises(Refusal, match="pool changed"), guarded(STAGE, None, [Path("pool")]):
+        (here / "pool").write_bytes(b"third")
+
+
+def test_under_dvc_the_work_is_in_the_folder_of_the_project(here, monkeypatch):
+    (here / "main").mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(here / "main"))
+    make()
+    assert (here / "main/work").exists()
+    assert not (here / "work").exists()
+
+
+def slow(folder: str, line) -> None:
+    """In a process of its own: begins the work, says so, and finishes it when it is told to."""
+    os.chdir(folder)
+    with job() as made:
+        line.send("begun")
+        line.recv()
+        made.add("a.npy", np.full(3, 7.0))
+
+
+@pytest.fixture
+def other(here):
+    """Another process in the middle of the same work."""
+    line, far_end = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=slow, args=(str(here), far_end))
+    process.start()
+    assert line.recv() == "begun"
+    yield process, line
+    process.kill()
+    process.join()
+
+
+def test_a_second_run_says_who_works_waits_and_takes_over_the_result(here, other, capsys):
+    process, line = other
+    multiprocessing.get_context("fork").Process(target=lambda: (time.sleep(0.5), line.send("go"))).start()
+    assert not make()
+    said = capsys.readouterr().out
+    assert f"process {process.pid} on " in said
+    assert "does the same work; waiting" in said
+    assert np.load(here / "out/a.npy").tolist() == [7, 7, 7]
+
+
+def test_a_killed_process_holds_nothing(here, other):
+    process, _ = other
+    process.kill()
+    process.join()
+    assert make()
+
+
+def test_cleaning_says_what_it_frees_and_leaves_what_is_worked_on(here, other, capsys):
+    (here / "pool").write_bytes(b"other")
+    make()
+    (finished,) = (here / "work").glob("*/result")
+    clean_work.main()
+    said = capsys.readouterr().out
+    assert f"process {other[0].pid} on " in said
+    assert "0.0 MB freed in work" in said
+    assert not finished.exists()
+    assert len(list((here / "work").glob("*/part"))) == 1
+    assert (here / "out/a.npy").exists()
+
+
+def test_there_may_be_nothing_to_clean(here, capsys):
+    clean_work.main()
+    assert capsys.readouterr().out == "0.0 MB freed in work\n"
