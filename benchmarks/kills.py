@@ -8,11 +8,11 @@
     terminated   SIGTERM to a stage that trains: a checkpoint and status 143, within 10 s
     damaged      SIGKILL, then a bit of its last checkpoint flipped or half of it cut off
     dvc          SIGKILL to DVC alone, and another `dvc repro` at once: never two that write
+    repeated     nobody is killed: everything anew, in the same folder or in another one
 
 A row of benchmarks/kills.csv is a round: the kills that one stage took until it ended.
 """
 
-import hashlib
 import os
 import random
 import re
@@ -36,10 +36,18 @@ from benchmarks.expand import commands, expanded, written
 from benchmarks.study import changed
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.files import read_csv, write_bytes, write_csv
+from noisy_student.provenance import digest
 
 ROOT = Path(__file__).parent.parent
 KILLS = ROOT / "benchmarks" / "kills.csv"
-WANTED = {"training": 200, "others": 50, "terminated": 50, "damaged": 20, "dvc": 20}  # kills of each kind
+WANTED = {
+    "training": 200,
+    "others": 50,
+    "terminated": 50,
+    "damaged": 20,
+    "dvc": 20,
+    "repeated": 10,
+}  # kills of each kind
 TRAINERS = ("train_teacher", "train_student@iter1", "train_control@same_size")
 SMALL = {  # a run of half a minute that has every kind of noise, several shards and several batches of each
     "current": "iter1",
@@ -117,7 +125,7 @@ class Project:
         found = [
             file for out in self.outs[name] for file in sorted([self.folder / out, *(self.folder / out).rglob("*")])
         ]
-        return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in found if file.is_file()}
+        return {str(file.relative_to(self.folder)): digest(file) for file in found if file.is_file()}
 
     def checkpoints(self, name: str) -> list[Path]:
         """The checkpoints of a stage, the last one first, and what a kill left of one that was being written."""
@@ -209,12 +217,26 @@ def killed_dvc(project: Project, draw: random.Random) -> Row:
     }
 
 
+def repeated(project: Project, draw: random.Random) -> Row:
+    """Run everything anew, in the same folder or in another one."""
+    if draw.random() < 0.5:
+        with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+            return {"stage": "in another folder", "kills": 1, "equal": Project(Path(folder)).made == project.made}
+    for name in project.lines:
+        project.forget(name)
+    for name in project.lines:
+        project.finish(name)
+    made = {name: project.hashes(name) for name in project.lines}
+    return {"stage": "in the same folder", "kills": 1, "equal": made == project.made}
+
+
 KINDS: dict[str, Callable[[Project, random.Random], Row]] = {
     "training": killed_training,
     "others": killed_others,
     "terminated": terminated,
     "damaged": damaged,
     "dvc": killed_dvc,
+    "repeated": repeated,
 }
 
 
@@ -247,7 +269,7 @@ def table(rows: pd.DataFrame) -> str:
     ]
     for kind, found in rows.groupby("kind", sort=False):
         kills = int(found["kills"].sum())
-        lost = f"{found['seconds_lost'].sum() / kills:.1f}" if found["seconds_lost"].notna().any() else ""
+        lost = f"{found['seconds_lost'].sum() / kills:.1f}" if kills and found["seconds_lost"].notna().any() else ""
         slowest = f"{found['slowest_stop'].max():.2f}" if kind == "terminated" else ""
         resumed, commits = (found[name].sum(min_count=1) for name in ("resumed", "in_commit"))
         cells = [kind, kills, *("" if pd.isna(each) else int(each) for each in (resumed, commits)), slowest, lost]

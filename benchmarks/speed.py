@@ -87,7 +87,8 @@ def lines(folder: Path) -> list[tuple[str, str | None, Callable[[], Measured], C
         ("startup", stages, command("train_teacher"), stages, (sys.executable, "-c", "import torch")),
         ("noop", ROOT, repro, empty, repro),
     ):
-        found.append((kind, None, partial(run, here, *work), partial(run, there, *limit)))
+        measure = run if here == ROOT else anew
+        found.append((kind, None, partial(measure, here, *work), partial(run, there, *limit)))
     return found
 
 
@@ -125,6 +126,12 @@ def run(folder: Path, *line: str) -> Measured:
     if process.returncode:
         raise Refusal(f"`{' '.join(line[1:5])}` failed: {output.strip().splitlines()[-1]}")
     return Measured(1 / (time.perf_counter() - started), usage.ru_maxrss * 1024 / 1e6, output)
+
+
+def anew(folder: Path, *line: str) -> Measured:
+    """As `run`, without the result that an earlier run of the same work has left."""
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    return run(folder, *line)
 
 
 def command(stage: str) -> list[str]:

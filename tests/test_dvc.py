@@ -1,11 +1,14 @@
 """The pipeline under a real DVC, in a repository of its own, on a tiny run: what runs, what not, what it leaves."""
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -147,6 +150,34 @@ def test_deleted_outputs_and_cache_come_back_as_the_same_bytes(project):
     shutil.rmtree(project.folder / "metrics/controls/same_size")
     assert len(project.repro()) == 17
     assert (project.folder / "dvc.lock").read_bytes() == lock
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["missing", "corrupt"])
+def test_a_cache_object_that_is_missing_or_corrupt_is_made_again(project, harm):
+    lock = (project.folder / "dvc.lock").read_bytes()
+    made = hashlib.md5((project.folder / "models/iter0/model.safetensors").read_bytes()).hexdigest()  # noqa: S324 DVC's
+    (cached,) = (project.folder / ".dvc/cache").rglob(made[2:])
+    cached.unlink()
+    if harm == "corrupt":
+        cached.write_bytes(b"noise")
+    shutil.rmtree(project.folder / "models/iter0")
+    assert "train_teacher" in project.repro()
+    assert (project.folder / "dvc.lock").read_bytes() == lock
+
+
+@pytest.mark.slow
+def test_an_experiment_in_a_folder_of_its_own_that_was_killed_goes_on(project):
+    command = ["dvc", "exp", "run", "--temp", "-S", "++iterations.iter2.training.steps=3000", "train_student@iter2"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "NOISY_STUDENT_CHECKPOINT_SECONDS": "0.2"}
+    killed = subprocess.Popen(command, cwd=project.folder, env=environment, start_new_session=True)
+    while not [*(project.folder / "work").glob("train_student-*/checkpoints/*.safetensors")]:
+        time.sleep(0.02)
+        assert killed.poll() is None
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert "goes on after step" in project.run(*command)
 
 
 def test_each_iteration_is_a_revision_and_nothing_is_trained_for_it(project):
