@@ -5,9 +5,9 @@
 
     training     SIGKILL to a stage that trains, with all noise and averaged weights on
     others       SIGKILL to any other stage
-    terminated   SIGTERM to a stage that trains: a checkpoint and status 143, within 10 s
+    terminated   SIGTERM to a stage that trains: a checkpoint and status 143
     damaged      SIGKILL, then a bit of its last checkpoint flipped or half of it cut off
-    dvc          SIGKILL to DVC alone, and another `dvc repro` at once: never two that write
+    dvc          SIGKILL to DVC alone, and another `dvc repro` at once: the first stage ends, and never do two write
     repeated     nobody is killed: everything anew, in the same folder or in another one
 
 A row of benchmarks/kills.csv is a round: the kills that one stage took until it ended.
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ SMALL = {  # a run of half a minute that has every kind of noise, several shards
     "controls.same_size.of": "iter1",
 }
 SECONDS = 600  # no stage of this run takes as long
+GONE = 5  # seconds in which a stage ends whose DVC was killed
 Row = dict[str, Any]
 
 
@@ -128,8 +129,15 @@ class Project:
         return {str(file.relative_to(self.folder)): digest(file) for file in found if file.is_file()}
 
     def checkpoints(self, name: str) -> list[Path]:
-        """The checkpoints of a stage, the last one first, and what a kill left of one that was being written."""
-        return sorted((self.folder / "work").glob(f"{name.partition('@')[0]}-*/checkpoints/*"), reverse=True)
+        """The checkpoints of a stage, the last one first."""
+        return sorted(self._below(name, "checkpoints/*.safetensors"), reverse=True)
+
+    def halves(self, name: str) -> set[Path]:
+        """What kills left of checkpoints that were being written."""
+        return set(self._below(name, "checkpoints/*.tmp"))
+
+    def _below(self, name: str, pattern: str) -> Iterator[Path]:
+        return (self.folder / "work").glob(f"{name.partition('@')[0]}-*/{pattern}")
 
 
 def killed(project: Project, name: str, draw: random.Random, number: int, fresh: bool = True) -> Row:
@@ -140,6 +148,7 @@ def killed(project: Project, name: str, draw: random.Random, number: int, fresh:
     seconds, started = project.seconds[name], time.monotonic()
     for line in project.lines[name]:
         while True:
+            halves = project.halves(name)
             process = project.start(line)
             try:
                 said, ended = process.communicate(timeout=draw.uniform(0, 1.1 * seconds))[0], True
@@ -149,14 +158,21 @@ def killed(project: Project, name: str, draw: random.Random, number: int, fresh:
                 said, ended = process.communicate(timeout=SECONDS)[0], process.returncode == 0
                 row["slowest_stop"] = max(row["slowest_stop"], time.monotonic() - asked)
                 row["kills"] += not ended
-                row["in_commit"] += any(file.suffix == ".tmp" for file in project.checkpoints(name))
-                row["equal"] &= ended or process.returncode in (-number, 128 + number)
+                row["in_commit"] += bool(project.halves(name) - halves)
+                row["equal"] &= ended or _stopped_well(process.returncode, number, said)
             row["resumed"] += bool(re.search(r"goes on after step [1-9]", said))
             if ended:
                 break
     row["equal"] &= process.returncode == 0 and project.hashes(name) == project.made[name]
     row["seconds_lost"] = time.monotonic() - started - seconds
     return row
+
+
+def _stopped_well(status: int, number: int, said: str) -> bool:
+    """Whether a stage ended as that signal should end it; one that still imports its libraries has nothing to keep."""
+    if number == signal.SIGKILL or "steps on" not in said:
+        return status in (-number, 128 + number)
+    return status == 128 + number and "run again to go on" in said
 
 
 def killed_training(project: Project, draw: random.Random) -> Row:
@@ -181,7 +197,7 @@ def damaged(project: Project, draw: random.Random) -> Row:
     time.sleep(draw.uniform(0, 1))
     process.kill()
     process.communicate()
-    last = next((file for file in project.checkpoints(name) if file.suffix == ".safetensors"), None)
+    last = next(iter(project.checkpoints(name)), None)
     if last is None or (project.folder / project.outs[name][0]).exists():
         return {"stage": name, "kills": 0, "equal": True}  # it had ended
     content = bytearray(last.read_bytes())
@@ -199,21 +215,25 @@ def killed_dvc(project: Project, draw: random.Random) -> Row:
     first = project.repro(name)
     stage = _stage_of(first)
     time.sleep(draw.uniform(0, project.seconds[name]))
+    in_time = first.poll() is None
     first.kill()
     first.wait()  # DVC takes the locks of a process that nobody has waited for to be held
     second = project.repro(name)
     follower = _stage_of(second)
     together = stage is not None and follower is not None and _runs(stage)
+    gone = stage is None or _ends(stage, GONE)
     said = second.communicate(timeout=SECONDS)[0]
-    first.communicate()
+    stopped = "stopped" in first.communicate()[0]
     waited = "does the same work; waiting" in said
+    made = second.returncode == 0 and project.hashes(name) == project.made[name]
     return {
         "stage": name,
-        "kills": 1,
+        "kills": int(in_time),
         "resumed": int("goes on after step" in said),
         "together": together,
         "waited": waited,
-        "equal": second.returncode == 0 and project.hashes(name) == project.made[name] and (waited or not together),
+        "stopped": stopped,
+        "equal": made and gone and (waited or not together),
     }
 
 
@@ -249,6 +269,16 @@ def _stage_of(dvc: subprocess.Popen) -> psutil.Process | None:
                     return process
         time.sleep(0.01)
     return None
+
+
+def _ends(process: psutil.Process, seconds: float) -> bool:
+    """Whether `process` ends within that time."""
+    until = time.monotonic() + seconds
+    while _runs(process):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -11,21 +11,25 @@ from noisy_student.work import work_folder
 
 @exits_with_a_sentence
 def main() -> None:
-    freed = 0
-    for lock in sorted((work_folder() / "locks").glob("*")):
+    work, freed = work_folder(), 0
+    names = {path.name for path in [*work.glob("*"), *work.glob("locks/*")]} - {"locks"}
+    for name in sorted(names):
+        lock = work / "locks" / name
         try:
             with FileLock(lock, timeout=0):
-                freed += remove(work_folder() / lock.name)
+                freed += remove(work / name)
                 lock.unlink()
         except Timeout:
-            print(f"{lock.name} is left: {lock.read_text()} works on it")
-    print(f"{freed / 1e6:,.1f} MB freed in {work_folder()}")
+            print(f"{name} is left: {lock.read_text()} works on it")
+    print(f"{freed / 1e6:,.1f} MB freed in {work}")
 
 
 def remove(folder: Path) -> int:
     """Remove `folder`, which need not be there, and say how many bytes its files took."""
+    if not folder.exists():
+        return 0
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder)
     return size
 
 

@@ -46,11 +46,11 @@ class Checkpoints:
     def __init__(self, folder: Path):
         self.folder = folder
         self.seconds = _seconds()
-        self.saved, self.cost = time.monotonic(), 0.0
+        self.last, self.cost = time.monotonic(), 0.0  # when the last one was written, and how long that took
 
     def due(self) -> bool:
         """Whether it is time for another one: seldom enough to cost little."""
-        return time.monotonic() - self.saved >= max(self.seconds, self.cost / SHARE)
+        return time.monotonic() - self.last >= max(self.seconds, self.cost / SHARE)
 
     def save(self, step: int, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
         """Write a checkpoint of `step` and remove those before the last `KEPT`."""
@@ -60,24 +60,32 @@ class Checkpoints:
         write_bytes(self.folder / name, content)
         for old in self._files()[KEPT:]:
             old.unlink()
-        self.saved = time.monotonic()
-        self.cost = self.saved - started
+        self.last = time.monotonic()
+        self.cost = self.last - started
 
     def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The tensors and the rest of the last checkpoint that is what it was when it was written; None without one."""
         for half in self.folder.glob("*.tmp"):
             half.unlink()
         for file in self._files():
-            if hashlib.sha256(file.read_bytes()).hexdigest()[:16] == file.stem.rpartition("-")[2]:
+            if _intact(file):
                 with safe_open(file, framework="pt") as opened:
                     rest = json.loads(opened.metadata()["rest"])
                     return {name: opened.get_tensor(name) for name in opened.keys()}, rest  # noqa: SIM118 no mapping
-            print(f"the checkpoint {file} is damaged; going on from the one before", flush=True)
+            print(f"the checkpoint {file} is damaged and is left out", flush=True)
             file.unlink()
         return None
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
+
+
+def _intact(file: Path) -> bool:
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content).hexdigest()[:16] == file.stem.rpartition("-")[2]
 
 
 def _seconds() -> float:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from noisy_student.config import Params
 from noisy_student.errors import Refusal
 from noisy_student.files import REMEDY
+from noisy_student.stopping import STARTED
 
 ROOT = Path(__file__).parent.parent
 IMPORT = re.compile(r"^[ \t]*(?:from|import)[ \t]+(noisy_student[\w.]*)(?:[ \t]+import[ \t]+([\w, ]+))?", re.MULTILINE)
@@ -19,34 +20,45 @@ SHARDS = "images-*.npy"  # of a split, whose index has the hash of every image
 
 @dataclass(frozen=True)
 class Provenance:
-    """All that decides the bytes of a result. Its fields are hashes and values, by file, section and path."""
+    """What decides the bytes of a result."""
 
     stage: str
-    code: dict[str, str]
-    params: dict[str, Any]
-    inputs: dict[str, str]
+    code: dict[str, str]  # sha256 of each file, by its path in the project
+    params: dict[str, Any]  # sections of params.yaml, by name
+    inputs: dict[str, str]  # what is in each (see `_manifest`), by role
     machine: dict[str, Any]
+    paths: dict[str, Path]  # of the inputs, by role
+    written: dict[str, int]  # when each input was last written to, in ns; decides nothing, but tells a change
 
     @property
     def fingerprint(self) -> str:
-        """A name for all of it, 16 hex digits."""
-        return _hash(json.dumps(vars(self), sort_keys=True, default=str).encode())[:16]
+        """A name for all that decides, 16 hex digits."""
+        decides = [self.stage, self.code, self.params, self.inputs, self.machine]
+        return _hash(json.dumps(decides, sort_keys=True, default=str).encode())[:16]
 
 
 def provenance(
-    file: str, params: Params | None, inputs: Iterable[Path | None], machine: dict[str, Any] | None = None
+    file: str, params: Params | None, inputs: Mapping[str, Path | None], machine: dict[str, Any] | None = None
 ) -> Provenance:
     """What the stage in `file` makes its result from, as it stands now.
 
-    `params` are taken as far as sections of them were asked for, `inputs` are the files and folders that it reads, None
-    standing for one that it was not given.
+    `params` are taken as far as sections of them were asked for; `inputs` are the files and folders that it reads, by
+    role, None for one that it was not given. Raises `Refusal` for an input that is not there, and for code that was
+    written after this process began to read it.
     """
+    code = code_of(Path(file))
+    for path in code:
+        if path.stat().st_mtime > STARTED:
+            raise _changed(path.relative_to(ROOT), Path(file).stem)
+    paths = {role: path for role, path in inputs.items() if path}
     return Provenance(
         stage=Path(file).stem,
-        code={str(path.relative_to(ROOT)): digest(path) for path in code_of(Path(file))},
+        code={str(path.relative_to(ROOT)): digest(path) for path in code},
         params=dict(params.asked) if params else {},
-        inputs={str(path): _manifest(path) for path in inputs if path},
+        inputs={role: _manifest(path) for role, path in paths.items()},
         machine=machine or {},
+        paths=paths,
+        written={role: _written(path) for role, path in paths.items()},
     )
 
 
@@ -58,12 +70,13 @@ def refuse_drift(before: Provenance, params: Params | None) -> None:
     for was, now in (
         (before.code, lambda name: digest(ROOT / name)),
         (before.params, lambda name: Params(params.path).section(name, Any) if params else None),
-        (before.inputs, lambda name: _manifest(Path(name))),
+        (before.inputs, lambda role: _manifest(before.paths[role])),
+        (before.written, lambda role: _written(before.paths[role])),
     ):
         for name, value in was.items():
             if _or_gone(now, name) != value:
-                what = f"{name} of {params.path}" if params and was is before.params else name
-                raise Refusal(f"{what} changed while {before.stage} ran, so its result is of neither; run again")
+                what = f"{name} of {params.path}" if params and was is before.params else before.paths.get(name, name)
+                raise _changed(what, before.stage)
 
 
 def code_of(file: Path) -> list[Path]:
@@ -92,13 +105,21 @@ def _imported(file: Path) -> Iterable[Path]:
 
 def _manifest(path: Path) -> str:
     """A hash of names, sizes and contents of the files at `path`; of shards, which an index describes, no contents."""
-    if not path.exists():
-        raise Refusal(f"{path} is not there; {REMEDY}")
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     lines = [
-        f"{file.relative_to(path)} {file.stat().st_size} {'' if file.match(SHARDS) else digest(file)}" for file in files
+        f"{file.relative_to(path)} {file.stat().st_size} {'' if file.match(SHARDS) else digest(file)}"
+        for file in _files(path)
     ]
     return _hash("\n".join(lines).encode())
+
+
+def _written(path: Path) -> int:
+    return max((file.stat().st_mtime_ns for file in _files(path)), default=0)
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise Refusal(f"{path} is not there; {REMEDY}")
+    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
 
 
 def _or_gone(now: Callable[[str], Any], name: str) -> Any:
@@ -111,3 +132,7 @@ def _or_gone(now: Callable[[str], Any], name: str) -> Any:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _changed(what: Path | str, stage: str) -> Refusal:
+    return Refusal(f"{what} changed while {stage} ran, so its result is of neither; run again")

@@ -1,9 +1,11 @@
 """How a stage runs: device, precision, threads, determinism, and torch's own generators."""
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,7 +15,9 @@ from noisy_student.config import Section
 from noisy_student.errors import Refusal
 from noisy_student.randomness import generator
 
-NOT_DETERMINISTIC = "does not have a deterministic implementation"  # torch's words
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "safetensors")  # another version may give other bytes
+NOT_DETERMINISTIC = "does not have a deterministic implementation"  # torch's words, as the following are
+OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 class RuntimeParams(Section):
@@ -27,9 +31,25 @@ class RuntimeParams(Section):
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What beside code, parameters and inputs decides the bytes of a result."""
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    versions = {name: version(name) for name in ("torch", "numpy")}
-    return {"device": device.type, "kind": kind, "processes": 1, **versions}
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {"device": device.type, "kind": kind, "processes": 1, **{name: _version(name) for name in LIBRARIES}}
+
+
+def processor() -> str:
+    """The processor's name and the instructions of it that torch uses."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def setup(params: RuntimeParams) -> torch.device:
@@ -52,13 +72,13 @@ def pick_device(params: RuntimeParams) -> torch.device:
 
 @contextmanager
 def explained(remedy: str) -> Iterator[None]:
-    """Turn what a GPU cannot do, in the block, into a `Refusal`: too little memory, whose `remedy` is given, or an
+    """Turn what the device cannot do, in the block, into a `Refusal`: too little memory, whose `remedy` is given, or an
     operation without a deterministic form."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise Refusal(f"the GPU has too little memory; {remedy}") from None
     except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+            raise Refusal(f"the device has too little memory; {remedy}") from None
         if NOT_DETERMINISTIC not in str(error):
             raise
         operation = str(error).split()[0]

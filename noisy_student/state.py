@@ -28,7 +28,7 @@ class State:
         losses = torch.zeros(params.steps, device=classifier.mean.device)
         return cls(classifier, make_optimizer(classifier, params), Average(classifier), losses)
 
-    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def dump(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The state as tensors by name, and the rest of it, which JSON can hold."""
         tensors = {
             **{f"classifier.{name}": tensor for name, tensor in self.classifier.state_dict().items()},
@@ -43,12 +43,12 @@ class State:
         return tensors, {"step": self.step, "curve": self.curve}
 
     def restore(self, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
-        """Become what `saved` gave; tensors are filled in place, so that they keep their device and memory format."""
+        """Become what `dump` gave; tensors are filled in place, so that they keep their device and memory format."""
         self.classifier.load_state_dict(_below("classifier", tensors))
         self.average.classifier.load_state_dict(_below("average", tensors))
         for number, parameter in enumerate(self._parameters()):
             for name, tensor in _below(f"optimizer.{number}", tensors).items():
-                like = torch.empty_like(parameter) if tensor.ndim else tensor  # a count of steps stays on the CPU
+                like = tensor if name == "step" else torch.empty_like(parameter)  # the count of steps stays on the CPU
                 self.optimizer.state[parameter][name] = like.copy_(tensor).detach()
         self.losses.copy_(tensors["losses"])
         self.step, self.curve = rest["step"], rest["curve"]

@@ -37,7 +37,7 @@ def stops_when_asked() -> Iterator[None]:
         raise Stopped(number)
 
     if "DVC_STAGE" in os.environ:
-        threading.Thread(target=_stop_without_dvc, args=(_starters(),), daemon=True).start()
+        threading.Thread(target=_stop_without_dvc, daemon=True).start()
     with _handled_by(stop):
         yield
 
@@ -68,9 +68,9 @@ def _handled_by(handler) -> Iterator[None]:
             signal.signal(number, earlier)
 
 
-def _stop_without_dvc(started_by: list[int]) -> None:
+def _stop_without_dvc() -> None:
     """Killing DVC alone leaves its stage running, and the next `dvc repro` would start a second one."""
-    while _starters() == started_by:
+    while _starters() == STARTED_BY:
         time.sleep(WATCH_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -83,3 +83,9 @@ def _starters() -> list[int]:
     except OSError:
         return [parent]  # a system without /proc
     return [parent, int(rest.split()[1])] if name.endswith("sh") else [parent]
+
+
+# As early as can be: this room imports nothing slow, and every stage's first import leads here.
+STARTED, STARTED_BY = time.time(), _starters()
+if "DVC_STAGE" in os.environ:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a stage that is still importing ends without a traceback

@@ -74,16 +74,23 @@ def fit(
     run_seed = int(generator(seed, f"training of {name}").integers(2**32))
     reseed_torch(run_seed, "initial weights")
     labeled, rates = data.labeled, (recipe.noise.dropout, recipe.noise.stochastic_depth)
-    classifier = new_classifier(recipe.model, labeled, *rates).to(device)
-    labeled_examples = examples(labeled.images(), one_hot(labeled.labels, len(labeled.classes)), device)
-    pool_examples = examples(data.pool[0], data.pool[1], device, data.pool[2]) if data.pool else None
-    held_out = HeldOut(data.validation.images(), data.validation.labels)
     images = recipe.training.steps * recipe.training.batch_size
     print(f"{name}: {recipe.model}, {images:,} images in {recipe.training.steps:,} steps on {device}", flush=True)
     with meter(name, images) as progress, explained(SMALLER_BATCH):
-        saved = Checkpoints(checkpoints) if checkpoints else None
+        classifier = new_classifier(recipe.model, labeled, *rates).to(device)
+        labeled_examples = examples(labeled.images(), one_hot(labeled.labels, len(labeled.classes)), device)
+        pool_examples = examples(data.pool[0], data.pool[1], device, data.pool[2]) if data.pool else None
+        held_out = HeldOut(data.validation.images(), data.validation.labels)
         averaged, curve = train(
-            classifier, recipe, labeled_examples, pool_examples, held_out, runtime, run_seed, progress, saved
+            classifier,
+            recipe,
+            labeled_examples,
+            pool_examples,
+            held_out,
+            runtime,
+            run_seed,
+            progress,
+            Checkpoints(checkpoints) if checkpoints else None,
         )
     return Trained(name, recipe, averaged, curve)
 
@@ -160,9 +167,12 @@ def train(
                 look(state, held_out, runtime)
                 progress.show(**{name: state.curve[-1][name] for name in ("loss", "validation_accuracy")})
             if checkpoints and (asked or checkpoints.due()):  # all of the state, at the end of a step
-                checkpoints.save(state.step, *state.saved())
+                checkpoints.save(state.step, *state.dump())
             if asked:
-                raise Stopped(asked.signal, f" after step {state.step:,} of {params.steps:,}; run again to go on")
+                break
+    if asked:
+        kept = f" after step {state.step:,} of {params.steps:,}; run again to go on" if checkpoints else ""
+        raise Stopped(asked.signal, kept)
     return state.average.classifier, state.curve
 
 

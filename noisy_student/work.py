@@ -2,9 +2,10 @@
 
     work/locks/<name>          held by the one process that does this work; says which
     work/<name>/part/          files of the result so far, each whole
+    work/<name>/hashes/        sha256 of each of those that another run need not make again
     work/<name>/checkpoints/   of a training run
-    work/<name>/hashes.json    sha256 of each of these files, or of the result's
     work/<name>/result/        the finished result, kept until `make clean-work`
+    work/<name>/hashes.json    sha256 of each of its files
 
 A name is the stage's with the fingerprint of all that its result is made from, so that nothing stale is gone on with.
 """
@@ -12,7 +13,7 @@ A name is the stage's with the fingerprint of all that its result is made from, 
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from noisy_student.config import Params
 from noisy_student.errors import Refusal
-from noisy_student.files import flush_folder, read_json, replacing, write_array, write_json
+from noisy_student.files import flush_folder, read_json, replacing, write_array, write_bytes, write_json
 from noisy_student.provenance import Provenance, digest, provenance, refuse_drift
 
 
@@ -36,8 +37,7 @@ class Work:
 
     def __init__(self, folder: Path):
         self.folder, self.part, self.result = folder, folder / "part", folder / "result"
-        self.checkpoints = folder / "checkpoints"
-        self.hashes = _recorded(folder / "hashes.json")
+        self.checkpoints, self.hashes = folder / "checkpoints", folder / "hashes"
         self.finished = self.result.exists() and self._intact()
         if not self.finished:
             self.part.mkdir(parents=True, exist_ok=True)
@@ -45,13 +45,13 @@ class Work:
     def has(self, name: str) -> bool:
         """Whether the file `name` of the result was made before, and is what it was."""
         file = self.part / name
-        return file.exists() and digest(file) == self.hashes.get(name)
+        known = self.hashes / name
+        return file.exists() and known.exists() and known.read_bytes() == digest(file).encode()
 
     def add(self, name: str, array: np.ndarray) -> None:
         """Make `array` the file `name` of the result."""
         write_array(self.part / name, array)
-        self.hashes[name] = digest(self.part / name)
-        write_json(self.folder / "hashes.json", self.hashes)
+        write_bytes(self.hashes / name, digest(self.part / name).encode())
 
     def finish(self) -> None:
         """Make what is in `part` the result; what it took to come there goes."""
@@ -60,11 +60,24 @@ class Work:
         write_json(self.folder / "hashes.json", _hashes(self.part))
         self.part.rename(self.result)
         flush_folder(self.folder)
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for way in (self.checkpoints, self.hashes):
+            shutil.rmtree(way, ignore_errors=True)
         self.finished = True
 
+    def publish(self, out: Path) -> None:
+        """Copy the result to the folder `out`. Raises `Refusal` where something else would be lost by it."""
+        files = [file.relative_to(self.result) for file in self.result.rglob("*") if file.is_file()]
+        foreign = sorted({each.name for each in out.glob("*")} - {file.parts[0] for file in files})
+        if foreign or not out.name or out.is_file():
+            what = f"holds {foreign[0]}, which this stage did not make" if foreign else "is no folder for a result"
+            raise Refusal(f"{out} {what}; name another folder")
+        with replacing(out) as temporary:
+            for file in files:
+                (temporary / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.result / file, temporary / file)
+
     def _intact(self) -> bool:
-        if _hashes(self.result) == self.hashes:
+        if _hashes(self.result) == _recorded(self.folder / "hashes.json"):
             print(f"taking over the finished result in {self.result}; `make clean-work` removes it", flush=True)
             return True
         print(f"the result in {self.result} is damaged; making it again", flush=True)
@@ -74,7 +87,7 @@ class Work:
 
 @contextmanager
 def work(
-    out: Path, file: str, params: Params | None, inputs: Iterable[Path | None], machine: dict[str, Any]
+    out: Path, file: str, params: Params | None, inputs: Mapping[str, Path | None], machine: dict[str, Any]
 ) -> Iterator[Work]:
     """The work of the stage in `file`: the block makes what is not finished, and the result then is the folder `out`.
 
@@ -87,12 +100,12 @@ def work(
         if not job.finished:
             refuse_drift(made_from, params)
             job.finish()
-        with replacing(out) as temporary:
-            shutil.copytree(job.result, temporary)
+        job.publish(out)
+        refuse_drift(made_from, params)
 
 
 @contextmanager
-def guarded(file: str, params: Params | None, inputs: Iterable[Path | None]) -> Iterator[None]:
+def guarded(file: str, params: Params | None, inputs: Mapping[str, Path | None]) -> Iterator[None]:
     """As `work`, for a quick stage: its block writes the outputs themselves, and nothing is kept."""
     with _alone(file, params, inputs, {}) as (made_from, _):
         yield
@@ -101,7 +114,7 @@ def guarded(file: str, params: Params | None, inputs: Iterable[Path | None]) -> 
 
 @contextmanager
 def _alone(
-    file: str, params: Params | None, inputs: Iterable[Path | None], machine: dict[str, Any]
+    file: str, params: Params | None, inputs: Mapping[str, Path | None], machine: dict[str, Any]
 ) -> Iterator[tuple[Provenance, str]]:
     made_from = provenance(file, params, inputs, machine)
     name = f"{made_from.stage}-{made_from.fingerprint}"
@@ -114,6 +127,7 @@ def _alone(
         print(f"{made_from.stage}: {path.read_text() or 'another process'} does the same work; waiting", flush=True)
         lock.acquire(poll_interval=0.5)
     try:
+        refuse_drift(made_from, params)  # what it is made from may have changed while this process waited
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield made_from, name
     finally:

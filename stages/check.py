@@ -12,6 +12,7 @@ from noisy_student.config import Params
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.files import write_json
 from noisy_student.pipeline import check, refuse_orphans
+from noisy_student.work import guarded
 
 
 @exits_with_a_sentence
@@ -20,10 +21,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="none: check only")
     args = parser.parse_args(argv)
 
-    everything = check(Params())
+    params = Params()
+    everything = check(params)
     refuse_orphans(everything)
     if args.out:
-        write_json(args.out, {"params": "accepted"})
+        with guarded(__file__, params, {}):
+            write_json(args.out, {"params": "accepted"})
 
 
 if __name__ == "__main__":

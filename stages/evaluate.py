@@ -36,7 +36,13 @@ def main(argv: list[str] | None = None) -> None:
 
     params = Params()
     runtime = params.section("runtime", RuntimeParams)
-    inputs = [args.model, args.test, args.report, args.pseudo_labels, args.pool_truth]
+    inputs = {
+        "model": args.model,
+        "test": args.test,
+        "report": args.report,
+        "pseudo_labels": args.pseudo_labels,
+        "pool_truth": args.pool_truth,
+    }
     with guarded(__file__, params, inputs):
         classifier, description = load_classifier(args.model, setup(runtime))
         test, title = read_split(args.test), f"{description['name']} on the test split"

@@ -23,7 +23,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    with guarded(__file__, None, [args.results, args.model, args.before]):
+    inputs = {"results": args.results, "model": args.model, "before": args.before}
+    with guarded(__file__, None, inputs):
         history = single(args.results, args.model, args.teacher)
         if args.before:
             history = read_history(args.before).extended(history)

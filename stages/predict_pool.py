@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     params = Params()
     runtime = params.section("runtime", RuntimeParams)
     device = setup(runtime)
-    inputs = [args.teacher, args.pool, args.calibration]
+    inputs = {"teacher": args.teacher, "pool": args.pool, "calibration": args.calibration}
     with work(args.out, __file__, params, inputs, machine(device)) as job:
         if not job.finished:
             teacher, description = load_classifier(args.teacher, device)

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     seed = params.section("seed", Seed)
     check_sizes(data)
 
-    with guarded(__file__, params, []):
+    with guarded(__file__, params, {}):
         dataset = load(data)
         arrays = [part.images for part in dataset.parts]
         labels = np.concatenate([part.labels for part in dataset.parts])

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     iteration = params.section(f"iterations.{args.iteration}", dict)
     chosen = overlay(defaults, iteration.get("pseudo_labels", {}), f"iterations.{args.iteration}.pseudo_labels")
 
-    with guarded(__file__, params, [args.logits, args.calibration]):
+    with guarded(__file__, params, {"logits": args.logits, "calibration": args.calibration}):
         calibration = read_split(args.calibration)
         temperature = 1.0
         if chosen.calibrate:

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     params = Params()
     current = params.section("current", str)
     controls = params.section("controls", dict)
-    with guarded(__file__, params, [args.history, args.controls]):
+    with guarded(__file__, params, {"history": args.history, "controls": args.controls}):
         history = read_history(args.history)
         figures = summary(history, current, read_controls(args.controls, list(controls), current))
         confusion = history.predictions[["actual", current]].rename(columns={current: "predicted"})

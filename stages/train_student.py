@@ -39,7 +39,12 @@ def main(argv: list[str] | None = None) -> None:
     recipe = iteration_recipe(noise, training, iteration, args.iteration)
 
     device = setup(runtime)
-    inputs = [args.labeled, args.pool, args.pseudo_labels, args.validation]
+    inputs = {
+        "labeled": args.labeled,
+        "pool": args.pool,
+        "pseudo_labels": args.pseudo_labels,
+        "validation": args.validation,
+    }
     with work(args.out, __file__, params, inputs, machine(device)) as job:
         if not job.finished:
             pseudo_labels = read_pseudo_labels(args.pseudo_labels)

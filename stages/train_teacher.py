@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     recipe = teacher_recipe(training, params.section("teacher", TeacherParams))
 
     device = setup(runtime)
-    inputs = [args.labeled, args.validation]
+    inputs = {"labeled": args.labeled, "validation": args.validation}
     with work(args.out, __file__, params, inputs, machine(device)) as job:
         if not job.finished:
             data = TrainingData(read_split(args.labeled), read_split(args.validation))

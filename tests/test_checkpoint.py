@@ -78,7 +78,7 @@ def test_a_damaged_checkpoint_is_taken_away_aloud_and_the_one_before_is_taken(tm
         whole[len(whole) // 2] ^= 1
         last.write_bytes({"flipped bit": whole, "cut in half": whole[: len(whole) // 2]}.get(harm, b""))
     assert checkpoints.latest()[1] == {"step": 1}
-    assert "is damaged; going on from the one before" in capsys.readouterr().out
+    assert "is damaged and is left out" in capsys.readouterr().out
     assert names(checkpoints) == ["step-000000001"]
 
 

@@ -19,6 +19,7 @@ TINY = {**SMALL, "data.pool": 200, "teacher.training": {"steps": 4, "batch_size"
 
 def forbid() -> None:
     """Make every loader that can run code out of a file raise, in this process."""
+    import _pickle
     import pickle
 
     import joblib
@@ -37,11 +38,14 @@ def forbid() -> None:
 
     load, parse = np.load, yaml.load
     np.load, yaml.load = load_array, load_yaml
+    yaml.load_all = refuse
     yaml.full_load = yaml.unsafe_load = yaml.full_load_all = yaml.unsafe_load_all = refuse
     for module, name in (
         (torch, "load"),
         (pickle, "load"),
         (pickle, "Unpickler"),
+        (_pickle, "load"),
+        (_pickle, "Unpickler"),
         (joblib, "load"),
         (pd, "read_pickle"),
     ):

@@ -32,7 +32,7 @@ def asked() -> Params:
 
 def made_from(**changed):
     return provenance(
-        **{"file": HERE, "params": asked(), "inputs": [Path("pool")], "machine": {"torch": "1"}, **changed}
+        **{"file": HERE, "params": asked(), "inputs": {"pool": Path("pool")}, "machine": {"torch": "1"}, **changed}
     )
 
 
@@ -53,7 +53,8 @@ def test_everything_that_decides_the_result_is_in_the_fingerprint(here):
     others = {
         made_from(machine={"torch": "2"}).fingerprint,
         made_from(file=str(ROOT / "stages/evaluate.py")).fingerprint,
-        made_from(inputs=[]).fingerprint,
+        made_from(inputs={}).fingerprint,
+        made_from(inputs={"labeled": Path("pool")}).fingerprint,
         made_from(params=None).fingerprint,
     }
     (here / "pool/index.parquet").write_bytes(b"other")
@@ -62,7 +63,7 @@ def test_everything_that_decides_the_result_is_in_the_fingerprint(here):
     others.add(made_from().fingerprint)
     (here / "params.yaml").write_text("seed: 4\nruntime: {threads: 1}\n")
     others.add(made_from().fingerprint)
-    assert len(others | {before}) == 8
+    assert len(others | {before}) == 9
 
 
 def test_a_section_that_was_not_asked_for_is_not_in_it(here):
@@ -73,13 +74,13 @@ def test_a_section_that_was_not_asked_for_is_not_in_it(here):
 
 def test_an_input_that_is_not_there_is_refused(here):
     with pytest.raises(Refusal, match="models/iter0 is not there; run `dvc repro`"):
-        made_from(inputs=[Path("models/iter0")])
+        made_from(inputs={"teacher": Path("models/iter0")})
 
 
 def test_nothing_has_changed(here):
     params = asked()
-    refuse_drift(provenance(HERE, params, [Path("pool"), None]), params)
-    refuse_drift(provenance(HERE, None, []), None)
+    refuse_drift(provenance(HERE, params, {"pool": Path("pool"), "truth": None}), params)
+    refuse_drift(provenance(HERE, None, {}), None)
 
 
 @pytest.mark.parametrize(
@@ -92,18 +93,25 @@ def test_nothing_has_changed(here):
         (lambda here: (here / "pool/index.parquet").write_bytes(b"other"), "pool"),
         (lambda here: (here / "pool/index.parquet").unlink(), "pool"),
         (lambda here: (here / "pool").rename(here / "elsewhere"), "pool"),
+        (lambda here: (here / "pool/images-00000.npy").write_bytes(b"PIXELS"), "pool"),
     ],
 )
 def test_what_changed_while_the_stage_ran_is_named(here, change, named):
     params = asked()
-    before = provenance(HERE, params, [Path("pool")])
+    before = provenance(HERE, params, {"pool": Path("pool")})
     change(here)
     with pytest.raises(Refusal, match=f"^{named} changed while predict_pool ran"):
         refuse_drift(before, params)
 
 
 def test_a_change_of_code_is_named(here, monkeypatch):
-    before = provenance(HERE, None, [])
+    before = provenance(HERE, None, {})
     before.code["noisy_student/models.py"] = "what it was"
     with pytest.raises(Refusal, match=r"^noisy_student/models.py changed"):
         refuse_drift(before, None)
+
+
+def test_code_that_was_written_after_the_start_is_refused(monkeypatch):
+    monkeypatch.setattr("noisy_student.provenance.STARTED", 0.0)
+    with pytest.raises(Refusal, match=r"^noisy_student/__init__.py changed while predict_pool ran"):
+        provenance(HERE, None, {})

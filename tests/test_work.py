@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch) -> Path:
 
 
 def job(out="out"):
-    return work(Path(out), STAGE, None, [Path("pool")], {})
+    return work(Path(out), STAGE, None, {"pool": Path("pool")}, {})
 
 
 def make(value=1.0, out="out") -> bool:
@@ -61,11 +61,24 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_the_result_becomes_the_output_and_replaces_what_was_there(here):
+def test_the_result_becomes_the_output_and_replaces_one_of_the_same_stage(here):
     (here / "out").mkdir()
-    (here / "out/old").touch()
+    (here / "out/a.npy").touch()
     assert make()
     assert contents(here / "out").keys() == {"a.npy", "below/b.npy"}
+    assert np.load(here / "out/a.npy").tolist() == [1, 1, 1]
+
+
+def test_a_folder_with_something_else_in_it_is_not_replaced(here):
+    (here / "out").mkdir()
+    (here / "out/thesis.tex").write_text("years of work")
+    with pytest.raises(Refusal, match=r"out holds thesis.tex, which this stage did not make; name another folder"):
+        make()
+    assert (here / "out/thesis.tex").read_text() == "years of work"
+    for other in (".", "pool"):
+        with pytest.raises(Refusal, match="name another folder"):
+            make(out=other)
+    assert not make(out="elsewhere")  # nothing was lost by it
 
 
 def test_a_finished_result_is_taken_over_aloud(here, capsys):
@@ -115,7 +128,7 @@ def test_a_change_of_what_it_is_made_from_leaves_no_result(here):
     made = fail(Refusal, lambda: (here / "pool").write_bytes(b"other"))
     assert not (here / "out").exists()
     assert not made.result.exists()
-    with pytest.raises(Refusal, match="pool changed"), guarded(STAGE, None, [Path("pool")]):
+    with pytest.raises(Refusal, match="pool changed"), guarded(STAGE, None, {"pool": Path("pool")}):
         (here / "pool").write_bytes(b"third")
 
 
