@@ -37,6 +37,7 @@ from benchmarks.study import changed
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.files import read_csv, write_bytes, write_csv
 from noisy_student.provenance import digest
+from noisy_student.runtime import processor
 
 ROOT = Path(__file__).parent.parent
 KILLS = ROOT / "benchmarks" / "kills.csv"
@@ -61,8 +62,12 @@ SMALL = {  # a run of half a minute that has every kind of noise, several shards
     "iterations": {"iter1": {"teacher": "iter0", "model": "cnn_8"}},
     "controls.same_size.of": "iter1",
 }
+COUNTED = ["resumed", "in_commit", "slowest_stop", "seconds_lost"]  # not of every kind
 SECONDS = 600  # no stage of this run takes as long
 GONE = 5  # seconds in which a stage ends whose DVC was killed
+ABOUT = """The stages of a small run (MNIST-5k, cnn_8, 150 steps, all noise, a checkpoint every 0.2 s) are killed until they
+end, and every file is compared with the uninterrupted run's. `repeated` kills nobody: its rounds are whole runs. What a
+kill loses is a start and the steps that are done again."""
 Row = dict[str, Any]
 
 
@@ -294,10 +299,12 @@ def table(rows: pd.DataFrame) -> str:
     lines = [
         "# Killed at random moments",
         "",
+        f"{ABOUT} {processor()}, {os.cpu_count()} cores.",
+        "",
         f"| {' | '.join(head)} |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for kind, found in rows.groupby("kind", sort=False):
+    for kind, found in rows.reindex(columns=rows.columns.union(COUNTED)).groupby("kind", sort=False):
         kills = int(found["kills"].sum())
         lost = f"{found['seconds_lost'].sum() / kills:.1f}" if kills and found["seconds_lost"].notna().any() else ""
         slowest = f"{found['slowest_stop'].max():.2f}" if kind == "terminated" else ""

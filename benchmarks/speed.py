@@ -15,7 +15,6 @@ Written to benchmarks/speed.json. `--check` compares with what stands there and 
 
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -35,6 +34,7 @@ from rich.table import Table
 from benchmarks.expand import expanded, written
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.files import read_json, write_json
+from noisy_student.runtime import processor
 
 ROOT = Path(__file__).parent.parent
 SPEED = ROOT / "benchmarks" / "speed.json"
@@ -173,16 +173,6 @@ def empty_pipeline(folder: Path) -> Path:
     ):
         run(folder, *line)
     return folder
-
-
-def processor() -> str:
-    """The processor's name."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return names[0] if names else platform.machine()
 
 
 def show(rows: list[dict[str, Any]]) -> None:
