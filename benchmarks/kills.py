@@ -65,9 +65,9 @@ SMALL = {  # a run of half a minute that has every kind of noise, several shards
 COUNTED = ["resumed", "in_commit", "slowest_stop", "seconds_lost"]  # not of every kind
 SECONDS = 600  # no stage of this run takes as long
 GONE = 5  # seconds in which a stage ends whose DVC was killed
-ABOUT = """The stages of a small run (MNIST-5k, cnn_8, 150 steps, all noise, a checkpoint every 0.2 s) are killed until they
-end, and every file is compared with the uninterrupted run's. `repeated` kills nobody: its rounds are whole runs. What a
-kill loses is a start and the steps that are done again."""
+ABOUT = """The stages of a small run (MNIST-5k, cnn_8, 150 steps, all noise, a checkpoint every 0.2 s) are killed until
+they end, and every file is compared with the uninterrupted run's. `repeated` kills nobody: its rounds are whole runs.
+What a kill loses is a start and the steps that are done again."""
 Row = dict[str, Any]
 
 
