@@ -146,7 +146,7 @@ class Project:
 
 
 def killed(project: Project, name: str, draw: random.Random, number: int, fresh: bool = True) -> Row:
-    """Send a stage that signal at random moments until it ends before one comes; `fresh`: nothing is kept of before."""
+    """Send a stage that signal at random moments, until it ends before one comes; `fresh`: nothing is kept."""
     if fresh:
         project.forget(name)
     row: Row = {"stage": name, "kills": 0, "resumed": 0, "in_commit": 0, "slowest_stop": 0.0, "equal": True}
@@ -155,16 +155,19 @@ def killed(project: Project, name: str, draw: random.Random, number: int, fresh:
         while True:
             halves = project.halves(name)
             process = project.start(line)
+            begins = name in TRAINERS and draw.random() < 0.9  # else most kills would come while libraries are imported
+            begun = _begun(process) if begins else ""
+            wait = draw.uniform(0, (0.5 if begins else 1.1) * seconds)
             try:
-                said, ended = process.communicate(timeout=draw.uniform(0, 1.1 * seconds))[0], True
+                said, ended = begun + process.communicate(timeout=wait)[0], True
             except subprocess.TimeoutExpired:
                 asked = time.monotonic()
                 process.send_signal(number)
-                said, ended = process.communicate(timeout=SECONDS)[0], process.returncode == 0
+                said, ended = begun + process.communicate(timeout=SECONDS)[0], process.returncode == 0
                 row["slowest_stop"] = max(row["slowest_stop"], time.monotonic() - asked)
                 row["kills"] += not ended
                 row["in_commit"] += bool(project.halves(name) - halves)
-                row["equal"] &= ended or _stopped_well(process.returncode, number, said)
+                row["equal"] &= ended or _stopped_well(project, name, process.returncode, number, said)
             row["resumed"] += bool(re.search(r"goes on after step [1-9]", said))
             if ended:
                 break
@@ -173,11 +176,25 @@ def killed(project: Project, name: str, draw: random.Random, number: int, fresh:
     return row
 
 
-def _stopped_well(status: int, number: int, said: str) -> bool:
-    """Whether a stage ended as that signal should end it; one that still imports its libraries has nothing to keep."""
-    if number == signal.SIGKILL or "steps on" not in said:
-        return status in (-number, 128 + number)
-    return status == 128 + number and "run again to go on" in said
+def _begun(process: subprocess.Popen) -> str:
+    """What a trainer says until it begins with its steps."""
+    said = ""
+    for line in process.stdout or ():
+        said += line
+        if "steps on" in line:
+            break
+    return said
+
+
+def _stopped_well(project: Project, name: str, status: int, number: int, said: str) -> bool:
+    """Whether a stage ended as that signal should end it, with the checkpoint that it says it left.
+
+    One that still imports its libraries, or has done its work, has nothing to keep and may end by the signal itself.
+    """
+    kept = re.search(r"stopped after step (\d+) of", said)
+    if kept and number != signal.SIGKILL:
+        return status == 128 + number and f"step-{int(kept[1]):09}" in project.checkpoints(name)[0].name
+    return status in (-number, 128 + number)
 
 
 def killed_training(project: Project, draw: random.Random) -> Row:
@@ -224,21 +241,22 @@ def killed_dvc(project: Project, draw: random.Random) -> Row:
     first.kill()
     first.wait()  # DVC takes the locks of a process that nobody has waited for to be held
     second = project.repro(name)
-    follower = _stage_of(second)
-    together = stage is not None and follower is not None and _runs(stage)
+    said, both = "", False
+    for line in second.stdout or ():
+        said += line
+        if "steps on" in line and stage:  # the second stage begins, so that the first has let go and is on its way out
+            both = not _ends(stage, 1)
+    second.wait(SECONDS)
     gone = stage is None or _ends(stage, GONE)
-    said = second.communicate(timeout=SECONDS)[0]
     stopped = "stopped" in first.communicate()[0]
-    waited = "does the same work; waiting" in said
     made = second.returncode == 0 and project.hashes(name) == project.made[name]
     return {
         "stage": name,
         "kills": int(in_time),
         "resumed": int("goes on after step" in said),
-        "together": together,
-        "waited": waited,
+        "waited": "does the same work; waiting" in said,
         "stopped": stopped,
-        "equal": made and gone and (waited or not together),
+        "equal": made and gone and not both,
     }
 
 

@@ -168,7 +168,7 @@ def test_a_cache_object_that_is_missing_or_corrupt_is_made_again(project, harm):
 
 @pytest.mark.slow
 def test_an_experiment_in_a_folder_of_its_own_that_was_killed_goes_on(project):
-    command = ["dvc", "exp", "run", "--temp", "-S", "++iterations.iter2.training.steps=3000", "train_student@iter2"]
+    command = ["dvc", "exp", "run", "--temp", "-S", "training.steps=1000", "train_student@iter1"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "NOISY_STUDENT_CHECKPOINT_SECONDS": "0.2"}
     killed = subprocess.Popen(command, cwd=project.folder, env=environment, start_new_session=True)
