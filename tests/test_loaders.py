@@ -30,6 +30,12 @@ def forbid() -> None:
     def refuse(*args, **kwargs):
         raise AssertionError("a loader that can run code out of a file was called")
 
+    class Unpickler:
+        """A class, since torch derives its own from it while it is imported."""
+
+        def __init__(self, *args, **kwargs):
+            refuse()
+
     def load_array(*args, allow_pickle=False, **kwargs):
         return refuse() if allow_pickle else load(*args, allow_pickle=False, **kwargs)
 
@@ -39,13 +45,12 @@ def forbid() -> None:
     load, parse = np.load, yaml.load
     np.load, yaml.load = load_array, load_yaml
     yaml.load_all = refuse
+    pickle.Unpickler = _pickle.Unpickler = Unpickler
     yaml.full_load = yaml.unsafe_load = yaml.full_load_all = yaml.unsafe_load_all = refuse
     for module, name in (
         (torch, "load"),
         (pickle, "load"),
-        (pickle, "Unpickler"),
         (_pickle, "load"),
-        (_pickle, "Unpickler"),
         (joblib, "load"),
         (pd, "read_pickle"),
     ):
