@@ -33,7 +33,7 @@ import psutil
 import yaml
 
 from benchmarks.expand import commands, expanded, written
-from benchmarks.study import changed
+from benchmarks.study import changed, copy_project, environment
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.files import read_csv, write_bytes, write_csv
 from noisy_student.provenance import digest
@@ -76,13 +76,9 @@ class Project:
 
     def __init__(self, folder: Path, stages: Collection[str] = ()):
         self.folder = folder
-        for part in ("noisy_student", "stages", ".dvc"):
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("cache", "tmp", "__pycache__"))
-        shutil.copy(ROOT / "dvc.yaml", folder)
-        (folder / "metrics" / "controls").mkdir(parents=True)
         params = changed(yaml.safe_load((ROOT / "params.yaml").read_text()), SMALL)
-        (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-        pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+        pipeline = copy_project(folder, params)
+        shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
         self.lines = {name: [line.split()[1:] for line in lines] for name, lines in commands(pipeline, params)}
         self.outs = {name: written(stage) for name, stage in expanded(pipeline, params).items()}
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
@@ -102,10 +98,9 @@ class Project:
         return self._open([sys.executable, "-m", "dvc", "repro", "--single-item", "--force", "--no-run-cache", name])
 
     def _open(self, command: list[str]) -> subprocess.Popen:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "NOISY_STUDENT_CHECKPOINT_SECONDS": "0.2"}
+        often = {**environment(), "NOISY_STUDENT_CHECKPOINT_SECONDS": "0.2"}
         return subprocess.Popen(
-            command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command, cwd=self.folder, env=often, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
 
     def finish(self, name: str) -> str:

@@ -142,21 +142,30 @@ def run_with_dvc(name: str, params: dict[str, Any]) -> Run:
 def run_without_dvc(name: str, params: dict[str, Any]) -> Run:
     """One run by the commands of dvc.yaml, in a temporary copy of the code."""
     with tempfile.TemporaryDirectory(prefix=name) as folder:
-        for part in ("noisy_student", "stages", "dvc.yaml"):
-            copied = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
-            copied(ROOT / part, Path(folder) / part)
-        (Path(folder) / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-        (Path(folder) / "metrics" / "controls").mkdir(parents=True)
-        for _, lines in commands(yaml.safe_load((ROOT / "dvc.yaml").read_text()), params):
+        for _, lines in commands(copy_project(Path(folder), params), params):
             for line in lines:
                 finish([sys.executable, *line.split()[1:]], Path(folder))
         return read_csv(Path(folder) / "metrics/history.csv"), read_json(Path(folder) / "metrics/summary.json")
 
 
+def copy_project(folder: Path, params: dict[str, Any]) -> dict[str, Any]:
+    """Put the code, with these `params`, into `folder`, where its commands can run; return its dvc.yaml, parsed."""
+    for part in ("noisy_student", "stages"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    (folder / "metrics" / "controls").mkdir(parents=True)
+    return yaml.safe_load((ROOT / "dvc.yaml").read_text())
+
+
+def environment() -> dict[str, str]:
+    """The environment of this process, in which the `python` of dvc.yaml is the one that runs."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
 def finish(command: list[str], folder: Path) -> None:
     """Run a command that says itself what goes wrong. Raises `Refusal` when it fails."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # of the `python` in dvc.yaml
-    if subprocess.run(command, cwd=folder, env={**os.environ, "PATH": path}, check=False).returncode:
+    if subprocess.run(command, cwd=folder, env=environment(), check=False).returncode:
         raise Refusal(f"`{' '.join(command[1:6])} …` failed, as it says above; mend it and run the study again")
 
 

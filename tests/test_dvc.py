@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from benchmarks.study import changed
+from benchmarks.study import changed, environment
 
 ROOT = Path(__file__).parent.parent
 TINY = {
@@ -71,10 +71,7 @@ class Project:
         path.write_text(yaml.safe_dump(changed(yaml.safe_load(path.read_text()), changes), sort_keys=False))
 
     def run(self, *command: str, status: int = 0) -> str:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        done = subprocess.run(
-            command, cwd=self.folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=self.folder, env=environment(), capture_output=True, text=True, check=False)
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -169,9 +166,8 @@ def test_a_cache_object_that_is_missing_or_corrupt_is_made_again(project, harm):
 @pytest.mark.slow
 def test_an_experiment_in_a_folder_of_its_own_that_was_killed_goes_on(project):
     command = ["dvc", "exp", "run", "--temp", "-S", "training.steps=1000", "train_student@iter1"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "NOISY_STUDENT_CHECKPOINT_SECONDS": "0.2"}
-    killed = subprocess.Popen(command, cwd=project.folder, env=environment, start_new_session=True)
+    often = {**environment(), "NOISY_STUDENT_CHECKPOINT_SECONDS": "0.2"}
+    killed = subprocess.Popen(command, cwd=project.folder, env=often, start_new_session=True)
     while not [*(project.folder / "work").glob("train_student-*/checkpoints/*.safetensors")]:
         time.sleep(0.02)
         assert killed.poll() is None

@@ -1,7 +1,6 @@
 """No stage reads a file by a loader that can run code out of it: a whole run in which each of them raises."""
 
 import runpy
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import yaml
 
 from benchmarks.expand import commands
 from benchmarks.kills import SMALL
-from benchmarks.study import changed
+from benchmarks.study import changed, copy_project
 
 ROOT = Path(__file__).parent.parent
 TINY = {**SMALL, "data.pool": 200, "teacher.training": {"steps": 4, "batch_size": 16}, "training.steps": 4}
@@ -67,13 +66,8 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_a_whole_run_calls_no_loader_that_can_run_code(tmp_path):
-    for part in ("noisy_student", "stages"):
-        shutil.copytree(ROOT / part, tmp_path / part)
-    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     params = changed(yaml.safe_load((ROOT / "params.yaml").read_text()), TINY)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    (tmp_path / "metrics/controls").mkdir(parents=True)
-    for _, lines in commands(yaml.safe_load((ROOT / "dvc.yaml").read_text()), params):
+    for _, lines in commands(copy_project(tmp_path, params), params):
         for line in lines:
             done = run(tmp_path, *line.split()[2:])
             assert not done.returncode, done.stderr
