@@ -1,274 +1,225 @@
 """Kill stages at random moments and see whether they end with the bytes of a run that nobody killed.
 
-    python -m benchmarks.kills                 # all kinds, about half an hour; goes on where it stopped
+    python -m benchmarks.kills                 # all kinds, about forty minutes; goes on where it stopped
     python -m benchmarks.kills training dvc    # some of them
 
     training     SIGKILL to a stage that trains, with all noise and averaged weights on
-    others       SIGKILL to any other stage
+    others       SIGKILL to any other stage, one after the other
     terminated   SIGTERM to a stage that trains: a checkpoint and status 143
     damaged      SIGKILL, then a bit of its last checkpoint flipped or half of it cut off
-    dvc          SIGKILL to DVC alone, and another `dvc repro` at once: the first stage ends, and never do two write
+    dvc          SIGKILL to DVC alone, and the same stage again, before that or at once: the first one ends, and never
+                 do two write
     repeated     nobody is killed: everything anew, in the same folder or in another one
 
 A row of benchmarks/kills.csv is a round: the kills that one stage took until it ended.
 """
 
+import hashlib
 import os
 import random
 import re
-import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import psutil
-import yaml
 
-from benchmarks.expand import commands, expanded, written
-from benchmarks.study import changed, copy_project, environment
+from benchmarks.small_run import ROOT, TRAINERS, Project, Run
 from noisy_student.errors import Refusal, exits_with_a_sentence
-from noisy_student.files import read_csv, write_bytes, write_csv
-from noisy_student.provenance import digest
+from noisy_student.files import digest, read_csv, write_bytes, write_csv
 from noisy_student.runtime import processor
 
-ROOT = Path(__file__).parent.parent
 KILLS = ROOT / "benchmarks" / "kills.csv"
-WANTED = {
-    "training": 200,
-    "others": 50,
-    "terminated": 50,
-    "damaged": 20,
-    "dvc": 20,
-    "repeated": 10,
-}  # kills of each kind
-TRAINERS = ("train_teacher", "train_student@iter1", "train_control@same_size")
-SMALL = {  # a run of half a minute that has every kind of noise, several shards and several batches of each
-    "current": "iter1",
-    "runtime.threads": 1,
-    "data.shard_megabytes": 1,
-    "data.pool": 3000,
-    "teacher.model": "cnn_8",
-    "teacher.training": {"steps": 150, "batch_size": 64},
-    "training.steps": 150,
-    "training.batch_size": 64,
-    "iterations": {"iter1": {"teacher": "iter0", "model": "cnn_8"}},
-    "controls.same_size.of": "iter1",
+WANTED = {  # of each kind
+    "training": ("kills", 200),
+    "others": ("kills", 50),
+    "terminated": ("stopped", 50),
+    "damaged": ("kills", 20),
+    "dvc": ("kills", 20),
+    "repeated": ("runs", 10),
 }
-COUNTED = ["resumed", "in_commit", "slowest_stop", "seconds_lost"]  # not of every kind
-SECONDS = 600  # no stage of this run takes as long
 GONE = 5  # seconds in which a stage ends whose DVC was killed
+COLUMNS = {  # of the table: a column of the rows, and how its rows become one number
+    "runs": ("whole runs", "sum"),
+    "kills": ("kills", "sum"),
+    "resumed": ("gone on from a step above 0", "sum"),
+    "in_commit": ("inside the commit of a checkpoint", "sum"),
+    "stopped": ("stopped in training, with a checkpoint", "sum"),
+    "slowest_stop": ("slowest stop, s", "max"),
+    "waited": ("second run waited", "sum"),
+    "overlap": ("longest overlap of the two processes, s", "max"),
+}
 ABOUT = """The stages of a small run (MNIST-5k, cnn_8, 150 steps, all noise, a checkpoint every 0.2 s) are killed until
-they end, and every file is compared with the uninterrupted run's. `repeated` kills nobody: its rounds are whole runs.
-What a kill loses is a start and the steps that are done again."""
+they end, and every file is compared with the uninterrupted run's. Moments are random, but for every fifth kill of
+`training`: that one waits until a checkpoint is being written and comes then. `resumed` counts kills after which the
+stage said that it went on from a step above 0. In half of the rounds of `dvc` a second run of the stage waits already
+when DVC is killed; two processes overlap while the first one, whose work is let go, leaves its interpreter. What a kill
+loses is a start and the steps that are done again."""
 Row = dict[str, Any]
 
 
-class Project:
-    """The small run, or some of its `stages`, in a folder of its own, done once, with the hashes of what each made."""
+def killed(
+    project: Project, name: str, draw: random.Random, number: int, fresh: bool = True, most: int | None = None
+) -> Row:
+    """Send a stage that signal at random moments, until it ends before one comes or has had the `most`.
 
-    def __init__(self, folder: Path, stages: Collection[str] = ()):
-        self.folder = folder
-        params = changed(yaml.safe_load((ROOT / "params.yaml").read_text()), SMALL)
-        pipeline = copy_project(folder, params)
-        shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
-        self.lines = {name: [line.split()[1:] for line in lines] for name, lines in commands(pipeline, params)}
-        self.outs = {name: written(stage) for name, stage in expanded(pipeline, params).items()}
-        subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-        self.seconds, self.made = {}, {}
-        for name in stages or self.lines:
-            started = time.monotonic()
-            self.finish(name)
-            self.seconds[name] = time.monotonic() - started
-            self.made[name] = self.hashes(name)
-
-    def start(self, line: list[str]) -> subprocess.Popen:
-        """Start a command of dvc.yaml."""
-        return self._open([sys.executable, *line])
-
-    def repro(self, name: str) -> subprocess.Popen:
-        """Start DVC on one stage, whatever is there of it."""
-        return self._open([sys.executable, "-m", "dvc", "repro", "--single-item", "--force", "--no-run-cache", name])
-
-    def _open(self, command: list[str]) -> subprocess.Popen:
-        often = {**environment(), "NOISY_STUDENT_CHECKPOINT_SECONDS": "0.2"}
-        return subprocess.Popen(
-            command, cwd=self.folder, env=often, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-
-    def finish(self, name: str) -> str:
-        """Run a stage to its end and return what it printed."""
-        said = ""
-        for line in self.lines[name]:
-            process = self.start(line)
-            said += process.communicate(timeout=SECONDS)[0]
-            if process.returncode:
-                raise Refusal(f"{name} ended with status {process.returncode}: {said}")
-        return said
-
-    def forget(self, name: str) -> None:
-        """Remove what a stage made, as DVC does before it runs it, and the work that is kept of it."""
-        for out in self.outs[name]:
-            path = self.folder / out
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        for work in (self.folder / "work").glob(f"{name.partition('@')[0]}-*"):
-            shutil.rmtree(work)
-
-    def hashes(self, name: str) -> dict[str, str]:
-        """The sha256 of each file that a stage made, no more and no less."""
-        found = [
-            file for out in self.outs[name] for file in sorted([self.folder / out, *(self.folder / out).rglob("*")])
-        ]
-        return {str(file.relative_to(self.folder)): digest(file) for file in found if file.is_file()}
-
-    def checkpoints(self, name: str) -> list[Path]:
-        """The checkpoints of a stage, the last one first."""
-        return sorted(self._below(name, "checkpoints/*.safetensors"), reverse=True)
-
-    def halves(self, name: str) -> set[Path]:
-        """What kills left of checkpoints that were being written."""
-        return set(self._below(name, "checkpoints/*.tmp"))
-
-    def _below(self, name: str, pattern: str) -> Iterator[Path]:
-        return (self.folder / "work").glob(f"{name.partition('@')[0]}-*/{pattern}")
-
-
-def killed(project: Project, name: str, draw: random.Random, number: int, fresh: bool = True) -> Row:
-    """Send a stage that signal at random moments, until it ends before one comes; `fresh`: nothing is kept."""
+    `fresh`: nothing is kept of earlier runs.
+    """
     if fresh:
         project.forget(name)
-    row: Row = {"stage": name, "kills": 0, "resumed": 0, "in_commit": 0, "slowest_stop": 0.0, "equal": True}
-    seconds, started = project.seconds[name], time.monotonic()
+    row: Row = {"stage": name, "kills": 0, "resumed": 0, "in_commit": 0, "stopped": 0, "slowest_stop": 0.0}
+    row["equal"] = True
+    started = time.monotonic()
     for line in project.lines[name]:
-        while True:
-            halves = project.halves(name)
-            process = project.start(line)
-            begins = name in TRAINERS and draw.random() < 0.9  # else most kills would come while libraries are imported
-            begun = _begun(process) if begins else ""
-            wait = draw.uniform(0, (0.5 if begins else 1.1) * seconds)
-            try:
-                said, ended = begun + process.communicate(timeout=wait)[0], True
-            except subprocess.TimeoutExpired:
-                asked = time.monotonic()
-                process.send_signal(number)
-                said, ended = begun + process.communicate(timeout=SECONDS)[0], process.returncode == 0
-                row["slowest_stop"] = max(row["slowest_stop"], time.monotonic() - asked)
-                row["kills"] += not ended
-                row["in_commit"] += bool(project.halves(name) - halves)
-                row["equal"] &= ended or _stopped_well(project, name, process.returncode, number, said)
-            row["resumed"] += bool(re.search(r"goes on after step [1-9]", said))
-            if ended:
+        while not _ended_before_its_kill(project, name, line, draw, number, row):
+            if row["kills"] == most:
+                project.finish(name)
                 break
-    row["equal"] &= process.returncode == 0 and project.hashes(name) == project.made[name]
-    row["seconds_lost"] = time.monotonic() - started - seconds
+    row["seconds_lost"] = time.monotonic() - started - project.seconds[name]
+    row["equal"] &= project.hashes(name) == project.made[name]
     return row
 
 
-def _begun(process: subprocess.Popen) -> str:
-    """What a trainer says until it begins with its steps."""
-    said = ""
-    for line in process.stdout or ():
-        said += line
-        if "steps on" in line:
-            break
-    return said
+def _ended_before_its_kill(
+    project: Project, name: str, line: list[str], draw: random.Random, number: int, row: Row
+) -> bool:
+    """Start a stage and send it that signal; whether it had ended. What came of it is added to `row`."""
+    halves = _halves(project, name)
+    run = project.start(line)
+    runs = _still_runs_at_its_moment(run, project, name, draw, number)
+    in_training, asked = runs and _has_trained(run, project, name), time.monotonic()
+    if runs:
+        run.send_signal(number)
+    row["resumed"] += bool(re.search(r"goes on after step [1-9]", run.ended()))
+    if not run.returncode:
+        return True
+    if not runs:
+        raise Refusal(f"{name} ended with status {run.returncode}: {run.said()}")
+    stopped = _left_its_last_step(run, project, name)
+    row["kills"] += 1
+    row["in_commit"] += bool(_halves(project, name) - halves)
+    row["stopped"] += stopped
+    row["slowest_stop"] = max(row["slowest_stop"], time.monotonic() - asked)
+    had_to_stop = number != signal.SIGKILL and in_training and not project.work(name, "part/*")
+    row["equal"] &= run.returncode in (-number, 128 + number) and (stopped or not had_to_stop)
+    return False
 
 
-def _stopped_well(project: Project, name: str, status: int, number: int, said: str) -> bool:
-    """Whether a stage ended as that signal should end it, with the checkpoint that it says it left.
-
-    One that still imports its libraries, or has done its work, has nothing to keep and may end by the signal itself.
-    """
-    kept = re.search(r"stopped after step (\d+) of", said)
-    if kept and number != signal.SIGKILL:
-        return status == 128 + number and f"step-{int(kept[1]):09}" in project.checkpoints(name)[0].name
-    return status in (-number, 128 + number)
-
-
-def killed_training(project: Project, draw: random.Random) -> Row:
-    return killed(project, draw.choice(TRAINERS), draw, signal.SIGKILL)
-
-
-def killed_others(project: Project, draw: random.Random) -> Row:
-    return killed(project, draw.choice([name for name in project.lines if name not in TRAINERS]), draw, signal.SIGKILL)
+def _still_runs_at_its_moment(run: Run, project: Project, name: str, draw: random.Random, number: int) -> bool:
+    """Wait for a random moment. Most would come while libraries are imported, so that nine of ten come after that."""
+    seconds = project.seconds[name]
+    if draw.random() < 0.1 or (name not in TRAINERS and not name.startswith("predict_pool")):
+        return run.until(lambda: True, draw.uniform(0, 1.1 * seconds))
+    if name not in TRAINERS:
+        return run.until(lambda: project.work(name, "part/*.npy"), draw.uniform(0, 0.1))
+    if number != signal.SIGKILL:
+        return run.until(lambda: _has_trained(run, project, name), draw.uniform(0, 0.3 * seconds))
+    if draw.random() < 0.2:
+        halves = _halves(project, name)
+        return run.until(lambda: _halves(project, name) - halves, pause=0)  # it is written within milliseconds
+    return run.until(lambda: "steps on" in run.said(), draw.uniform(0, 0.4 * seconds))
 
 
-def terminated(project: Project, draw: random.Random) -> Row:
-    return killed(project, draw.choice(TRAINERS), draw, signal.SIGTERM)
+def _has_trained(run: Run, project: Project, name: str) -> bool:
+    """Whether a run has written a checkpoint of its own."""
+    with suppress(OSError):  # a checkpoint that was removed meanwhile
+        return any(file.stat().st_mtime > run.since for file in project.checkpoints(name)[:1])
+    return True
 
 
-def damaged(project: Project, draw: random.Random) -> Row:
+def _left_its_last_step(run: Run, project: Project, name: str) -> bool:
+    """Whether a run that was asked to stop said after which step it did, and left the checkpoint of that step."""
+    kept = re.search(r"stopped after step (\d+) of", run.said())
+    return kept is not None and f"step-{int(kept[1]):09}" in project.checkpoints(name)[0].name
+
+
+def _halves(project: Project, name: str) -> set[Path]:
+    """What kills left of checkpoints that were being written."""
+    return set(project.work(name, "checkpoints/*.tmp"))
+
+
+def killed_training(project: Project, number: int, draw: random.Random) -> Row:
+    return killed(project, TRAINERS[number % 3], draw, signal.SIGKILL)
+
+
+def killed_others(project: Project, number: int, draw: random.Random) -> Row:
+    others = [name for name in project.lines if name not in TRAINERS]
+    return killed(project, others[number % len(others)], draw, signal.SIGKILL)
+
+
+def terminated(project: Project, number: int, draw: random.Random) -> Row:
+    return killed(project, TRAINERS[number % 3], draw, signal.SIGTERM)
+
+
+def damaged(project: Project, number: int, draw: random.Random) -> Row:
     """Kill a trainer once it has two checkpoints, damage the last, and let it end."""
-    name = draw.choice(TRAINERS)
+    name = TRAINERS[number % 3]
     project.forget(name)
-    process = project.start(project.lines[name][0])
-    while process.poll() is None and len(project.checkpoints(name)) < 2:
-        time.sleep(0.01)
-    time.sleep(draw.uniform(0, 1))
-    process.kill()
-    process.communicate()
-    last = next(iter(project.checkpoints(name)), None)
-    if last is None or (project.folder / project.outs[name][0]).exists():
+    run = project.start(project.lines[name][0])
+    runs = run.until(lambda: len(project.checkpoints(name)) == 2, draw.uniform(0, 1))
+    run.kill()
+    run.ended()
+    if not runs or not project.checkpoints(name):
         return {"stage": name, "kills": 0, "equal": True}  # it had ended
+    last = project.checkpoints(name)[0]
     content = bytearray(last.read_bytes())
     content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-    last.write_bytes(content if draw.random() < 0.5 else content[: len(content) // 2])
+    last.write_bytes(content if number % 2 else content[: len(content) // 2])
     said = project.finish(name)
     equal = project.hashes(name) == project.made[name] and "is damaged" in said
     return {"stage": name, "kills": 1, "resumed": int("goes on after step" in said), "equal": equal}
 
 
-def killed_dvc(project: Project, draw: random.Random) -> Row:
-    """Kill DVC alone while its stage trains, start it again at once, and look at who writes meanwhile."""
-    name = draw.choice(TRAINERS)
+def killed_dvc(project: Project, number: int, draw: random.Random) -> Row:
+    """Kill DVC alone while its stage trains; the same stage is started before that, or by DVC right after it."""
+    name = TRAINERS[number % 3]
     project.forget(name)
     first = project.repro(name)
+    in_training = first.until(lambda: "steps on" in first.said(), draw.uniform(0, 0.3 * project.seconds[name]))
     stage = _stage_of(first)
-    time.sleep(draw.uniform(0, project.seconds[name]))
-    in_time = first.poll() is None
+    waiting = project.start(project.lines[name][0]) if number % 2 else None
+    if waiting:
+        waiting.until(lambda: "waiting" in waiting.said() or first.poll() is not None)
+    in_time = in_training and first.poll() is None and stage is not None
     first.kill()
     first.wait()  # DVC takes the locks of a process that nobody has waited for to be held
-    second = project.repro(name)
-    said, both = "", False
-    for line in second.stdout or ():
-        said += line
-        if "steps on" in line and stage:  # the second stage begins, so that the first has let go and is on its way out
-            both = not _ends(stage, 1)
-    second.wait(SECONDS)
+    second = waiting or project.repro(name)
+    second.until(lambda: "steps on" in second.said() or "taking over" in second.said())
+    began = time.monotonic()
     gone = stage is None or _ends(stage, GONE)
-    stopped = "stopped" in first.communicate()[0]
-    made = second.returncode == 0 and project.hashes(name) == project.made[name]
+    overlap = time.monotonic() - began
+    said = second.ended()
+    made = not second.returncode and project.hashes(name) == project.made[name]
     return {
         "stage": name,
         "kills": int(in_time),
         "resumed": int("goes on after step" in said),
-        "waited": "does the same work; waiting" in said,
-        "stopped": stopped,
-        "equal": made and gone and not both,
+        "waited": int("does the same work; waiting" in said),
+        "overlap": overlap,
+        "equal": made and gone and (not in_time or "stopped" in first.said() or "taking over" in said),
     }
 
 
-def repeated(project: Project, draw: random.Random) -> Row:
+def repeated(project: Project, number: int, draw: random.Random) -> Row:
     """Run everything anew, in the same folder or in another one."""
-    if draw.random() < 0.5:
+    if number % 2:
         with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-            return {"stage": "in another folder", "kills": 1, "equal": Project(Path(folder)).made == project.made}
+            return {"stage": "in another folder", "runs": 1, "equal": Project(Path(folder)).made == project.made}
     for name in project.lines:
         project.forget(name)
     for name in project.lines:
         project.finish(name)
     made = {name: project.hashes(name) for name in project.lines}
-    return {"stage": "in the same folder", "kills": 1, "equal": made == project.made}
+    return {"stage": "in the same folder", "runs": 1, "equal": made == project.made}
 
 
-KINDS: dict[str, Callable[[Project, random.Random], Row]] = {
+KINDS: dict[str, Callable[[Project, int, random.Random], Row]] = {
     "training": killed_training,
     "others": killed_others,
     "terminated": terminated,
@@ -278,14 +229,12 @@ KINDS: dict[str, Callable[[Project, random.Random], Row]] = {
 }
 
 
-def _stage_of(dvc: subprocess.Popen) -> psutil.Process | None:
-    """The stage that `dvc` runs, as soon as there is one; None when it ends without."""
-    while dvc.poll() is None:
+def _stage_of(dvc: Run) -> psutil.Process | None:
+    """The stage that `dvc` runs; None when there is none."""
+    with suppress(psutil.Error):
         for process in psutil.Process(dvc.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                if "python" in process.name() and any(word.startswith("stages.") for word in process.cmdline()):
-                    return process
-        time.sleep(0.01)
+            if "python" in process.name() and any(word.startswith("stages.") for word in process.cmdline()):
+                return process
     return None
 
 
@@ -295,7 +244,7 @@ def _ends(process: psutil.Process, seconds: float) -> bool:
     while _runs(process):
         if time.monotonic() > until:
             return False
-        time.sleep(0.02)
+        time.sleep(0.005)
     return True
 
 
@@ -307,26 +256,38 @@ def _runs(process: psutil.Process) -> bool:
 
 def table(rows: pd.DataFrame) -> str:
     """What all rounds say together, as Markdown."""
-    head = ["kind", "kills", "gone on from a step above 0", "inside the commit of a checkpoint"]
-    head += ["slowest stop, s", "lost a kill, s", "rounds", "of other bytes"]
-    lines = [
-        "# Killed at random moments",
-        "",
-        f"{ABOUT} {processor()}, {os.cpu_count()} cores.",
-        "",
-        f"| {' | '.join(head)} |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for kind, found in rows.reindex(columns=rows.columns.union(COUNTED)).groupby("kind", sort=False):
-        kills = int(found["kills"].sum())
-        lost = f"{found['seconds_lost'].sum() / kills:.1f}" if kills and found["seconds_lost"].notna().any() else ""
-        slowest = f"{found['slowest_stop'].max():.2f}" if kind == "terminated" else ""
-        resumed, commits = (found[name].sum(min_count=1) for name in ("resumed", "in_commit"))
-        cells = [kind, kills, *("" if pd.isna(each) else int(each) for each in (resumed, commits)), slowest, lost]
-        lines.append(
-            "| " + " | ".join(map(str, [*cells, len(found), int((~found["equal"].astype(bool)).sum())])) + " |"
-        )
+    rows = rows.reindex(columns=rows.columns.union([*COLUMNS, "seconds_lost"]))
+    head = ["kind", *(title for title, _ in COLUMNS.values()), "lost a kill, s", "rounds", "of other bytes"]
+    lines = ["# Killed at random moments", "", f"{ABOUT} {processor()}, {os.cpu_count()} cores.", ""]
+    lines += [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    for kind, found in rows.groupby("kind", sort=False):
+        cells = [
+            f"{found[name].agg(how):.2f}".removesuffix(".00") if found[name].notna().any() else ""
+            for name, (_, how) in COLUMNS.items()
+        ]
+        other = int((~found["equal"].astype(bool)).sum())
+        lines.append("| " + " | ".join(map(str, [kind, *cells, _lost(found), len(found), other])) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _lost(rounds: pd.DataFrame) -> str:
+    """Seconds that a kill cost, by the rounds that had one and were timed."""
+    timed = rounds[(rounds["kills"] > 0) & rounds["seconds_lost"].notna()]
+    return f"{timed['seconds_lost'].sum() / timed['kills'].sum():.1f}" if len(timed) else ""
+
+
+def code() -> str:
+    """A name for the code that is killed, 16 hex digits."""
+    files = sorted([*ROOT.glob("noisy_student/*.py"), *ROOT.glob("stages/*.py"), Path(__file__)])
+    return hashlib.sha256("".join(map(digest, files)).encode()).hexdigest()[:16]
+
+
+def rows_of(version: str) -> pd.DataFrame:
+    """The rounds so far; those of other code say nothing of this one."""
+    rows = read_csv(KILLS) if KILLS.exists() else pd.DataFrame(columns=["kind", "code", "equal"])
+    if others := int((rows["code"] != version).sum()):
+        print(f"{others} rounds of other code are left out", flush=True)
+    return rows[rows["code"] == version]
 
 
 @exits_with_a_sentence
@@ -336,15 +297,17 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if unknown := set(args.kinds) - set(KINDS):
         raise Refusal(f"there is no kind {', '.join(unknown)}; there are {', '.join(KINDS)}")
-    columns = ["kind", "round", "stage", "kills", "equal"]
-    rows = read_csv(KILLS) if KILLS.exists() else pd.DataFrame(columns=columns)
+    version = code()
+    rows = rows_of(version)
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         project = Project(Path(folder))
         for kind in args.kinds or KINDS:
-            while (kills := rows.loc[rows["kind"] == kind, "kills"]).sum() < WANTED[kind]:
-                row = KINDS[kind](project, random.Random(f"{kind} {len(kills)}"))  # noqa: S311 no secret
-                rows = pd.concat([rows, pd.DataFrame([{"kind": kind, "round": len(kills), **row}])], ignore_index=True)
-                print(f"{kind} {len(kills)}: {row}", flush=True)
+            counted, wanted = WANTED[kind]
+            while (done := rows[rows["kind"] == kind].reindex(columns=[counted])).sum().item() < wanted:
+                row = KINDS[kind](project, len(done), random.Random(f"{kind} {len(done)}"))  # noqa: S311 no secret
+                found = {"kind": kind, "round": len(done), "code": version, **row}
+                rows = pd.concat([rows, pd.DataFrame([found])], ignore_index=True)
+                print(f"{kind} {len(done)}: {row}", flush=True)
                 write_csv(KILLS, rows)
                 write_bytes(KILLS.with_suffix(".md"), table(rows).encode())
     if not rows["equal"].all():

@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written under a temporary name, flushed to the disk, renamed."""
 
+import hashlib
 import io
 import json
 import os
@@ -29,10 +30,18 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)  # half a file is of no use to anyone, and takes room on a full disk
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = str(path)  # which a full disk leaves out
         raise
     flush_folder(path.parent)
+
+
+def digest(file: Path) -> str:
+    """The sha256, in hex, of the file's bytes."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def flush_folder(folder: Path) -> None:
@@ -85,11 +94,12 @@ def read_csv(path: Path, text: bool = False) -> pd.DataFrame:
         raise _unreadable(path, error) from None
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write `array` in numpy's format, without pickle."""
+def write_array(path: Path, array: np.ndarray) -> str:
+    """Write `array` in numpy's format, without pickle, and return the sha256, in hex, of the file's bytes."""
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
     write_bytes(path, content.getvalue())
+    return hashlib.sha256(content.getbuffer()).hexdigest()
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The image store: a split is a folder of uint8 shards, opened memory-mapped, and an index of what stands in them.
 
-    split.json         classes, image size, channels, and how many images are in which shard
+    split.json         classes, image size, channels, and each shard with its number of images and its sha256
     images-00000.npy   uint8 (n,H,W,C)
     index.parquet      a row for each image, in order: id, label (not there for the pool), sha256 of the pixels
 
@@ -22,6 +22,7 @@ from noisy_student.config import Section, validated
 from noisy_student.errors import Refusal
 from noisy_student.files import (
     REMEDY,
+    digest,
     read_array,
     read_json,
     read_parquet,
@@ -41,6 +42,7 @@ class Shard(Section):
 
     file: str = Field(pattern=r"^images-[0-9]{5}\.npy$")  # its name inside the split's folder
     images: int = Field(ge=1)
+    sha256: str  # of the file
 
 
 class Description(Section):
@@ -126,8 +128,9 @@ def write_split(
     with replacing(folder) as temporary:
         for number, start in enumerate(range(0, len(images), each)):
             pixels = np.ascontiguousarray(images[start : start + each])
-            shards.append(Shard(file=f"images-{number:05}.npy", images=len(pixels)))
-            write_array(temporary / shards[-1].file, pixels)
+            file = f"images-{number:05}.npy"
+            written = write_array(temporary / file, pixels)
+            shards.append(Shard(file=file, images=len(pixels), sha256=written))
         _write_table(temporary / INDEX, index)
         height, width, channels = images.shape[1:]
         description = Description(
@@ -177,6 +180,8 @@ def _read_shard(folder: Path, shard: Shard, description: Description) -> np.ndar
     expected = (shard.images, *description.image_size, description.channels)
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.shape != expected:
         raise Refusal(f"{folder / shard.file} does not hold uint8 pixels {expected}, as its split.json says; {REMEDY}")
+    if digest(folder / shard.file) != shard.sha256:
+        raise Refusal(f"{folder / shard.file} has other pixels than were written to it; {REMEDY}")
     return array
 
 

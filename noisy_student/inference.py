@@ -89,6 +89,10 @@ def predict_split(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Noiseless logits of `split`: the number of each shard that is not `done` yet, and an array float32 (n,K)."""
     todo = [(number, shard) for number, shard in enumerate(split.shards) if number not in done]
-    with meter(title, sum(len(shard) for _, shard in todo)) as progress, explained("take a smaller model"):
+    with meter(title, len(split)) as progress, explained("take a smaller model"):
+        if len(todo) < len(split.shards):
+            found = len(split.shards) - len(todo)
+            before = len(split) - sum(len(shard) for _, shard in todo)
+            progress.resume(before, f"goes on with {found:,} of {len(split.shards):,} shards done")
         for number, shard in todo:
             yield number, predict(classifier, shard, runtime, progress)

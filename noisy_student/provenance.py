@@ -10,12 +10,12 @@ from typing import Any
 
 from noisy_student.config import Params
 from noisy_student.errors import Refusal
-from noisy_student.files import REMEDY
+from noisy_student.files import REMEDY, digest
 from noisy_student.stopping import STARTED
 
 ROOT = Path(__file__).parent.parent
 IMPORT = re.compile(r"^[ \t]*(?:from|import)[ \t]+(noisy_student[\w.]*)(?:[ \t]+import[ \t]+([\w, ]+))?", re.MULTILINE)
-SHARDS = "images-*.npy"  # of a split, whose index has the hash of every image
+SHARDS = "images-*.npy"  # of a split, whose split.json has their hashes
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,6 @@ def code_of(file: Path) -> list[Path]:
     return sorted(found)
 
 
-def digest(file: Path) -> str:
-    """The sha256, in hex, of the file's bytes."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def _imported(file: Path) -> Iterable[Path]:
     for module, names in IMPORT.findall(file.read_text(encoding="utf-8")):
         below = [f"{module}.{name.split()[0]}" for name in names.split(",") if name.strip()]
@@ -104,7 +98,7 @@ def _imported(file: Path) -> Iterable[Path]:
 
 
 def _manifest(path: Path) -> str:
-    """A hash of names, sizes and contents of the files at `path`; of shards, which an index describes, no contents."""
+    """A hash of names, sizes and contents of the files at `path`; not of the contents of shards, see `SHARDS`."""
     lines = [
         f"{file.relative_to(path)} {file.stat().st_size} {'' if file.match(SHARDS) else digest(file)}"
         for file in _files(path)

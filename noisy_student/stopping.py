@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -87,5 +88,5 @@ def _starters() -> list[int]:
 
 # As early as can be: this room imports nothing slow, and every stage's first import leads here.
 STARTED, STARTED_BY = time.time(), _starters()
-if "DVC_STAGE" in os.environ:
+if getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "").startswith("stages."):
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a stage that is still importing ends without a traceback

@@ -23,8 +23,8 @@ from filelock import FileLock, Timeout
 
 from noisy_student.config import Params
 from noisy_student.errors import Refusal
-from noisy_student.files import flush_folder, read_json, replacing, write_array, write_bytes, write_json
-from noisy_student.provenance import Provenance, digest, provenance, refuse_drift
+from noisy_student.files import digest, flush_folder, read_json, replacing, write_array, write_bytes, write_json
+from noisy_student.provenance import Provenance, provenance, refuse_drift
 
 
 def work_folder() -> Path:
@@ -50,8 +50,7 @@ class Work:
 
     def add(self, name: str, array: np.ndarray) -> None:
         """Make `array` the file `name` of the result."""
-        write_array(self.part / name, array)
-        write_bytes(self.hashes / name, digest(self.part / name).encode())
+        write_bytes(self.hashes / name, write_array(self.part / name, array).encode())
 
     def finish(self) -> None:
         """Make what is in `part` the result; what it took to come there goes."""

@@ -176,6 +176,24 @@ def test_an_experiment_in_a_folder_of_its_own_that_was_killed_goes_on(project):
     assert "goes on after step" in project.run(*command)
 
 
+@pytest.mark.slow
+def test_a_queued_experiment_keeps_its_work_in_the_project_and_gives_the_same_bytes(project):
+    """A worker of the queue runs it in a folder of its own, which is gone afterwards."""
+    project.run("dvc", "exp", "run", "--queue", "-n", "queued", "-S", "training.steps=5", "train_student@iter1")
+    project.run("dvc", "queue", "start")
+    for _ in range(600):
+        if re.search(r"queued.*(Success|Failed)", project.run("dvc", "queue", "status")):
+            break
+        time.sleep(0.2)
+    project.run("dvc", "queue", "stop")
+    assert re.search(r"queued.*Success", project.run("dvc", "queue", "status"))
+    project.run("dvc", "exp", "apply", "queued")
+    made = (project.folder / "dvc.lock").read_text()
+    taken_over = project.run("dvc", "repro", "--force", "--single-item", "train_student@iter1")
+    assert "taking over the finished result" in taken_over
+    assert (project.folder / "dvc.lock").read_text() == made
+
+
 def test_each_iteration_is_a_revision_and_nothing_is_trained_for_it(project):
     for current in ("iter1", "iter0"):
         assert set(project.experiment(f"one-{current}", f"current={current}")) <= {"check", "summarize"}

@@ -162,6 +162,22 @@ def described(**changes):
     return damage
 
 
+def first_shard(**changes):
+    """split.json that knows of one shard alone, which it describes otherwise."""
+
+    def damage(folder):
+        shards = json.loads((folder / "split.json").read_text())["shards"]
+        described(shards=[shards[0] | changes])(folder)
+
+    return damage
+
+
+def flip_a_bit(folder):
+    content = bytearray((folder / "images-00001.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "images-00001.npy").write_bytes(content)
+
+
 def saved(array, allow_pickle=False):
     content = io.BytesIO()
     np.save(content, array, allow_pickle=allow_pickle)
@@ -189,8 +205,8 @@ DAMAGES = {
     "another type": described(images="10"),
     "another size": described(image_size=[6, 8]),
     "another number of images": described(images=11),
-    "too few shards": described(shards=[{"file": "images-00000.npy", "images": 4}]),
-    "a shard outside": described(shards=[{"file": "../images-00000.npy", "images": 10}]),
+    "too few shards": first_shard(),
+    "a shard outside": first_shard(file="../images-00000.npy", images=10),
     "too few classes": described(classes=["cat"]),
     "no shard": lambda folder: (folder / "images-00001.npy").unlink(),
     "shard cut off": lambda folder: shard((folder / "images-00001.npy").read_bytes()[:300])(folder),
@@ -198,6 +214,7 @@ DAMAGES = {
     "shard of floats": shard(saved(np.zeros((4, 8, 6, 3)))),
     "shard of fewer images": shard(saved(np.zeros((3, 8, 6, 3), dtype=np.uint8))),
     "shard of objects": shard(saved(np.array([{}] * 4, dtype=object), allow_pickle=True)),
+    "shard of another pixel": flip_a_bit,
     "no index": lambda folder: (folder / "index.parquet").unlink(),
     "index of something else": lambda folder: (folder / "index.parquet").write_bytes(b"PAR1 or not"),
     "index without ids": lambda folder: pq.write_table(pa.table({"label": [0] * 10}), folder / "index.parquet"),

@@ -62,7 +62,7 @@ def test_a_model_with_dropout_and_batch_norm_is_looked_at_in_eval_mode(runtime):
     assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
 
 
-def test_a_split_is_predicted_shard_by_shard_in_eval_mode(runtime, make_split):
+def test_a_split_is_predicted_shard_by_shard_in_eval_mode(runtime, make_split, capsys):
     split = make_split(0, 20, shards=3)
     classifier = new_classifier("mlp_8", split, dropout=0.5).train()
     numbers, shards = zip(*predict_split(classifier, split, runtime, "pool"), strict=True)
@@ -70,6 +70,7 @@ def test_a_split_is_predicted_shard_by_shard_in_eval_mode(runtime, make_split):
     assert [len(logits) for logits in shards] == [7, 7, 6]
     ((number, left),) = predict_split(classifier, split, runtime, "pool", done={0, 2})
     assert number == 1
+    assert "65%  goes on with 2 of 3 shards done" in capsys.readouterr().out
     assert np.array_equal(left, shards[1])
     assert np.allclose(np.concatenate(shards), predict(classifier.eval(), split.images(), runtime), atol=1e-5)
 

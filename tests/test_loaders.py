@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from benchmarks.expand import commands
-from benchmarks.kills import SMALL
+from benchmarks.small_run import SMALL
 from benchmarks.study import changed, copy_project
 
 ROOT = Path(__file__).parent.parent

@@ -82,6 +82,18 @@ def runs(process: int) -> bool:
         return False
 
 
+def test_ctrl_c_while_a_stage_imports_its_libraries_leaves_no_traceback():
+    stage = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "stages.train_teacher"], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    said = ""
+    while "noisy_student.stopping" not in said:  # the import that looks after it
+        said = stage.stderr.readline()
+    stage.send_signal(signal.SIGINT)
+    assert "Traceback" not in stage.communicate()[1]
+    assert stage.returncode == -signal.SIGINT
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
 @pytest.mark.parametrize("shell", [[], ["sh", "-c"], ["bash", "-c"]])
 def test_a_stage_whose_dvc_was_killed_ends(tmp_path, shell):
