@@ -67,7 +67,7 @@ Row = dict[str, Any]
 def killed(
     project: Project, name: str, draw: random.Random, number: int, fresh: bool = True, most: int | None = None
 ) -> Row:
-    """Send a stage that signal at random moments, until it ends before one comes or has had the `most`.
+    """Send a stage that signal at random moments, until it ends before one comes or has had the `most`, and let it end.
 
     `fresh`: nothing is kept of earlier runs.
     """
@@ -122,7 +122,9 @@ def _still_runs_at_its_moment(run: Run, project: Project, name: str, draw: rando
         return run.until(lambda: _has_trained(run, project, name), draw.uniform(0, 0.3 * seconds))
     if draw.random() < 0.2:
         halves = _halves(project, name)
-        return run.until(lambda: _halves(project, name) - halves, pause=0)  # it is written within milliseconds
+        return run.until(
+            lambda: project.checkpoints(name) and _halves(project, name) - halves, pause=0
+        )  # it is written within milliseconds
     return run.until(lambda: "steps on" in run.said(), draw.uniform(0, 0.4 * seconds))
 
 
@@ -145,12 +147,12 @@ def _halves(project: Project, name: str) -> set[Path]:
 
 
 def killed_training(project: Project, number: int, draw: random.Random) -> Row:
-    return killed(project, TRAINERS[number % 3], draw, signal.SIGKILL)
+    return killed(project, TRAINERS[number % 3], draw, signal.SIGKILL, most=12)
 
 
 def killed_others(project: Project, number: int, draw: random.Random) -> Row:
     others = [name for name in project.lines if name not in TRAINERS]
-    return killed(project, others[number % len(others)], draw, signal.SIGKILL)
+    return killed(project, others[number % len(others)], draw, signal.SIGKILL, most=4)
 
 
 def terminated(project: Project, number: int, draw: random.Random) -> Row:

@@ -152,7 +152,9 @@ def copy_project(folder: Path, params: dict[str, Any]) -> dict[str, Any]:
     """Put the code, with these `params`, into `folder`, where its commands can run; return its dvc.yaml, parsed."""
     for part in ("noisy_student", "stages"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "dvc.yaml", folder)
+    for file in ("dvc.yaml", "corrections.csv"):
+        shutil.copy(ROOT / file, folder)
+    (folder / params["data"]["path"]).mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     (folder / "metrics" / "controls").mkdir(parents=True)
     return yaml.safe_load((ROOT / "dvc.yaml").read_text())

@@ -63,7 +63,7 @@ def labeling(images: np.ndarray, recipe, everything, device: torch.device) -> fl
         folder = Path(name)
         ids = [str(number) for number in range(len(images))]
         index = pd.DataFrame({"id": ids, "sha256": pixel_hash(images)})
-        write_split(folder / "pool", images, index, [str(k) for k in range(CLASSES)], 64_000_000)
+        write_split(folder / "pool", images, index, [str(k) for k in range(CLASSES)], {}, 64_000_000)
         teacher = made_up_classifier(recipe, images.shape[1:], CLASSES, device).eval()
 
         def label() -> None:

@@ -1,5 +1,7 @@
 """What a person gets to read when something cannot be done: one sentence, no traceback."""
 
+import atexit
+import gc
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -37,6 +39,10 @@ def exits_with_a_sentence(main: Callable[..., None]) -> Callable[..., None]:
             _exit(128 + stopped.signal, f"stopped{stopped}")
 
     return guarded
+
+
+# The interpreter's last collection takes more than a second with torch, of things that go with the process anyway.
+atexit.register(gc.freeze)
 
 
 def _exit(status: int, sentence: str) -> None:

@@ -51,12 +51,13 @@ class Description(Section):
     classes: list[str] = Field(min_length=1)  # names, in the order of the labels
     image_size: list[int] = Field(min_length=2, max_length=2)  # height and width, pixels
     channels: int = Field(ge=1)
+    preparation: dict[str, Any]  # how an image of any size and kind is made one of these
     images: int = Field(ge=1)
     shards: list[Shard]
 
 
 class Selection:
-    """Rows of several arrays, seen as one array that is gathered only in the slices that are asked for."""
+    """Rows of several arrays, seen as one array of which only the slices and rows that are asked for are gathered."""
 
     def __init__(self, arrays: Sequence[np.ndarray], rows: np.ndarray):
         self.arrays, self.rows = arrays, rows
@@ -65,8 +66,12 @@ class Selection:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, part: slice) -> np.ndarray:
+    def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
         return gather(self.arrays, self.rows[part])
+
+    def at(self, rows: np.ndarray) -> "Selection":
+        """The images at `rows` (n,) of this selection."""
+        return Selection(self.arrays, self.rows[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +81,7 @@ class Split:
     classes: list[str]  # names, in the order of the labels
     image_size: tuple[int, int]  # height and width, pixels
     channels: int
+    preparation: dict[str, Any]  # how an image of any size and kind is made one of these
     ids: np.ndarray  # str (N,)
     labels: Any  # int64 (N,), positions in `classes`; None for the pool
     shards: list[np.ndarray]  # memory-mapped uint8 (n,H,W,C), together N images
@@ -107,13 +113,20 @@ def pixel_hash(images: Iterable[np.ndarray]) -> list[str]:
 
 
 def write_split(
-    folder: Path, images: np.ndarray | Selection, index: pd.DataFrame, classes: list[str], shard_bytes: int
+    folder: Path,
+    images: np.ndarray | Selection,
+    index: pd.DataFrame,
+    classes: list[str],
+    preparation: dict[str, Any],
+    shard_bytes: int,
+    drops: np.ndarray | None = None,
 ) -> None:
     """Write `images` uint8 (N,H,W,C) to `folder`, which is there afterwards as a whole or not at all.
 
     `index` has a row for each image and the columns id, sha256 and, where it is known, label; a shard takes at most
-    `shard_bytes`. Raises `Refusal` for images of another kind, for none at all, for an image that is larger than a
-    shard, and for a `folder` that holds something else.
+    `shard_bytes` and images of one of the `drops` (N,), which stand one after the other. Raises `Refusal` for images
+    of another kind, for none at all, for an image that is larger than a shard, and for a `folder` that holds something
+    else.
     """
     if images.dtype != np.uint8 or len(images.shape) != 4 or len(images) != len(index) or not len(images):
         given = f"{images.dtype} {images.shape} for {len(index)} ids"
@@ -126,17 +139,31 @@ def write_split(
         raise Refusal(f"{folder} is there and holds no split; name another folder or remove it")
     shards = []
     with replacing(folder) as temporary:
-        for number, start in enumerate(range(0, len(images), each)):
-            pixels = np.ascontiguousarray(images[start : start + each])
+        for number, (start, end) in enumerate(_shard_ends(len(images), each, drops)):
+            pixels = np.ascontiguousarray(images[start:end])
             file = f"images-{number:05}.npy"
             written = write_array(temporary / file, pixels)
             shards.append(Shard(file=file, images=len(pixels), sha256=written))
         _write_table(temporary / INDEX, index)
         height, width, channels = images.shape[1:]
         description = Description(
-            classes=classes, image_size=[height, width], channels=channels, images=len(images), shards=shards
+            classes=classes,
+            image_size=[height, width],
+            channels=channels,
+            preparation=preparation,
+            images=len(images),
+            shards=shards,
         )
         write_json(temporary / DESCRIPTION, description.model_dump())
+
+
+def _shard_ends(images: int, each: int, drops: np.ndarray | None) -> list[tuple[int, int]]:
+    """The first image of each shard and the first one after it."""
+    starts = [0, *(np.flatnonzero(np.diff(drops)) + 1)] if drops is not None else [0]
+    ends = [*starts[1:], images]
+    return [
+        (at, min(at + each, end)) for start, end in zip(starts, ends, strict=True) for at in range(start, end, each)
+    ]
 
 
 def read_split(folder: Path) -> Split:
@@ -150,7 +177,8 @@ def read_split(folder: Path) -> Split:
     if labels is not None and not ((labels >= 0) & (labels < len(description.classes))).all():
         raise Refusal(f"{folder / INDEX} has labels outside 0 to {len(description.classes) - 1}; {REMEDY}")
     height, width = description.image_size
-    return Split(description.classes, (height, width), description.channels, index["id"].to_numpy(str), labels, shards)
+    ids, of_images = index["id"].to_numpy(str), (height, width)
+    return Split(description.classes, of_images, description.channels, description.preparation, ids, labels, shards)
 
 
 def write_truth(path: Path, ids: Iterable[str], labels: np.ndarray) -> None:

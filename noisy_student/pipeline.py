@@ -21,7 +21,7 @@ from noisy_student.recipes import (
     teacher_recipe,
 )
 from noisy_student.runtime import RuntimeParams, pick_device
-from noisy_student.sources import DIGITS, SIZES, DataParams, check_sizes
+from noisy_student.sources import DIGITS, DataParams, check_sizes
 from noisy_student.targets import PseudoLabelParams
 
 PIPELINE_FILE = Path("dvc.yaml")  # the name that DVC gives it
@@ -66,7 +66,7 @@ def check(params: Params) -> Everything:
         )
         _at(f"{key}.model", check_name, recipe.model)
         _at(f"{key}.noise", check_rates, recipe.model, recipe.noise.dropout, recipe.noise.stochastic_depth)
-        _at(f"{key}.noise", check_crop, recipe.noise, SIZES[everything.data.source].shape[:2])
+        _at(f"{key}.noise", check_crop, recipe.noise, everything.data.shape()[:2])
         if recipe.noise.flip and everything.data.source in DIGITS:
             raise Refusal(
                 f"params.yaml: {key}.noise.flip was True; it must be False, for {everything.data.source} has digits"

@@ -16,36 +16,17 @@ from typing import Any
 import numpy as np
 from pydantic import Field, field_validator
 
+from noisy_student.datasets import Dataset, Images
+from noisy_student.decoding import Preparation
 from noisy_student.errors import Refusal
+from noisy_student.own import LISTS, changed_since, load_own
 from noisy_student.splits import SplitParams, plan
+from noisy_student.stopping import STARTED
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 FIGURES = tuple("0123456789")
 DIGITS = ("mnist_5k", "torchvision/SVHN")  # sources of digits, which are not flipped
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """N images of one size."""
-
-    images: np.ndarray  # uint8 (N,H,W,C)
-    labels: np.ndarray  # int64 (N,), -1 where unknown
-    ids: list[str]  # such as mnist_5k/00012
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset(Images):
-    """The training images of a source, and what comes with them."""
-
-    classes: list[str]  # names, in the order of the labels
-    test: Images | None = None  # the source's own test split
-    unlabeled: Images | None = None
-
-    @property
-    def parts(self) -> list[Images]:
-        """All there is, in the order in which rows are counted: own test split, training images, unlabeled ones."""
-        return [part for part in (self.test, self, self.unlabeled) if part]
 
 
 @dataclass(frozen=True)
@@ -72,48 +53,88 @@ SIZES = {
 }
 
 
-class DataParams(SplitParams):
-    """Where images come from and how they are split."""
+class DataParams(SplitParams, Preparation):
+    """Where images come from, what becomes of them and how they are split."""
 
-    source: str  # a key of SIZES
-    path: str | None  # folder of downloads; None: the user's cache folder
+    source: str  # folder, manifest, or a key of SIZES
+    path: str  # of one's own images: a folder, or a manifest of them
+    downloads: str | None  # folder of downloads; None: the user's cache folder
+    max_bad_fraction: float = Field(ge=0, le=1)  # of one's own files; more that cannot be used stop the stage
+    near_duplicates: float | None = Field(gt=0.5, le=1)  # least correlation of their pixels; None: not looked for
     shard_megabytes: int = Field(ge=1, le=256)  # the most that a file of images holds, in 10^6 bytes
 
     @field_validator("source")
     @classmethod
     def _known(cls, source: str) -> str:
-        if source not in SIZES:
-            by_name = {name.rpartition("/")[2].lower(): name for name in SIZES}
+        if source not in SIZES and source not in LISTS:
+            by_name = {name.rpartition("/")[2].lower(): name for name in (*LISTS, *SIZES)}
             close = difflib.get_close_matches(source.rpartition("/")[2].lower(), by_name, n=1)
             hint = f"; did you mean {by_name[close[0]]}?" if close else ""
-            raise ValueError(f"one of {', '.join(SIZES)}{hint}")
+            raise ValueError(f"one of {', '.join((*LISTS, *SIZES))}{hint}")
         return source
 
-    @field_validator("path")
+    @field_validator("path", "downloads")
     @classmethod
     def _path(cls, path: str | None) -> str | None:
         try:
-            if b"\0" not in os.fsencode(Path(path or "").expanduser()):
+            if path != "" and b"\0" not in os.fsencode(Path(path or "").expanduser()):
                 return path
         except (RuntimeError, ValueError):
             pass
-        raise ValueError("the path of a folder, without NUL, ~ being the home of a user who is there")
+        raise ValueError("a path, without NUL, ~ being the home of a user who is there")
 
-    def downloads(self) -> Path:
-        """The folder where downloads are kept."""
+    @property
+    def is_own(self) -> bool:
+        """Whether the images are a person's own."""
+        return self.source in LISTS
+
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images; one's own may turn out to be grey."""
+        return (self.image_size, self.image_size, 3) if self.is_own else SIZES[self.source].shape
+
+    def preparation(self) -> dict[str, Any]:
+        """How an image of any size and kind is made one of these."""
+        values = {name: getattr(self, name) for name in Preparation.model_fields}
+        return values | {"image_size": self.shape()[0]}
+
+    def own_path(self) -> Path:
+        """Where one's own images are."""
+        return Path(self.path).expanduser()
+
+    def download_folder(self) -> Path:
+        """Where downloads are kept."""
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "noisy_student")
-        return (Path(self.path) if self.path else cache).expanduser()
+        return (Path(self.downloads) if self.downloads else cache).expanduser()
 
 
 def check_sizes(params: DataParams) -> None:
-    """Refuse, before anything is loaded, what asks for more images than the source has."""
+    """Refuse, before anything is loaded, to split more images than the source has, and own ones that are not there."""
+    if params.is_own:
+        path, kind = params.own_path(), {"folder": Path.is_dir, "manifest": Path.is_file}[params.source]
+        if not kind(path):
+            raise Refusal(f"params.yaml: data.path was {params.path!r}; there is no such {params.source}")
+        return
     size = SIZES[params.source]
     plan(params, np.array(size.training), None if size.test is None else np.array(size.test), size.unlabeled)
 
 
-def load(params: DataParams) -> Dataset:
-    """The images of `params.source`. Raises `Refusal` when they are neither there nor to be had."""
+def load(params: DataParams, scratch: Path | None = None) -> Dataset:
+    """The images of `params.source`; one's own are decoded into a file in `scratch`, or where the system has such.
+
+    Raises `Refusal` when they are neither there nor to be had.
+    """
+    if params.is_own:
+        return load_own(params.source, params.own_path(), params, params.max_bad_fraction, scratch)
     return LOADERS[params.source](params)
+
+
+def refuse_changed(params: DataParams) -> None:
+    """Raise `Refusal` where one's own images have changed since this process started.
+
+    DVC looks at them when the stage has ended, and would record the new ones over what was made of the old ones.
+    """
+    if params.is_own and (path := changed_since(params.own_path(), STARTED)):
+        raise Refusal(f"{path} changed while its images were prepared; run again")
 
 
 def _mnist_5k(params: DataParams) -> Dataset:
@@ -151,7 +172,7 @@ def _idx(path: Path) -> np.ndarray:
 
 
 def _torchvision(params: DataParams) -> Dataset:
-    source, folder = params.source, params.downloads()
+    source, folder = params.source, params.download_folder()
     try:
         training, classes = _torchvision_part(source, "train", folder)
         test, _ = _torchvision_part(source, "test", folder)
@@ -159,7 +180,7 @@ def _torchvision(params: DataParams) -> Dataset:
     except (OSError, RuntimeError, HTTPException, EOFError) as error:
         raise Refusal(
             f"cannot download {source} into {folder} ({' '.join(str(error).split())}); "
-            f"connect to the network and try again, or set data.path to a folder that holds torchvision's download"
+            f"connect to the network and try again, or set data.downloads to a folder that holds torchvision's download"
         ) from None
     return Dataset(
         **training, classes=classes, test=Images(**test), unlabeled=Images(**unlabeled) if unlabeled else None

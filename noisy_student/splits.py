@@ -4,10 +4,11 @@ N images, K classes. A row is an image's position among all: the source's own te
 images, and what it has of unlabeled ones, in that order.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from pydantic import Field
 
 from noisy_student.config import Section
@@ -16,6 +17,7 @@ from noisy_student.randomness import generator
 
 MOST = 10**9  # images
 STRATIFIED = ("calibration", "validation")
+KEYS = {"labeled": "labeled_per_class"}  # of params.yaml, where it is not the split's name
 
 
 class SplitParams(Section):
@@ -23,19 +25,54 @@ class SplitParams(Section):
 
     test_seed: int = Field(ge=0, lt=2**32)  # of the test split alone
     test: int | None = Field(ge=2, le=MOST)  # images, for one has no interval; None: all that the source has
-    labeled_per_class: int = Field(ge=1, le=MOST)  # training labels for each class
+    labeled_per_class: int | None = Field(ge=1, le=MOST)  # training labels for each class; None: all that are left
     calibration: int = Field(ge=1, le=MOST)  # held-out labels
     validation: int = Field(ge=1, le=MOST)  # held-out labels
     pool: int | None = Field(ge=1, le=MOST)  # images without labels; None: all that are left
 
 
+Near = dict[int, tuple[int, float]]  # images taken out, each with the one that it is like and how far they agree
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """What is known of each row before it goes anywhere."""
+
+    labels: np.ndarray  # int64 (N,), -1 where unknown
+    hashes: np.ndarray  # (N,), the same for identical images
+    own_test: int  # how many of the first rows are the source's own test split, 0 if it has none
+    classes: int  # K
+    groups: np.ndarray | None = None  # int64 (N,), rows of a group never stand in two splits; -1: in none
+    drops: np.ndarray | None = None  # int64 (N,), rising: pool images of one drop stay together
+
+
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Which rows are where, and what was left out as a copy of another image."""
+    """Which rows are where, and what was left out."""
 
     rows: dict[str, np.ndarray]  # int64: of labeled, calibration, validation and test, rising; of the pool, shuffled
-    duplicates: int  # images dropped because an identical one is kept
+    copies: np.ndarray  # int64 (D,2): images dropped because an identical one is kept, and that one
     conflicting: int  # those of them whose label is another than that of the one kept
+    of_groups: np.ndarray  # int64: images left out because another one of their group stands in another split
+    near: Near = field(default_factory=dict)
+
+    def with_labels_of(self, rows: np.ndarray) -> "Splits":
+        """These splits with those of `rows` that stand nowhere but in the pool among the labeled ones."""
+        elsewhere = [each for name, each in self.rows.items() if name != "pool"]
+        free = np.setdiff1d(rows, np.concatenate([*elsewhere, self.copies[:, 0], self.of_groups]))
+        labeled = np.union1d(self.rows["labeled"], free)
+        pool = self.rows["pool"][~np.isin(self.rows["pool"], labeled)]
+        if not len(pool):
+            raise Refusal("corrections.csv labels every image of the pool; add images without labels")
+        return replace(self, rows={**self.rows, "labeled": labeled, "pool": pool})
+
+    def without(self, near: Near) -> "Splits":
+        """These splits without rows that are like others. Raises `Refusal` where none would be left."""
+        rows = {name: each[~np.isin(each, list(near))] for name, each in self.rows.items()}
+        for name, left in rows.items():
+            if not len(left):
+                raise Refusal(f"every image of {name} is nearly the same as one elsewhere; raise data.near_duplicates")
+        return replace(self, rows=rows, near=near)
 
 
 def plan(
@@ -55,12 +92,15 @@ def plan(
     planned = {"test": _allocated("test", wanted, source)}
     if own_test is None:
         left = left - planned["test"]
-    _refuse_more("labeled_per_class", params.labeled_per_class, int(left.min()), "images of the smallest class")
-    planned["labeled"] = np.full_like(left, params.labeled_per_class)
+    least = params.labeled_per_class or 1  # of each class is kept for training
+    _refuse_more("labeled_per_class", least, int(left.min()), "images of the smallest class")
+    planned["labeled"] = np.full_like(left, least)
     left = left - planned["labeled"]
     for name in STRATIFIED:
         planned[name] = _allocated(name, getattr(params, name), left)
         left = left - planned[name]
+    if params.labeled_per_class is None:
+        planned["labeled"], left = planned["labeled"] + left, np.zeros_like(left)
     pool = int(left.sum()) + unlabeled
     if not pool:
         raise Refusal("params.yaml: data leaves no image for the pool; lower data.labeled_per_class")
@@ -79,34 +119,57 @@ def allocate(counts: np.ndarray, total: int) -> np.ndarray:
     return shares
 
 
-def draw(params: SplitParams, seed: int, labels: np.ndarray, hashes: list[str], own_test: int, classes: int) -> Splits:
-    """Disjoint splits of N images, of which one for each of the `hashes` (N,) takes part: the first.
+def draw(params: SplitParams, seed: int, index: Index) -> Splits:
+    """Disjoint splits of N images, of which one of each set of identical ones takes part: the first.
 
-    `labels` int64 (N,) are -1 where unknown; the first `own_test` rows are the source's own test split, 0 if it has
-    none. The test split depends on `params.test_seed` and not on `seed`.
-    Raises `Refusal` when `params` ask for more images than there are.
+    The test split depends on `params.test_seed` and not on `seed`. Groups are taken whole, so that a split with groups
+    can be a little larger than `params` ask. Raises `Refusal` when `params` ask for more images than there are.
     """
-    first, representative = np.unique(np.array(hashes), return_index=True, return_inverse=True)[1:]
+    first, representative = np.unique(index.hashes, return_index=True, return_inverse=True)[1:]
     kept, representative = np.sort(first), first[representative]
-    training = kept[(kept >= own_test) & (labels[kept] >= 0)]
-    unlabeled = kept[(kept >= own_test) & (labels[kept] < 0)]
-    test = kept[kept < own_test] if own_test else training
+    own, known = kept < index.own_test, index.labels[kept] >= 0
+    training, unlabeled = kept[~own & known], kept[~own & ~known]
+    test = kept[own] if index.own_test else training
 
     def count(rows: np.ndarray) -> np.ndarray:
-        return np.bincount(labels[rows], minlength=classes)
+        return np.bincount(index.labels[rows], minlength=index.classes)
 
-    planned = plan(params, count(training), count(test) if own_test else None, len(unlabeled))
-    rows = {"test": _first_of_each(test, labels, planned["test"], generator(params.test_seed, "test split"))}
-    left = np.setdiff1d(training, rows["test"])
-    for name in ("labeled", *STRATIFIED):
-        rows[name] = _first_of_each(left, labels, planned[name], generator(seed, f"{name} split"))
-        left = np.setdiff1d(left, rows[name])
+    planned = plan(params, count(training), count(test) if index.own_test else None, len(unlabeled))
+    order = ("labeled", *STRATIFIED) if params.labeled_per_class else (*STRATIFIED, "labeled")
+    rows: dict[str, np.ndarray] = {}
+    left, of_groups = training, np.empty(0, np.int64)
+    for name in ("test", *order):
+        drawn = generator(params.test_seed if name == "test" else seed, f"{name} split")
+        rows[name] = _take(name, test if name == "test" else left, planned[name], index, drawn)
+        left, apart = _apart(np.setdiff1d(left, rows[name]), rows[name], index)
+        of_groups = np.union1d(of_groups, apart)
     pool = np.union1d(left, unlabeled)
-    rows["pool"] = generator(seed, "pool split").permutation(pool)[: params.pool]  # so that no position tells a class
-    dropped = np.setdiff1d(np.arange(len(labels)), kept)
-    pairs = labels[dropped], labels[representative[dropped]]
+    for name in ("test", *order):
+        pool, apart = _apart(pool, rows[name], index)
+        of_groups = np.union1d(of_groups, apart)
+    rows["pool"] = _shuffled(pool, index, seed)[: params.pool]
+    dropped = np.setdiff1d(np.arange(len(index.labels)), kept)
+    copies = np.stack([dropped, representative[dropped]], axis=1)
+    pairs = index.labels[copies[:, 0]], index.labels[copies[:, 1]]
     conflicting = (pairs[0] != pairs[1]) & (np.minimum(*pairs) >= 0)
-    return Splits(rows, len(dropped), int(conflicting.sum()))
+    return Splits(rows, copies, int(conflicting.sum()), of_groups)
+
+
+def left_out(splits: Splits, labels: np.ndarray, ids: np.ndarray, classes: list[str]) -> pd.DataFrame:
+    """The usable images in no split, as id, label, why, like (an id), like_label, agreement; "" is unknown.
+
+    Those that were only not drawn are not among them.
+    """
+    found = [(row, "identical", like, 1.0) for row, like in splits.copies.tolist()]
+    found += [(row, "near", like, agreement) for row, (like, agreement) in sorted(splits.near.items())]
+    found += [(row, "group", -1, np.nan) for row in splits.of_groups.tolist()]
+    names = np.array([*classes, ""], dtype=object)
+    table = pd.DataFrame(found, columns=["row", "why", "like", "agreement"])
+    rows, like = table["row"].to_numpy(int), table["like"].to_numpy(int)
+    table = table.assign(id=ids[rows], label=names[labels[rows]])
+    table["like_label"] = np.where(like >= 0, names[labels[like]], "")
+    table["like"] = np.where(like >= 0, ids[like], "")
+    return table[["id", "label", "why", "like", "like_label", "agreement"]]
 
 
 def report(splits: Splits, labels: np.ndarray, classes: list[str]) -> dict[str, Any]:
@@ -121,17 +184,46 @@ def report(splits: Splits, labels: np.ndarray, classes: list[str]) -> dict[str, 
         "images": sizes,
         "images_by_class": {name: dict(zip(classes, counts, strict=True)) for name, counts in by_class.items()},
         "pool_images_of_unknown_class": sizes["pool"] - len(known["pool"]),
-        "duplicates_dropped": splits.duplicates,
+        "duplicates_dropped": len(splits.copies),
         "duplicates_with_conflicting_labels": splits.conflicting,
+        "near_duplicates_taken_out": len(splits.near),
+        "images_of_groups_left_out": len(splits.of_groups),
     }
 
 
-def _first_of_each(
-    rows: np.ndarray, labels: np.ndarray, counts: np.ndarray, generator: np.random.Generator
-) -> np.ndarray:
-    """`counts[k]` of the `rows` of each class k, drawn at random; rising."""
+def _take(name: str, rows: np.ndarray, counts: np.ndarray, index: Index, generator: np.random.Generator) -> np.ndarray:
+    """`counts[k]` of the `rows` of each class k, drawn at random, or a few more with whole groups; rising."""
     order = generator.permutation(rows)
-    return np.sort(np.concatenate([order[labels[order] == k][:count] for k, count in enumerate(counts)]))
+    labels = index.labels[order]
+    if index.groups is None:
+        return np.sort(np.concatenate([order[labels == k][:count] for k, count in enumerate(counts)]))
+    alone = np.where(index.groups[order] < 0, -1 - order, index.groups[order])  # an image in no group is one of its own
+    members = pd.Series(order).groupby(alone, sort=False)
+    needed, taken = counts.copy(), [np.empty(0, np.int64)]
+    for _, group in members:
+        if (needed[index.labels[group]] > 0).any():
+            taken.append(group.to_numpy())
+            np.subtract.at(needed, index.labels[group], 1)
+    if (needed > 0).any():
+        raise Refusal(f"params.yaml: groups leave too few images for data.{KEYS.get(name, name)}; lower it")
+    return np.sort(np.concatenate(taken))
+
+
+def _apart(rows: np.ndarray, taken: np.ndarray, index: Index) -> tuple[np.ndarray, np.ndarray]:
+    """Those of `rows` in no group that has an image among `taken`, and the others."""
+    if index.groups is None:
+        return rows, np.empty(0, np.int64)
+    groups = index.groups[taken]
+    together = np.isin(index.groups[rows], groups[groups >= 0])
+    return rows[~together], rows[together]
+
+
+def _shuffled(pool: np.ndarray, index: Index, seed: int) -> np.ndarray:
+    """`pool` in an order that tells no class, drop by drop: a new drop changes nothing of the earlier ones."""
+    if index.drops is None:
+        return generator(seed, "pool split").permutation(pool)
+    drops = [pool[index.drops[pool] == drop] for drop in np.unique(index.drops[pool])]
+    return np.concatenate([generator(seed, "pool split").permutation(drop) for drop in drops])
 
 
 def _allocated(name: str, wanted: int, counts: np.ndarray) -> np.ndarray:

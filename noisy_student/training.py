@@ -105,6 +105,7 @@ def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
         "classes": labeled.classes,
         "image_size": list(labeled.image_size),
         "channels": labeled.channels,
+        "preparation": labeled.preparation,
         "normalisation": {"mean": classifier.mean.flatten().tolist(), "std": classifier.std.flatten().tolist()},
         **size_and_cost(classifier.network, labeled.channels, labeled.image_size),
         "labels": {"training": len(labeled), "validation": len(data.validation)},

@@ -1,7 +1,8 @@
 """Split the source into labeled, pool, calibration, validation and test images, no image in two of them.
 
-Reads   the source: an installed package, or the folder of downloads
-Writes  a folder for each split, the pool's truth in a file of its own, a report with the number of labels
+Reads   the source (an installed package, the folder of downloads, or one's own images), the corrections
+Writes  a folder for each split, the pool's truth in a file of its own, the files that cannot be used (quarantine) and
+        the images that are like others (left out), each with its reason, the data card, a report of small figures
 Params  seed, data
 """
 
@@ -11,28 +12,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from noisy_student.card import write_card
 from noisy_student.config import Params
+from noisy_student.corrections import read_corrections
+from noisy_student.duplicates import leaks
 from noisy_student.errors import exits_with_a_sentence
-from noisy_student.files import write_json
-from noisy_student.images import Selection, pixel_hash, write_split, write_truth
+from noisy_student.files import write_csv, write_json
+from noisy_student.images import write_split, write_truth
 from noisy_student.randomness import Seed
-from noisy_student.sources import DataParams, check_sizes, load
-from noisy_student.splits import draw, report
-from noisy_student.work import guarded
+from noisy_student.sources import DataParams, check_sizes, load, refuse_changed
+from noisy_student.splits import draw, left_out, report
+from noisy_student.work import guarded, work_folder
 
 MEGABYTE = 1_000_000
+SPLITS = ("labeled", "pool", "calibration", "validation", "test")
 
 
 @exits_with_a_sentence
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--labeled", type=Path, required=True)
-    parser.add_argument("--pool", type=Path, required=True)
-    parser.add_argument("--calibration", type=Path, required=True)
-    parser.add_argument("--validation", type=Path, required=True)
-    parser.add_argument("--test", type=Path, required=True)
-    parser.add_argument("--pool-truth", type=Path, required=True)
-    parser.add_argument("--report", type=Path, required=True)
+    for name in (*SPLITS, "pool-truth", "corrections", "quarantine", "left-out", "card", "report"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args(argv)
 
     params = Params()
@@ -40,23 +40,32 @@ def main(argv: list[str] | None = None) -> None:
     seed = params.section("seed", Seed)
     check_sizes(data)
 
-    with guarded(__file__, params, {}):
-        dataset = load(data)
-        arrays = [part.images for part in dataset.parts]
-        labels = np.concatenate([part.labels for part in dataset.parts])
-        ids = [name for part in dataset.parts for name in part.ids]
-        hashes = [found for array in arrays for found in pixel_hash(array)]
-        own_test = len(dataset.test.ids) if dataset.test else 0
-        splits = draw(data, seed, labels, hashes, own_test, len(dataset.classes))
+    with guarded(__file__, params, {"corrections": args.corrections}):
+        dataset = load(data, work_folder())
+        images, index, ids = dataset.all_images(), dataset.index(), dataset.all_ids()
+        splits = draw(data, seed, index)
+        corrections = read_corrections(args.corrections, ids, index.hashes, dataset.classes)
+        splits = splits.with_labels_of(np.array(list(corrections), np.int64))
+        labels = index.labels.copy()
+        labels[list(corrections)] = list(corrections.values())
+        if data.near_duplicates:
+            splits = splits.without(leaks(images, splits.rows, data.near_duplicates))
 
-        index = pd.DataFrame({"id": ids, "label": labels, "sha256": hashes})
         for name, rows in splits.rows.items():
-            known = index.iloc[rows] if name != "pool" else index.iloc[rows].drop(columns="label")
-            images = Selection(arrays, rows)
-            write_split(getattr(args, name), images, known, dataset.classes, data.shard_megabytes * MEGABYTE)
-        pool = index.iloc[splits.rows["pool"]]
-        write_truth(args.pool_truth, pool["id"], pool["label"].to_numpy())
-        write_json(args.report, {"source": data.source, **report(splits, labels, dataset.classes)})
+            known = {"label": labels[rows]} if name != "pool" else {}
+            split = pd.DataFrame({"id": ids[rows], **known, "sha256": index.hashes[rows].astype(str)})
+            drops = index.drops[rows] if index.drops is not None and name == "pool" else None
+            preparation, shard_bytes = data.preparation(), data.shard_megabytes * MEGABYTE
+            write_split(getattr(args, name), images.at(rows), split, dataset.classes, preparation, shard_bytes, drops)
+        write_truth(args.pool_truth, ids[splits.rows["pool"]], labels[splits.rows["pool"]])
+
+        figures = {"source": data.source, **report(splits, labels, dataset.classes), **dataset.figures()}
+        tables = {"left_out": left_out(splits, labels, ids, dataset.classes), "quarantine": dataset.quarantine()}
+        write_card(args.card, figures, images, labels, splits.rows, splits.near, tables)
+        write_csv(args.quarantine, tables["quarantine"])
+        write_csv(args.left_out, tables["left_out"])
+        write_json(args.report, figures)
+        refuse_changed(data)
 
 
 if __name__ == "__main__":

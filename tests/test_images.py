@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from noisy_student.errors import Refusal
 from noisy_student.images import Selection, gather, pixel_hash, read_split, read_truth, write_split, write_truth
 
+PREPARATION = {"image_size": 8, "resize": "pad"}
 CLASSES = ["cat", "dog"]
 
 
@@ -34,7 +35,7 @@ def images():
 @pytest.fixture
 def folder(tmp_path, images):
     """A split of ten images in three shards."""
-    write_split(tmp_path / "split", images, index_of(images, [0, 1] * 5), CLASSES, 800)
+    write_split(tmp_path / "split", images, index_of(images, [0, 1] * 5), CLASSES, PREPARATION, 800)
     return tmp_path / "split"
 
 
@@ -48,7 +49,7 @@ def folder(tmp_path, images):
 def test_what_is_written_is_read_again(tmp_path_factory, images, shard_bytes, labeled, rows):
     folder = tmp_path_factory.mktemp("splits") / "split"
     labels = np.arange(len(images)) % 2 if labeled else None
-    write_split(folder, images, index_of(images, labels), CLASSES, shard_bytes)
+    write_split(folder, images, index_of(images, labels), CLASSES, PREPARATION, shard_bytes)
     split = read_split(folder)
 
     assert len(split) == len(images)
@@ -76,7 +77,7 @@ def test_shards_are_mapped_not_read_and_images_are_a_copy_that_may_be_written(fo
 def test_the_same_images_give_the_same_bytes_however_they_lie_in_memory(tmp_path, images, shard_bytes):
     selection = Selection([images[:3], images[3:]], np.arange(10))
     for name, same in (("plain", images), ("fortran", np.asfortranarray(images)), ("selection", selection)):
-        write_split(tmp_path / name, same, index_of(images, [0, 1] * 5), CLASSES, shard_bytes)
+        write_split(tmp_path / name, same, index_of(images, [0, 1] * 5), CLASSES, PREPARATION, shard_bytes)
         assert contents(tmp_path / name) == contents(tmp_path / "plain")
 
 
@@ -112,7 +113,7 @@ def test_a_write_that_fails_leaves_nothing_and_spares_what_was_there(tmp_path, f
     before = contents(folder)
     for target in (folder, tmp_path / "new"):
         with pytest.raises(OSError, match="gone"):
-            write_split(target, Failing([images], np.arange(10)), index_of(images), CLASSES, 800)
+            write_split(target, Failing([images], np.arange(10)), index_of(images), CLASSES, PREPARATION, 800)
     assert [path.name for path in tmp_path.iterdir()] == ["split"]
     assert contents(folder) == before
 
@@ -121,14 +122,14 @@ def test_what_a_killed_run_left_is_not_taken_over(tmp_path, folder, images):
     before = contents(folder)
     (tmp_path / "split.tmp").mkdir()
     (tmp_path / "split.tmp" / "images-00009.npy").write_bytes(b"half")
-    write_split(folder, images, index_of(images, [0, 1] * 5), CLASSES, 800)
+    write_split(folder, images, index_of(images, [0, 1] * 5), CLASSES, PREPARATION, 800)
     assert contents(folder) == before
 
 
 def test_a_folder_of_other_things_is_not_replaced(tmp_path, images):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(Refusal, match="holds no split"):
-        write_split(tmp_path, images, index_of(images), CLASSES, 800)
+        write_split(tmp_path, images, index_of(images), CLASSES, PREPARATION, 800)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
@@ -145,13 +146,13 @@ def test_a_folder_of_other_things_is_not_replaced(tmp_path, images):
 def test_other_images_are_refused(tmp_path, images, change, said):
     changed = change(images)
     with pytest.raises(Refusal, match=said):
-        write_split(tmp_path / "split", changed, index_of(changed), CLASSES, 800)
+        write_split(tmp_path / "split", changed, index_of(changed), CLASSES, PREPARATION, 800)
     assert not list(tmp_path.iterdir())
 
 
 def test_as_many_ids_as_images_are_asked_for(tmp_path, images):
     with pytest.raises(Refusal, match="as many ids"):
-        write_split(tmp_path / "split", images, index_of(images[:9]), CLASSES, 800)
+        write_split(tmp_path / "split", images, index_of(images[:9]), CLASSES, PREPARATION, 800)
 
 
 def described(**changes):

@@ -11,11 +11,23 @@ LEVELS = [  # from the ground up; a room imports rooms of lower levels only
     {"metrics", "operations", "progress", "randomness", "stopping", "vision"},
     {"errors"},
     {"config", "files", "networks"},
-    {"checkpoint", "images", "models", "noise", "provenance", "runtime", "targets"},
-    {"history", "inference", "recipes", "splits", "work"},
-    {"batches", "optimization", "results", "sources"},
-    {"pipeline", "state"},
-    {"training"},
+    {
+        "checkpoint",
+        "corrections",
+        "decoding",
+        "images",
+        "listing",
+        "models",
+        "noise",
+        "provenance",
+        "runtime",
+        "targets",
+    },
+    {"card", "duplicates", "history", "inference", "recipes", "splits", "staging", "work"},
+    {"batches", "datasets", "optimization", "results"},
+    {"own", "state"},
+    {"sources", "training"},
+    {"pipeline"},
 ]
 LEVEL = {room: height for height, rooms in enumerate(LEVELS) for room in rooms}
 ROOMS = {path.stem: path for path in (ROOT / "noisy_student").glob("*.py") if path.stem != "__init__"}

@@ -2,6 +2,7 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from noisy_student.sources import LOADERS, Dataset, Images
 from stages import prepare
 
 SPLITS = ("labeled", "pool", "calibration", "validation", "test")
-OUTPUTS = (*SPLITS, "pool_truth.parquet", "report.json")
+OUTPUTS = (*SPLITS, "pool_truth.parquet", "quarantine.csv", "left_out.csv", "card", "report.json")
 
 
 @pytest.fixture(autouse=True)
@@ -21,22 +22,34 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def run(seed=0, out="out", **changes):
+def run(seed=0, out="out", corrections=MappingProxyType({}), **changes):
     data = {
         "source": "mnist_5k",
-        "path": None,
+        "path": "images",
+        "downloads": None,
         "test_seed": 0,
         "test": 1000,
         "labeled_per_class": 10,
         "calibration": 100,
         "validation": 100,
         "pool": None,
+        "near_duplicates": None,
+        "image_size": 32,
+        "resize": "crop",
+        "background": 0,
+        "max_megapixels": 50.0,
+        "max_bad_fraction": 0.01,
         "shard_megabytes": 1,
     }
     with open("params.yaml", "w") as file:
         yaml.safe_dump({"seed": seed, "data": data | changes}, file)
     flags = [word for name in SPLITS for word in (f"--{name}", f"{out}/{name}")]
-    prepare.main([*flags, "--pool-truth", f"{out}/pool_truth.parquet", "--report", f"{out}/report.json"])
+    Path("corrections.csv").write_text(
+        "id,label\n" + "".join(f"{name},{label}\n" for name, label in corrections.items())
+    )
+    for name in OUTPUTS[len(SPLITS) :]:
+        flags += [f"--{name.partition('.')[0].replace('_', '-')}", f"{out}/{name}"]
+    prepare.main([*flags, "--corrections", "corrections.csv"])
     return out
 
 
@@ -119,7 +132,7 @@ def test_no_position_in_the_pool_tells_a_class(tmp_path):
 def test_another_seed_leaves_the_test_split_alone():
     first, other = contents(run(seed=0)), contents(run(seed=1, out="other"))
     changed = {path.partition(os.sep)[0] for path in first if first[path] != other.get(path)}
-    assert changed == {"labeled", "pool", "calibration", "validation", "pool_truth.parquet"}
+    assert changed == {"labeled", "pool", "calibration", "validation", "pool_truth.parquet", "card"}
     moved = contents(run(seed=0, out="moved", test_seed=1))
     assert any(first[path] != moved[path] for path in first if path.startswith("test"))
 

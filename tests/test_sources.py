@@ -15,7 +15,14 @@ from noisy_student.sources import LOADERS, SIZES, DataParams, check_sizes, load
 def params(**changes):
     values = {
         "source": "mnist_5k",
-        "path": None,
+        "path": "images",
+        "downloads": None,
+        "near_duplicates": None,
+        "image_size": 32,
+        "resize": "crop",
+        "background": 0,
+        "max_megapixels": 50.0,
+        "max_bad_fraction": 0.01,
         "test_seed": 0,
         "test": 1000,
         "labeled_per_class": 10,
@@ -126,7 +133,7 @@ def test_svhn_as_it_is_published(tmp_path, monkeypatch, datasets):
         savemat(tmp_path / f"{part}_32x32.mat", {"X": pixels.transpose(1, 2, 3, 0), "y": [[1], [9], [10], [10], [2]]})
     monkeypatch.setattr(datasets.SVHN, "download", lambda self: None)
     monkeypatch.setattr(datasets.SVHN, "_check_integrity", lambda self: True)
-    dataset = load(params(source="torchvision/SVHN", path=str(tmp_path)))
+    dataset = load(params(source="torchvision/SVHN", downloads=str(tmp_path)))
     check(dataset, (32, 32), 3, "torchvision/SVHN/train/")
     check(dataset.test, (32, 32), 3, "torchvision/SVHN/test/")
     assert np.array_equal(dataset.images, pixels)
@@ -143,7 +150,7 @@ def test_stl10_as_it_is_published(tmp_path, monkeypatch, datasets):
         (folder / f"{part}_y.bin").write_bytes(bytes([1, 10, 3, 3]))
     (folder / "class_names.txt").write_text("airplane\nbird\n")
     monkeypatch.setattr(datasets.STL10, "_check_integrity", lambda self: True)
-    dataset = load(params(source="torchvision/STL10", path=str(tmp_path)))
+    dataset = load(params(source="torchvision/STL10", downloads=str(tmp_path)))
     check(dataset, (96, 96), 3, "torchvision/STL10/train/")
     assert all(np.array_equal(part.images, pixels) for part in dataset.parts)
     assert dataset.labels.tolist() == [0, 9, 2, 2]
@@ -166,7 +173,7 @@ def test_the_other_data_sets_of_torchvision(tmp_path, monkeypatch, datasets, sou
     monkeypatch.setattr(sources, "DEBIAN_FASHION_MNIST", tmp_path / "not installed")
     name = {"fashion_mnist": "FashionMNIST"}.get(source, source.removeprefix("torchvision/"))
     monkeypatch.setattr(datasets, name, fake)
-    dataset = load(params(source=source, path=str(tmp_path)))
+    dataset = load(params(source=source, downloads=str(tmp_path)))
     check(dataset, shape[:2], channels, f"{source}/train/")
     check(dataset.test, shape[:2], channels, f"{source}/test/")
     assert dataset.classes == ["cat", "dog"]
@@ -181,7 +188,7 @@ def test_without_network_one_sentence_says_what_to_do(tmp_path, monkeypatch, dat
     monkeypatch.setattr("urllib.request.urlopen", no_network)
     monkeypatch.setattr(sources, "DEBIAN_FASHION_MNIST", tmp_path / "not installed")
     with pytest.raises(Refusal) as refusal:
-        load(params(source=source, path=str(tmp_path)))
+        load(params(source=source, downloads=str(tmp_path)))
     said = str(refusal.value)
     assert f"cannot download {source} into {tmp_path}" in said
     assert "connect to the network" in said
@@ -249,9 +256,9 @@ def test_the_sizes_are_those_published():
 
 
 def test_downloads_go_where_they_are_told(monkeypatch, tmp_path):
-    assert params(path=str(tmp_path)).downloads() == tmp_path
+    assert params(downloads=str(tmp_path)).download_folder() == tmp_path
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert params().downloads() == tmp_path / "cache" / "noisy_student"
+    assert params().download_folder() == tmp_path / "cache" / "noisy_student"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert params().downloads() == tmp_path / ".cache" / "noisy_student"
+    assert params().download_folder() == tmp_path / ".cache" / "noisy_student"

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noisy_student.errors import Refusal
-from noisy_student.splits import SplitParams, allocate, draw, plan, report
+from noisy_student.splits import Index, SplitParams, Splits, allocate, plan, report
+from noisy_student.splits import draw as draw_from
 
 NAMES = {"test", "labeled", "calibration", "validation", "pool"}
 
@@ -12,6 +13,11 @@ NAMES = {"test", "labeled", "calibration", "validation", "pool"}
 def params(**changes):
     sizes = {"test_seed": 0, "test": 4, "labeled_per_class": 2, "calibration": 3, "validation": 4, "pool": None}
     return SplitParams(**sizes | changes)
+
+
+def draw(wanted, seed, labels, hashes, own_test, classes, **known) -> Splits:
+    """Splits of rows of which no more is known than `known` says."""
+    return draw_from(wanted, seed, Index(labels, np.array(hashes), own_test, classes, **known))
 
 
 @st.composite
@@ -104,7 +110,7 @@ def test_the_first_of_identical_images_stays_and_conflicts_are_counted():
     hashes[31] = hashes[2]  # another
     hashes[35] = hashes[36] = hashes[5]
     splits = draw(params(), 0, labels, hashes, 0, 2)
-    assert (splits.duplicates, splits.conflicting) == (4, 2)
+    assert (len(splits.copies), splits.conflicting) == (4, 2)
     assert not {30, 31, 35, 36} & set(np.concatenate(list(splits.rows.values())).tolist())
 
 
@@ -112,7 +118,7 @@ def test_a_copy_without_a_label_is_dropped_without_a_conflict():
     labels = np.array([0, 1] * 20 + [-1, -1])
     hashes = [f"{row}" for row in range(41)] + ["3"]
     splits = draw(params(), 0, labels, hashes, 0, 2)
-    assert (splits.duplicates, splits.conflicting) == (1, 0)
+    assert (len(splits.copies), splits.conflicting) == (1, 0)
     assert 40 in splits.rows["pool"]
 
 

@@ -1,0 +1,76 @@
+"""Name the pool images whose label would teach most: python -m commands.label_next OUT [--images 48]
+
+OUT is a folder: label_next.csv (id, label, guess, margin) and sheet.png, the images in the same order, row by row. Fill
+in the empty labels and append the lines' id and label to corrections.csv: `dvc repro` then trains on them.
+
+Those images are named whose two most probable classes are closest (margin sampling, Scheffer et al. 2001), and among
+these such as differ from one another (the farthest first, Sener and Savarese 2018, in the space of probabilities).
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from noisy_student.card import save_sheet
+from noisy_student.config import Params
+from noisy_student.errors import Refusal, exits_with_a_sentence
+from noisy_student.files import write_csv
+from noisy_student.images import read_split
+from noisy_student.inference import load_classifier, predict_split
+from noisy_student.metrics import softmax
+from noisy_student.runtime import RuntimeParams, setup
+
+CANDIDATES = 10  # for each image that is named
+
+
+@exits_with_a_sentence
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="a folder to write into")
+    parser.add_argument("--images", type=int, default=48, help="how many to name")
+    parser.add_argument("--model", type=Path, help="a model's folder; none: that of `current` in params.yaml")
+    parser.add_argument("--pool", type=Path, default=Path("data/pool"))
+    args = parser.parse_args(argv)
+    if args.images < 1:
+        raise Refusal(f"--images was {args.images}; it must be 1 or more")
+
+    params = Params()
+    runtime = params.section("runtime", RuntimeParams)
+    classifier, description = load_classifier(
+        args.model or Path("models") / params.section("current", str), setup(runtime)
+    )
+    pool = read_split(args.pool)
+    logits = np.concatenate([shard for _, shard in predict_split(classifier, pool, runtime, "looking at the pool")])
+    probabilities = softmax(logits)
+    rows = worth_labeling(probabilities, args.images)
+    guesses = np.array(description["classes"])[probabilities[rows].argmax(axis=1)]
+    table = pd.DataFrame({"id": pool.ids[rows], "label": "", "guess": guesses, "margin": margins(probabilities[rows])})
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_csv(args.out / "label_next.csv", table)
+    save_sheet(args.out / "sheet.png", pool.images(rows))
+    print(f"{len(table)} images are in {args.out}/sheet.png; fill in their labels in {args.out}/label_next.csv")
+
+
+def worth_labeling(probabilities: np.ndarray, count: int) -> np.ndarray:
+    """Rows int64 (count,) of `probabilities` (N,K): unsure ones that differ, the least sure one first."""
+    unsure = np.argsort(margins(probabilities), kind="stable")[: CANDIDATES * count]
+    candidates = probabilities[unsure]
+    chosen = [0]
+    nearest = np.linalg.norm(candidates - candidates[0], axis=1)
+    while len(chosen) < min(count, len(unsure)):
+        nearest[chosen[-1]] = -1  # never again
+        chosen.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, np.linalg.norm(candidates - candidates[chosen[-1]], axis=1))
+    return unsure[chosen]
+
+
+def margins(probabilities: np.ndarray) -> np.ndarray:
+    """By how much the most probable class leads, (N,), of `probabilities` (N,K)."""
+    highest = np.partition(probabilities, -2, axis=1)
+    return highest[:, -1] - highest[:, -2]
+
+
+if __name__ == "__main__":
+    main()

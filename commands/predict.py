@@ -1,0 +1,95 @@
+"""Say what a folder of images shows: python -m commands.predict FOLDER OUT.csv [--model models/iter2] [--abstain 0.8]
+
+OUT is CSV or, by its name, Parquet, with a row for each file below FOLDER: path, label, confidence, reason. The
+confidence is the model's probability, 0 to 1; below that of --abstain the label is `abstain`. A file that is no usable
+image has neither, but a reason. Images are treated as `prepare` treated those that the model was trained on.
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from noisy_student.config import Params, validated
+from noisy_student.decoding import BadImage, Preparation, decode_file
+from noisy_student.errors import Refusal, exits_with_a_sentence
+from noisy_student.files import write_csv, write_parquet
+from noisy_student.inference import BATCH, Classifier, load_classifier, predict
+from noisy_student.listing import files_below
+from noisy_student.metrics import softmax
+from noisy_student.progress import meter
+from noisy_student.runtime import RuntimeParams, setup
+
+ABSTAIN = "abstain"
+
+
+@exits_with_a_sentence
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path, help="a file to write, .csv or .parquet")
+    parser.add_argument("--model", type=Path, help="a model's folder; none: that of `current` in params.yaml")
+    parser.add_argument("--abstain", type=float, default=0.0, help="least confidence, 0 to 1, of a label")
+    args = parser.parse_args(argv)
+    if args.out.suffix not in (".csv", ".parquet"):
+        raise Refusal(f"{args.out} must end in .csv or .parquet")
+    if not args.folder.is_dir():
+        raise Refusal(f"{args.folder} is no folder of images")
+
+    params = Params()
+    runtime = params.section("runtime", RuntimeParams)
+    model = args.model or Path("models") / params.section("current", str)
+    classifier, description = load_classifier(model, setup(runtime))
+    table = labeled(args.folder, classifier, description, runtime, args.abstain)
+    if args.out.suffix == ".csv":
+        write_csv(args.out, table)
+    else:
+        write_parquet(args.out, pa.Table.from_pandas(table, preserve_index=False))
+    print(f"{len(table):,} files, {(table['reason'] != '').sum():,} of them no usable image; see {args.out}")
+
+
+def labeled(
+    folder: Path, classifier: Classifier, description: dict, runtime: RuntimeParams, abstain: float = 0.0
+) -> pd.DataFrame:
+    """A row for each file below `folder`: path, label, confidence (NaN where there is none), reason ("" where used)."""
+    how = validated(Preparation, description["preparation"], "preparation")
+    names, found = np.array([*description["classes"], ""], dtype=object), list(files_below(folder))
+    rows = []
+    with meter("labeling", len(found)) as progress:
+        for start in range(0, len(found), BATCH):
+            paths, images, reasons = decoded(folder, found[start : start + BATCH], how, description["channels"])
+            usable = [reason == "" for reason in reasons]
+            probabilities = (
+                softmax(predict(classifier, images, runtime)) if len(images) else np.empty((0, len(names) - 1))
+            )
+            labels, confidence = np.full(len(paths), len(names) - 1), np.full(len(paths), np.nan)
+            labels[usable], confidence[usable] = probabilities.argmax(axis=1), probabilities.max(axis=1, initial=0)
+            label = np.where(confidence < abstain, ABSTAIN, names[labels])
+            rows.append(pd.DataFrame({"path": paths, "label": label, "confidence": confidence, "reason": reasons}))
+            progress.advance(len(paths))
+    return (
+        pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["path", "label", "confidence", "reason"])
+    )
+
+
+def decoded(
+    folder: Path, files: list[tuple[str, str]], how: Preparation, channels: int
+) -> tuple[list[str], np.ndarray, list[str]]:
+    """The paths of `files`, the usable ones' images uint8 (n,H,W,C), and what is wrong with each, "" for nothing."""
+    images, reasons = [], []
+    for path, problem in files:
+        try:
+            if problem:
+                raise BadImage(problem)
+            images.append(decode_file(folder, path, how, channels))
+            reasons.append("")
+        except BadImage as bad:
+            reasons.append(str(bad))
+    size = how.image_size
+    return [path for path, _ in files], np.array(images, np.uint8).reshape(-1, size, size, channels), reasons
+
+
+if __name__ == "__main__":
+    main()

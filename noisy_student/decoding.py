@@ -1,0 +1,169 @@
+"""One image file to pixels: decoded once and in full, upright, in three channels, at one size; or why it cannot be.
+
+H x W pixels; an image is uint8 (H,W,3) here, also a grey one.
+"""
+
+import io
+import os
+import stat
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+from pydantic import Field
+
+from noisy_student.config import Section
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # an allow-list: Pillow would run Ghostscript for EPS
+MAX_BYTES = 500_000_000  # of a file
+EXIF_ELSEWHERE = ("TIFF", "PNG")  # formats that may have it outside of what Pillow has read when it opens them
+OPAQUE = {"L", "RGB"}  # modes that are taken as they are
+CONVERTED = {"1", "P", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}  # that are opaque unless they name a transparent colour
+WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
+DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # grey, 16 bits a pixel; Pillow names some of them I
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns up to twice its number; `max_megapixels` refuses
+
+
+class Preparation(Section):
+    """How an image of any size and kind becomes one that the models take."""
+
+    image_size: int = Field(ge=4, le=1024)  # pixels a side
+    resize: Literal["crop", "pad"]  # crop: the middle square; pad: all of it, with `background` beside it
+    background: int = Field(ge=0, le=255)  # grey value behind transparent pixels and beside what is padded
+    max_megapixels: float = Field(gt=0, le=1000)  # 10^6 pixels; a larger image is not decoded
+
+
+class BadImage(Exception):
+    """Why an image cannot be used, in a few words."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """An image as the models take it, and what it was."""
+
+    pixels: np.ndarray  # uint8 (image_size,image_size,3)
+    grey: bool  # its three channels are the same
+    width: int  # pixels of the file's image, upright
+    height: int
+
+
+def read_inside(root: str, path: str) -> bytes:
+    """The bytes of the regular file at `path` below `root`, a real path. Raises `BadImage` for anything else."""
+    if not path or "\0" in path or path.startswith("/") or ".." in path.split("/"):
+        raise BadImage("the path is not one below the folder")
+    folder, _, name = path.rpartition("/")
+    try:
+        full = os.path.join(_real_folder(root, folder), name)
+        if os.path.islink(full):
+            full = os.path.realpath(full, strict=True)
+        if not full.startswith(root.rstrip(os.sep) + os.sep):
+            raise BadImage("a link leads out of the folder")
+        with open(full, "rb", opener=_open) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise BadImage("a device or a pipe, no file")
+            if found.st_size > MAX_BYTES:
+                raise BadImage(f"larger than {MAX_BYTES:,} bytes")
+            return file.read()
+    except OSError as error:
+        raise BadImage(f"cannot be read: {error.strerror}") from None
+
+
+@lru_cache(maxsize=1024)
+def _real_folder(root: str, folder: str) -> str:
+    return os.path.realpath(os.path.join(root, folder), strict=True)
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe that nobody writes to would wait for ever
+
+
+def decode(content: bytes, how: Preparation) -> Decoded:
+    """The image in the bytes of a file. Raises `BadImage` for one that is not whole or not of a known kind."""
+    if not content:
+        raise BadImage("empty")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > how.max_megapixels * 1e6:
+                raise BadImage(f"larger than data.max_megapixels: {image.width} x {image.height}")
+            image.load()
+            plain = _plain(_upright(image), how.background)
+    except BadImage:
+        raise
+    except Image.UnidentifiedImageError:
+        raise BadImage("no image of a known format") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
+        raise BadImage(f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}") from None
+    width, height = plain.size
+    pixels = np.asarray(_resized(plain, how))
+    if pixels.ndim == 2:
+        return Decoded(np.repeat(pixels[..., None], 3, axis=2), True, width, height)
+    grey = bool((pixels[..., :1] == pixels[..., 1:]).all())
+    return Decoded(pixels, grey, width, height)
+
+
+def decode_file(root: Path, path: str, how: Preparation, channels: int) -> np.ndarray:
+    """The image in a file as a model of that many channels takes it, uint8 (H,W,C). Raises `BadImage`."""
+    pixels = decode(read_inside(os.path.realpath(root), path), how).pixels
+    return pixels if channels == 3 else to_grey(pixels)
+
+
+def to_grey(pixels: np.ndarray) -> np.ndarray:
+    """Grey values uint8 (...,1) of colours (...,3), weighed as Pillow does (ITU-R 601-2); grey stays what it is."""
+    weighed = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], dtype=np.uint32)
+    return ((weighed + 0x8000) >> 16).astype(np.uint8)[..., None]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As its EXIF says that it is to be held."""
+    if "exif" not in image.info and image.format not in EXIF_ELSEWHERE:
+        return image
+    try:
+        turned = ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) != 1 else image
+    except Exception as error:
+        raise BadImage(f"its EXIF cannot be read: {' '.join(str(error).split())}") from None
+    return turned
+
+
+def _plain(image: Image.Image, background: int) -> Image.Image:
+    """In mode L or RGB, 8 bits a channel."""
+    if image.mode in WITH_ALPHA or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        under = Image.new("RGBA", layer.size, (background,) * 3 + (255,))
+        return Image.alpha_composite(under, layer).convert("RGB")
+    if image.mode in OPAQUE:
+        return image
+    if image.mode in DEEP:
+        return Image.fromarray(_rescaled(np.asarray(image)))
+    if image.mode in CONVERTED:
+        return image.convert("RGB")
+    raise BadImage(f"pixels of mode {image.mode} have no known range")
+
+
+def _rescaled(values: np.ndarray) -> np.ndarray:
+    """16-bit grey values as 8-bit ones."""
+    if values.min() < 0 or values.max() > 65535:
+        raise BadImage("grey values of more than 16 bits have no known range")
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _resized(image: Image.Image, how: Preparation) -> Image.Image:
+    size, (width, height) = how.image_size, image.size
+    if (width, height) == (size, size):
+        return image
+    if how.resize == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
+    scale = size / max(width, height)
+    inner = max(1, round(width * scale)), max(1, round(height * scale))
+    frame: Any = how.background if image.mode == "L" else (how.background,) * 3
+    padded = Image.new(image.mode, (size, size), frame)
+    padded.paste(image.resize(inner, Image.Resampling.BILINEAR), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+    return padded

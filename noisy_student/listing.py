@@ -1,0 +1,158 @@
+"""Which images a person brought, before any of them is opened: a folder of files, or a manifest that names them.
+
+    labeled/<class>/**     images with labels
+    pool/**                images without; each folder directly in pool/ is a drop of its own
+    test/<class>/**        the test split, if there is one of its own
+
+A manifest is CSV or Parquet with the columns path (below the manifest's folder), label (empty: unlabeled) and, where
+they are wanted, split (test, or empty) and group (images that belong together and never stand in two splits).
+"""
+
+import os
+import sys
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from noisy_student.errors import Refusal
+
+SPLITS = ("test", "labeled", "pool")  # in the order in which rows are counted
+COLUMNS = ("path", "label", "split", "group", "drop")
+MAX_BYTES = 1_000_000_000  # of a manifest
+MAX_ROWS = 100_000_000
+TEXT = "string[pyarrow]"  # a third of the memory of Python's
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found below `root`. Each row is an image of `files` or, with its reason, one of `refused`."""
+
+    root: Path
+    files: pd.DataFrame  # COLUMNS, all text: test images first, then labeled ones, then the pool drop by drop
+    refused: pd.DataFrame  # path, reason
+
+    def __len__(self) -> int:
+        return len(self.files) + len(self.refused)
+
+
+def list_folder(root: Path) -> Listing:
+    """The files below `root`. Raises `Refusal` when it is no folder or has no labeled/."""
+    if not (root / "labeled").is_dir():
+        raise Refusal(f"{root} has no folder labeled/ with a folder of images for each class; see data.path")
+    found: dict[str, list[str]] = {name: [] for name in COLUMNS}
+    refused = []
+    for path, problem in files_below(root):
+        split, *below = path.split("/")
+        reason = problem or _misplaced(split, below)
+        if reason:
+            refused.append((path, reason))
+            continue
+        in_pool = split == "pool"
+        found["path"].append(path)
+        found["split"].append(sys.intern(split))
+        found["label"].append("" if in_pool else sys.intern(unicodedata.normalize("NFC", below[0])))
+        found["drop"].append(sys.intern(below[0]) if in_pool and len(below) > 1 else "")
+        found["group"].append("")
+    return _sorted(root, pd.DataFrame(found), pd.DataFrame(refused, columns=["path", "reason"]))
+
+
+def list_manifest(path: Path) -> Listing:
+    """The files that the manifest at `path` names. Raises `Refusal` when it is no table with these columns."""
+    table = _read_manifest(path)
+    unknown = set(table) - {"path", "label", "split", "group"}
+    if "path" not in table or "label" not in table or unknown:
+        what = f"a column {min(unknown)}" if unknown else "no columns path and label"
+        raise Refusal(f"{path} has {what}; it takes path, label and, where wanted, split and group")
+    table = table.reindex(columns=["path", "label", "split", "group"], fill_value="").fillna("")
+    wrong = table.loc[~table["split"].isin(["", "test"]), "split"]
+    if len(wrong):
+        raise Refusal(f"{path} has the split {wrong.iloc[0]!r}; it may be test or empty")
+    table["label"] = table["label"].map(lambda label: unicodedata.normalize("NFC", label))
+    table["split"] = table["split"].where(table["split"] == "test", table["label"].map(bool).map(SPLIT_OF_LABELED))
+    reasons = pd.Series("", index=table.index)
+    reasons[(table["split"] == "test") & (table["label"] == "")] = "a test image without a label"
+    reasons[table.duplicated("path")] = "listed twice"
+    reasons[table["path"] == ""] = "no path"
+    bad = reasons != ""
+    refused = pd.DataFrame({"path": table["path"][bad], "reason": reasons[bad]})
+    return _sorted(path.parent, table[~bad].assign(drop=""), refused)
+
+
+SPLIT_OF_LABELED = {True: "labeled", False: "pool"}
+
+
+def _misplaced(split: str, below: list[str]) -> str:
+    if not below or split not in SPLITS:
+        return "outside of labeled/, pool/ and test/"
+    if below[-1].startswith("."):
+        return "a hidden file"
+    return "in no folder of a class" if split != "pool" and len(below) < 2 else ""
+
+
+def files_below(root: Path) -> Iterator[tuple[str, str]]:
+    """The path of each file below `root`, with slashes, and what speaks against it ("": nothing), folder by folder.
+
+    Links to folders are not followed: they lead out, or in a circle.
+    """
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        folders: list[str] = []
+        files: list[str] = []
+        problems: dict[str, str] = {}
+        try:
+            with os.scandir(root / folder) as entries:
+                for entry in entries:
+                    path = f"{folder}/{entry.name}" if folder else entry.name
+                    (folders if entry.is_dir(follow_symlinks=False) else files).append(path)
+                    if problem := _problem(entry):
+                        problems[path] = problem
+        except OSError as error:
+            yield _readable(folder), f"the folder cannot be read: {error.strerror}"
+        waiting += sorted(folders, reverse=True)
+        yield from ((_readable(path), problems.get(path, "")) for path in sorted(files))
+
+
+def _readable(path: str) -> str:
+    """`path` as text, also where its bytes are no UTF-8."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _problem(entry: os.DirEntry) -> str:
+    if _readable(entry.name) != entry.name:
+        return "its name is no UTF-8"
+    return "a link to a folder, which is not followed" if entry.is_symlink() and entry.is_dir() else ""
+
+
+def _sorted(root: Path, files: pd.DataFrame, refused: pd.DataFrame) -> Listing:
+    files = files.astype(
+        {"path": TEXT, "split": pd.CategoricalDtype(SPLITS), "label": TEXT, "group": TEXT, "drop": TEXT}
+    )
+    files = files.astype({"label": "category", "group": "category", "drop": "category"})
+    files = files.iloc[np.lexsort((files["drop"].cat.codes, files["split"].cat.codes))].reset_index(drop=True)
+    return Listing(root, files[list(COLUMNS)], refused.sort_values("path", ignore_index=True))
+
+
+def _read_manifest(path: Path) -> pd.DataFrame:
+    """All of it as text."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise Refusal(f"{path} is larger than {MAX_BYTES:,} bytes; split the images over several projects")
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path) as file:
+                if file.metadata.num_rows > MAX_ROWS:
+                    raise Refusal(f"{path} has more than {MAX_ROWS:,} rows; split the images over several projects")
+                table = file.read()
+            return table.cast(pa.schema([(name, pa.string()) for name in table.column_names])).to_pandas()
+        names = pyarrow.csv.open_csv(path).schema.names
+        as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+        return pyarrow.csv.read_csv(path, convert_options=as_text).to_pandas()
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise Refusal(f"cannot read the manifest {path} ({' '.join(str(error).split())}); see data.path") from None

@@ -1,0 +1,81 @@
+"""A person's own images as a source: listed, decoded, and what cannot be used set apart."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from noisy_student.datasets import Dataset, Images, Own
+from noisy_student.decoding import Preparation
+from noisy_student.errors import Refusal
+from noisy_student.listing import Listing, list_folder, list_manifest
+from noisy_student.staging import stage
+
+LISTS = {"folder": list_folder, "manifest": list_manifest}
+
+
+def load_own(
+    source: str, path: Path, how: Preparation, max_bad_fraction: float, scratch: Path | None = None
+) -> Dataset:
+    """The images of a folder or a manifest (`source`), decoded into a file in `scratch` that goes when they do.
+
+    Raises `Refusal` for fewer than two classes, a class without a usable image, one that only the test split has, and
+    whatever `list_folder`, `list_manifest` and `stage` refuse.
+    """
+    listing = LISTS[source](path)
+    if scratch:
+        scratch.mkdir(parents=True, exist_ok=True)
+    staging = stage(listing, how, max_bad_fraction, tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115 the images' own
+    files = staging.files
+    classes = _classes(listing, files, path)
+    labels = pd.Categorical(files["label"], classes).codes.astype(np.int64)
+    ids = files["path"].tolist()
+    ends = np.cumsum([(files["split"] == split).sum() for split in ("test", "labeled", "pool")])
+    test, training, unlabeled = (
+        {"images": staging.images.part(start, end), "labels": labels[start:end], "ids": ids[start:end]}
+        for start, end in zip((0, *ends), ends, strict=False)
+    )
+    own = Own(staging.hashes, staging.sizes, _groups(files), files["drop"].cat.codes.to_numpy(), staging.quarantine)
+    return Dataset(
+        **training,
+        classes=classes,
+        test=Images(**test) if test["ids"] else None,
+        unlabeled=Images(**unlabeled) if unlabeled["ids"] else None,
+        own=own,
+    )
+
+
+def changed_since(path: Path, moment: float) -> Path | None:
+    """The first file or folder at `path`, a folder or a manifest, that was written to after that moment."""
+    if path.is_file():
+        return path if path.stat().st_mtime > moment else None
+    for folder, _, names in os.walk(path):
+        for each in (folder, *(os.path.join(folder, name) for name in names)):
+            if os.lstat(each).st_mtime > moment:
+                return Path(each)
+    return None
+
+
+def _classes(listing: Listing, files: pd.DataFrame, path: Path) -> list[str]:
+    """The classes of the labeled images, in the order of their names."""
+    listed, used = (_labels(table, "labeled") for table in (listing.files, files))
+    if empty := sorted(listed - used):
+        raise Refusal(f"no image of the class {empty[0]!r} in {path} can be used; mend them or remove the class")
+    if len(used) < 2:
+        raise Refusal(f"{path} has labels of {len(used)} class; it takes two or more to tell apart")
+    if alone := sorted(_labels(files, "test") - used):
+        raise Refusal(
+            f"the class {alone[0]!r} of {path} is in the test split alone; label some for training, or remove it"
+        )
+    return sorted(used)
+
+
+def _labels(files: pd.DataFrame, split: str) -> set[str]:
+    return set(files.loc[files["split"] == split, "label"].unique())
+
+
+def _groups(files: pd.DataFrame) -> np.ndarray | None:
+    named = files["group"] != ""
+    return np.where(named, files["group"].cat.codes, -1).astype(np.int64) if named.any() else None

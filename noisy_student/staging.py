@@ -1,0 +1,181 @@
+"""The images of a listing, decoded by all cores into one file on the disk: memory does not grow with their number.
+
+N images, H x W pixels, C channels.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import BinaryIO
+
+import numpy as np
+import pandas as pd
+
+from noisy_student.decoding import BadImage, Preparation, decode, read_inside
+from noisy_student.errors import Refusal
+from noisy_student.images import pixel_hash
+from noisy_student.listing import Listing
+from noisy_student.progress import meter
+
+CHUNK = 128  # images that a process decodes at once
+COPIES = 2  # of the pixels on the disk: here and in the splits' shards
+CHANNELS = 3  # in the file, also for grey images
+_setting: list = []  # of a process that decodes: root, paths, preparation, file
+# Of each file; `grey_sha256` is that of one channel, and empty where the three differ.
+FOUND = np.dtype([("sha256", "S64"), ("grey_sha256", "S64"), ("width", "i4"), ("height", "i4")])
+
+
+class Staged:
+    """Images in a file, seen as an array uint8 (N,H,W,C) of which only what is asked for is read."""
+
+    def __init__(self, file: BinaryIO, rows: np.ndarray, size: int, channels: int):
+        self.file, self.rows = file, rows  # where in the file each image is
+        self.shape, self.dtype = (len(rows), size, size, channels), np.dtype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
+        """The images of a slice or at an array of rows, in that order."""
+        rows = self.rows[which]
+        pixels = np.empty((len(rows), *self.shape[1:3], CHANNELS), np.uint8)
+        starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of rows that follow one another in the file
+        for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+            os.preadv(self.file.fileno(), [pixels[start:end].data], int(rows[start]) * pixels[0].nbytes)
+        return pixels[..., : self.shape[3]]
+
+    def part(self, first: int, last: int) -> "Staged":
+        """The images from `first` to before `last`."""
+        return Staged(self.file, self.rows[first:last], *self.shape[2:])
+
+
+@dataclass(frozen=True, eq=False)
+class Staging:
+    """What became of the files of a listing."""
+
+    images: Staged
+    files: pd.DataFrame  # the listing's rows of the used ones, in the order of `images`
+    hashes: np.ndarray  # S64 (N,), sha256 of the pixels
+    sizes: np.ndarray  # int32 (N,2), width and height of the files' images
+    quarantine: pd.DataFrame  # of the others: path, sha256 of the file ("" for one that could not be read), reason
+
+
+def stage(listing: Listing, how: Preparation, max_bad_fraction: float, file: BinaryIO) -> Staging:
+    """Decode the files of `listing` into the open `file`. Images are grey when all of them are.
+
+    Raises `Refusal` when more than that fraction of all that is listed is bad, and when the disk has too little room.
+    """
+    _refuse_small_disk(len(listing.files), how, file.fileno())
+    found, reasons = _decoded(listing, how, file.fileno())
+    bad = np.isin(np.arange(len(found)), list(reasons))
+    unusable = listing.files.loc[bad, ["path"]].assign(
+        sha256=found["sha256"][bad].astype(str), reason=list(reasons.values())
+    )
+    quarantine = pd.concat([listing.refused.assign(sha256=""), unusable], ignore_index=True)[list(unusable)]
+    _refuse_too_many(quarantine, len(listing), max_bad_fraction)
+    good = found[~bad]
+    grey = bool((good["grey_sha256"] != b"").all())
+    images = Staged(file, np.flatnonzero(~bad), how.image_size, 1 if grey else CHANNELS)
+    sizes = np.stack([good["width"], good["height"]], axis=1)
+    return Staging(images, listing.files[~bad], good["grey_sha256" if grey else "sha256"], sizes, quarantine)
+
+
+def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray, dict[int, str]]:
+    """An element of `FOUND` for each file, and what is wrong with the bad ones, by their row, rising."""
+    paths = listing.files["path"].tolist()
+    setting = (os.path.realpath(listing.root), paths, how, file)
+    # Forked processes share the paths and the file.
+    executor = ProcessPoolExecutor(_cores(), multiprocessing.get_context("fork"), _begin, setting)
+    found = np.empty(len(paths), FOUND)
+    reasons: dict[int, str] = {}
+    starts = range(0, len(paths), CHUNK)
+    try:
+        chunks = executor.map(_chunk, starts)
+        with meter("decoding", len(paths)) as progress:
+            for start, (chunk, bad) in zip(starts, chunks, strict=True):
+                found[start : start + CHUNK] = chunk
+                reasons |= bad
+                progress.advance(len(chunk))
+    except BrokenProcessPool:
+        raise Refusal("a process that decodes images was killed; free memory, or lower data.max_megapixels") from None
+    finally:
+        executor.shutdown(cancel_futures=True)
+    return found, reasons
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _begin(*setting) -> None:
+    """In a process of its own, which ends with the one that started it and leaves Ctrl-C to that."""
+    _setting[:] = setting
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
+
+
+def _chunk(start: int) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode `CHUNK` files from `start` on into their places; as `_decoded`."""
+    root, paths, how, file = _setting
+    chunk = paths[start : start + CHUNK]
+    pixels = np.zeros((len(chunk), how.image_size, how.image_size, CHANNELS), np.uint8)
+    found, reasons = np.zeros(len(chunk), FOUND), {}
+    for number, path in enumerate(chunk):
+        content = b""
+        try:
+            content = read_inside(root, path)
+            found[number] = _one(content, how, pixels[number])
+        except BadImage as bad:
+            reasons[start + number] = str(bad)
+            found[number]["sha256"] = sha256(content).hexdigest() if content else ""
+    os.pwritev(file, [pixels.data], start * pixels[0].nbytes)
+    return found, reasons
+
+
+def _one(content: bytes, how: Preparation, place: np.ndarray) -> tuple:
+    """Decode an image into `place`, (H,W,3)."""
+    image = decode(content, how)
+    place[:] = image.pixels
+    grey_hash = pixel_hash([image.pixels[..., :1]])[0] if image.grey else ""
+    return pixel_hash([image.pixels])[0], grey_hash, image.width, image.height
+
+
+def _refuse_small_disk(images: int, how: Preparation, file: int) -> None:
+    wanted = COPIES * images * how.image_size**2 * CHANNELS
+    found = os.fstatvfs(file)
+    free = found.f_bavail * found.f_frsize
+    print(
+        f"{images:,} files, which take up to {wanted / 1e9:.2f} GB on the disk; {free / 1e9:.1f} GB are free",
+        flush=True,
+    )
+    if wanted > free:
+        raise Refusal(f"the images take {wanted / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; lower data.image_size")
+
+
+def _refuse_too_many(quarantine: pd.DataFrame, listed: int, most: float) -> None:
+    """The five commonest reasons, when there are too many bad files; a reason's details follow its colon."""
+    if len(quarantine) <= most * listed:
+        return
+    kinds = quarantine["reason"].str.partition(": ")[0].value_counts().head(5)
+    reasons = "; ".join(f"{count:,} {kind}, such as {_example(quarantine, kind)}" for kind, count in kinds.items())
+    raise Refusal(
+        f"{len(quarantine):,} of {listed:,} files cannot be used, more than data.max_bad_fraction {most} allows "
+        f"({reasons}); mend or remove them, or raise it"
+    )
+
+
+def _example(quarantine: pd.DataFrame, kind: str) -> str:
+    return quarantine.loc[quarantine["reason"].str.partition(": ")[0] == kind, "path"].iloc[0]

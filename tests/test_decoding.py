@@ -1,0 +1,202 @@
+import io
+import os
+import resource
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from noisy_student.decoding import BadImage, Preparation, decode, read_inside, to_grey
+
+HOW = Preparation(image_size=8, resize="crop", background=100, max_megapixels=1)
+GRADIENT = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of that size whose pixels are a few bytes that promise more."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+COLOURS = Image.fromarray(np.stack([GRADIENT, GRADIENT.T, 255 - GRADIENT], axis=2))
+BAD = {
+    "empty": b"",
+    "text": b"not an image",
+    "zeros": bytes(1000),
+    "PDF": b"%PDF-1.4 ...",
+    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
+    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "PPM": encoded(COLOURS, "PPM"),
+    "ICO": encoded(COLOURS, "ICO"),
+    "wide bomb": png_header(200_000, 200_000),
+    "bomb between Pillow's limits": png_header(12_000, 12_000),
+    "just too large": png_header(1001, 1000),
+    "no pixels": png_header(8, 8)[:33],
+    "too few pixels": png_header(900, 900),
+    "floats": encoded(Image.fromarray(GRADIENT.astype(np.float32)), "TIFF"),
+    "32 bits": encoded(Image.fromarray(GRADIENT.astype(np.int32) * 10**6), "TIFF"),
+}
+for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"):
+    whole = encoded(COLOURS.resize((64, 64)), kind)
+    for share in (0.1, 0.5, 0.9):
+        BAD[f"{kind} cut at {share}"] = whole[: int(len(whole) * share)]
+
+
+@pytest.mark.parametrize("content", BAD.values(), ids=BAD.keys())
+def test_what_is_no_whole_image_of_a_known_kind_is_bad(content):
+    with pytest.raises(BadImage) as bad:
+        decode(content, HOW)
+    assert str(bad.value)
+    assert "\n" not in str(bad.value)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_every_kind_that_is_allowed_is_read(kind):
+    lossless = {"quality": 100, "lossless": True} if kind == "WEBP" else {}
+    image = decode(encoded(COLOURS, kind, **lossless), HOW)
+    assert image.pixels.shape == (8, 8, 3)
+    assert image.pixels.dtype == np.uint8
+    assert (image.width, image.height) == (8, 8)
+    if kind not in ("JPEG", "GIF"):
+        assert np.array_equal(image.pixels, np.asarray(COLOURS))
+
+
+def test_grey_images_are_known_as_such_whatever_mode_they_have():
+    grey = Image.fromarray(GRADIENT)
+    for image in (grey, grey.convert("RGB"), grey.convert("RGBA"), grey.convert("LA")):
+        found = decode(encoded(image), HOW)
+        assert found.grey
+        assert np.array_equal(found.pixels[..., 0], GRADIENT)
+    assert not decode(encoded(COLOURS), HOW).grey
+
+
+def test_sixteen_bits_are_rescaled_and_not_cut_off():
+    deep = Image.fromarray((GRADIENT.astype(np.uint16)) * 257)
+    for kind in ("PNG", "TIFF"):
+        assert np.array_equal(decode(encoded(deep, kind), HOW).pixels[..., 0], GRADIENT)
+
+
+def test_transparent_pixels_show_the_background():
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert (decode(encoded(clear), HOW).pixels == 100).all()
+    half = decode(encoded(Image.new("RGBA", (8, 8), (200, 200, 200, 128))), HOW).pixels
+    assert np.abs(half.astype(int) - 150).max() <= 1
+    palette = Image.new("RGB", (8, 8), (9, 9, 200)).quantize(4)
+    clear_one = palette.getpixel((0, 0))
+    for kind in ("PNG", "GIF"):
+        assert (decode(encoded(palette, kind, transparency=clear_one), HOW).pixels == 100).all()
+
+
+def test_cmyk_and_palettes_become_colours():
+    cmyk = decode(encoded(COLOURS.convert("CMYK"), "TIFF"), HOW).pixels
+    assert np.abs(cmyk.astype(int) - np.asarray(COLOURS)).mean() < 40
+    assert cmyk.std() > 30
+    palette = COLOURS.quantize(64)
+    assert np.array_equal(decode(encoded(palette), HOW).pixels, np.asarray(palette.convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_a_photo_is_turned_as_its_exif_says(kind):
+    upright = np.zeros((8, 16, 3), np.uint8)
+    upright[:, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # held clockwise
+    turned = Image.fromarray(np.rot90(upright))
+    found = decode(encoded(turned, kind, exif=exif), HOW)
+    assert (found.width, found.height) == (16, 8)
+
+
+def test_a_broken_exif_or_profile_is_no_traceback():
+    broken = encoded(COLOURS, "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    profile = encoded(COLOURS, "JPEG", icc_profile=b"rubbish")
+    with pytest.warns(UserWarning, match="Corrupt EXIF"):
+        assert decode(broken, HOW).pixels.shape == (8, 8, 3)
+    assert decode(profile, HOW).pixels.shape == (8, 8, 3)
+
+
+def test_of_an_animation_the_first_frame_is_taken():
+    frames = [Image.new("L", (8, 8), value) for value in (10, 200)]
+    for kind in ("GIF", "WEBP", "TIFF", "PNG"):
+        content = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+        assert np.abs(decode(content, HOW).pixels.astype(int) - 10).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2), (100, 40)])
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_any_shape_comes_to_the_size(size, resize):
+    how = HOW.model_copy(update={"resize": resize})
+    assert decode(encoded(Image.new("RGB", size, (9, 9, 9))), how).pixels.shape == (8, 8, 3)
+
+
+def test_crop_takes_the_middle_and_pad_keeps_all():
+    wide = np.zeros((8, 24, 3), np.uint8)
+    wide[:, 8:16] = 255
+    content = encoded(Image.fromarray(wide))
+    assert (decode(content, HOW).pixels == 255).all()
+    padded = decode(content, HOW.model_copy(update={"resize": "pad"})).pixels
+    assert (padded[0] == 100).all()
+    assert padded[4, 4, 0] > 200
+    assert padded[4, 0, 0] == 0
+
+
+def test_grey_values_are_those_of_pillow():
+    assert np.array_equal(to_grey(np.asarray(COLOURS))[..., 0], np.asarray(COLOURS.convert("L")))
+    grey = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
+    assert np.array_equal(to_grey(grey)[..., 0], grey[..., 0])
+
+
+def test_a_bomb_is_refused_within_a_second_and_fifty_megabytes():
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(BadImage, match="larger than"):
+        decode(png_header(60_000, 60_000), HOW)
+    assert time.monotonic() - started < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
+
+
+@pytest.fixture
+def folder(tmp_path) -> str:
+    (tmp_path / "in/deep").mkdir(parents=True)
+    (tmp_path / "in/deep/a.png").write_bytes(b"inside")
+    (tmp_path / "secret").write_bytes(b"outside")
+    return str(tmp_path / "in")
+
+
+def test_files_and_links_inside_are_read(folder):
+    os.symlink("deep/a.png", f"{folder}/link")
+    assert read_inside(folder, "deep/a.png") == b"inside"
+    assert read_inside(folder, "link") == b"inside"
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/etc/passwd", "../secret", "deep/../../secret", "deep/../deep/a.png", "a\0b", "out", "door/secret"]
+)
+def test_nothing_outside_is_read(folder, path):
+    os.symlink("../secret", f"{folder}/out")
+    os.symlink("..", f"{folder}/door")
+    with pytest.raises(BadImage):
+        read_inside(folder, path)
+
+
+def test_what_is_no_file_is_not_read_and_does_not_wait(folder):
+    os.mkfifo(f"{folder}/pipe")
+    os.symlink("/dev/zero", f"{folder}/zero")
+    os.symlink("nowhere", f"{folder}/dangling")
+    os.symlink("loop", f"{folder}/loop")
+    os.mkdir(f"{folder}/x.jpg")
+    for path in ("pipe", "zero", "dangling", "loop", "x.jpg", "missing"):
+        with pytest.raises(BadImage) as bad:
+            read_inside(folder, path)
+        assert str(bad.value)

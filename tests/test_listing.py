@@ -1,0 +1,136 @@
+import os
+
+import pandas as pd
+import pytest
+
+from noisy_student.errors import Refusal
+from noisy_student.listing import MAX_BYTES, list_folder, list_manifest
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for path in ("labeled/cat/a.jpg", "labeled/dog/deep/er/b.jpg", "pool/c.jpg", "pool/may/d.jpg", "test/cat/e.jpg"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    return tmp_path
+
+
+def rows(listing) -> list[tuple]:
+    return [tuple(row) for row in listing.files[["path", "split", "label", "drop"]].to_numpy()]
+
+
+def reasons(listing) -> dict[str, str]:
+    return dict(listing.refused[["path", "reason"]].to_numpy())
+
+
+def test_test_images_come_first_then_labeled_ones_then_the_pool_by_drops(folder):
+    assert rows(list_folder(folder)) == [
+        ("test/cat/e.jpg", "test", "cat", ""),
+        ("labeled/cat/a.jpg", "labeled", "cat", ""),
+        ("labeled/dog/deep/er/b.jpg", "labeled", "dog", ""),
+        ("pool/c.jpg", "pool", "", ""),
+        ("pool/may/d.jpg", "pool", "", "may"),
+    ]
+
+
+def test_every_file_is_listed_or_refused_with_its_reason(folder):
+    (folder / "labeled/lost.jpg").touch()
+    (folder / "readme.txt").touch()
+    (folder / "pool/.DS_Store").touch()
+    (folder / "other").mkdir()
+    (folder / "other/f.jpg").touch()
+    os.symlink("..", folder / "pool/round")
+    (folder / "pool" / os.fsdecode(b"\xff.jpg")).touch()
+    listing = list_folder(folder)
+    assert len(listing) == 5 + 6
+    found = reasons(listing)
+    assert found["labeled/lost.jpg"] == "in no folder of a class"
+    assert found["readme.txt"] == found["other/f.jpg"] == "outside of labeled/, pool/ and test/"
+    assert found["pool/.DS_Store"] == "a hidden file"
+    assert found["pool/round"] == "a link to a folder, which is not followed"
+    assert found["pool/\\xff.jpg"] == "its name is no UTF-8"
+
+
+def test_names_may_be_anything(folder):
+    for name in ("Café au lait", "猫", "a b, c\"d'"):
+        (folder / "labeled" / name).mkdir()
+        (folder / "labeled" / name / "x\ny.jpg").touch()
+    (folder / "labeled/Cafe\u0301 au lait").mkdir()  # the same name in another normal form
+    (folder / "labeled/Cafe\u0301 au lait/z.jpg").touch()
+    labels = list_folder(folder).files["label"].value_counts()
+    assert labels["Café au lait"] == 2
+    assert {"猫", "a b, c\"d'"} <= set(labels.index)
+
+
+def test_a_folder_without_labels_is_refused(tmp_path):
+    with pytest.raises(Refusal, match="has no folder labeled/"):
+        list_folder(tmp_path)
+
+
+def manifest(tmp_path, name="images.csv", **columns):
+    table = pd.DataFrame(columns)
+    path = tmp_path / name
+    table.to_parquet(path) if name.endswith("parquet") else table.to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize("name", ["images.csv", "images.parquet"])
+def test_a_manifest_names_path_label_split_and_group(tmp_path, name):
+    path = manifest(
+        tmp_path,
+        name,
+        path=["a.jpg", "b/c.jpg", "d.jpg"],
+        label=["cat", "", "007"],
+        split=["", "", "test"],
+        group=["x", "x", ""],
+    )
+    listing = list_manifest(path)
+    assert rows(listing) == [("d.jpg", "test", "007", ""), ("a.jpg", "labeled", "cat", ""), ("b/c.jpg", "pool", "", "")]
+    assert listing.files["group"].tolist() == ["", "x", "x"]
+    assert listing.root == tmp_path
+
+
+def test_rows_that_cannot_be_are_refused_with_their_reason(tmp_path):
+    path = manifest(
+        tmp_path, path=["a.jpg", "a.jpg", "", "t.jpg"], label=["cat", "dog", "cat", ""], split=["", "", "", "test"]
+    )
+    listing = list_manifest(path)
+    assert len(listing) == 4
+    assert listing.refused["reason"].tolist() == ["no path", "listed twice", "a test image without a label"]
+
+
+def test_labels_such_as_na_and_null_stay_what_they_are(tmp_path):
+    (tmp_path / "m.csv").write_text("path,label\na,NA\nb,null\nc,nan\n")
+    assert sorted(list_manifest(tmp_path / "m.csv").files["label"]) == ["NA", "nan", "null"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "cannot read"),
+        (b"file,class\na,b\n", "a column class"),
+        (b"path\na\n", "no columns path and label"),
+        (b"path,label,mood\na,b,c\n", "a column mood"),
+        (b"path,label,split\na,b,validation\n", "the split 'validation'"),
+        (b"path,label\na,b,c,d\n", "cannot read"),
+        (b"\xff\xfe\0p\0a", "cannot read"),
+        (b"path,label\n\xff\xff,b\n", "cannot read"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused_in_a_sentence(tmp_path, content, said):
+    (tmp_path / "m.csv").write_bytes(content)
+    with pytest.raises(Refusal, match=said) as refusal:
+        list_manifest(tmp_path / "m.csv")
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_a_huge_or_a_garbled_manifest_is_refused_at_once(tmp_path):
+    with (tmp_path / "m.csv").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(Refusal, match="larger than"):
+        list_manifest(tmp_path / "m.csv")
+    (tmp_path / "m.parquet").write_bytes(b"PAR1 or not")
+    with pytest.raises(Refusal, match="cannot read"):
+        list_manifest(tmp_path / "m.parquet")
+    with pytest.raises(Refusal, match="cannot read"):
+        list_manifest(tmp_path / "missing.csv")
