@@ -5,7 +5,7 @@
     test/<class>/**        the test split, if there is one of its own
 
 A manifest is CSV or Parquet with the columns path (below the manifest's folder), label (empty: unlabeled) and, where
-they are wanted, split (test, or empty) and group (images that belong together and never stand in two splits).
+they are wanted, split (test, or empty) and group (images that belong together: see `splits.draw`).
 """
 
 import os

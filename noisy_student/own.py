@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +25,22 @@ def load_own(
     Raises `Refusal` for fewer than two classes, a class without a usable image, one that only the test split has, and
     whatever `list_folder`, `list_manifest` and `stage` refuse.
     """
-    listing = LISTS[source](path)
+    listed_at, listing = time.time(), LISTS[source](path)
     if scratch:
         scratch.mkdir(parents=True, exist_ok=True)
     staging = stage(listing, how, max_bad_fraction, tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115 the images' own
     files = staging.files
     classes = _classes(listing, files, path)
-    labels = pd.Categorical(files["label"], classes).codes.astype(np.int64)
+    number_of = {name: number for number, name in enumerate(classes)} | {"": -1}
+    labels = files["label"].astype(object).map(number_of).to_numpy(np.int64)
     ids = files["path"].tolist()
     ends = np.cumsum([(files["split"] == split).sum() for split in ("test", "labeled", "pool")])
     test, training, unlabeled = (
         {"images": staging.images.part(start, end), "labels": labels[start:end], "ids": ids[start:end]}
         for start, end in zip((0, *ends), ends, strict=False)
     )
-    own = Own(staging.hashes, staging.sizes, _groups(files), files["drop"].cat.codes.to_numpy(), staging.quarantine)
+    drops = files["drop"].cat.codes.to_numpy(np.int64)
+    own = Own(staging.hashes, staging.sizes, _groups(files), drops, staging.quarantine, listed_at)
     return Dataset(
         **training,
         classes=classes,

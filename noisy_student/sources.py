@@ -21,7 +21,6 @@ from noisy_student.decoding import Preparation
 from noisy_student.errors import Refusal
 from noisy_student.own import LISTS, changed_since, load_own
 from noisy_student.splits import SplitParams, plan
-from noisy_student.stopping import STARTED
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -128,12 +127,12 @@ def load(params: DataParams, scratch: Path | None = None) -> Dataset:
     return LOADERS[params.source](params)
 
 
-def refuse_changed(params: DataParams) -> None:
-    """Raise `Refusal` where one's own images have changed since this process started.
+def refuse_changed(params: DataParams, dataset: Dataset) -> None:
+    """Raise `Refusal` where one's own images have changed since `dataset` was loaded from them.
 
     DVC looks at them when the stage has ended, and would record the new ones over what was made of the old ones.
     """
-    if params.is_own and (path := changed_since(params.own_path(), STARTED)):
+    if dataset.own and (path := changed_since(params.own_path(), dataset.own.listed_at)):
         raise Refusal(f"{path} changed while its images were prepared; run again")
 
 

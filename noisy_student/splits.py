@@ -42,7 +42,7 @@ class Index:
     hashes: np.ndarray  # (N,), the same for identical images
     own_test: int  # how many of the first rows are the source's own test split, 0 if it has none
     classes: int  # K
-    groups: np.ndarray | None = None  # int64 (N,), rows of a group never stand in two splits; -1: in none
+    groups: np.ndarray | None = None  # int64 (N,), see `draw`; -1: in none
     drops: np.ndarray | None = None  # int64 (N,), rising: pool images of one drop stay together
 
 
@@ -122,8 +122,9 @@ def allocate(counts: np.ndarray, total: int) -> np.ndarray:
 def draw(params: SplitParams, seed: int, index: Index) -> Splits:
     """Disjoint splits of N images, of which one of each set of identical ones takes part: the first.
 
-    The test split depends on `params.test_seed` and not on `seed`. Groups are taken whole, so that a split with groups
-    can be a little larger than `params` ask. Raises `Refusal` when `params` ask for more images than there are.
+    The test split depends on `params.test_seed` and not on `seed`. A group stands in one of test, calibration and
+    validation, or among what trains (labeled images and the pool); it is taken whole, so that a split can be a little
+    larger than `params` ask. Raises `Refusal` when `params` ask for more images than there are.
     """
     first, representative = np.unique(index.hashes, return_index=True, return_inverse=True)[1:]
     kept, representative = np.sort(first), first[representative]
@@ -140,13 +141,19 @@ def draw(params: SplitParams, seed: int, index: Index) -> Splits:
     left, of_groups = training, np.empty(0, np.int64)
     for name in ("test", *order):
         drawn = generator(params.test_seed if name == "test" else seed, f"{name} split")
-        rows[name] = _take(name, test if name == "test" else left, planned[name], index, drawn)
+        candidates = test if name == "test" else left
+        all_left = name == "labeled" and params.labeled_per_class is None
+        rows[name] = candidates if all_left else _take(name, candidates, planned[name], index, drawn)
         left, apart = _apart(np.setdiff1d(left, rows[name]), rows[name], index)
         of_groups = np.union1d(of_groups, apart)
+    if not count(rows["labeled"]).all():
+        raise Refusal("params.yaml: groups leave a class without training labels; lower data.test or data.validation")
     pool = np.union1d(left, unlabeled)
-    for name in ("test", *order):
+    for name in ("test", *STRATIFIED):  # labeled images and the pool train together and may share a group
         pool, apart = _apart(pool, rows[name], index)
         of_groups = np.union1d(of_groups, apart)
+    if not len(pool):
+        raise Refusal("params.yaml: groups leave no image for the pool; lower data.test or data.validation")
     rows["pool"] = _shuffled(pool, index, seed)[: params.pool]
     dropped = np.setdiff1d(np.arange(len(index.labels)), kept)
     copies = np.stack([dropped, representative[dropped]], axis=1)

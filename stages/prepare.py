@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         write_csv(args.quarantine, tables["quarantine"])
         write_csv(args.left_out, tables["left_out"])
         write_json(args.report, figures)
-        refuse_changed(data)
+        refuse_changed(data, dataset)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,267 @@
+"""One's own images from the folder to the splits, with all that a folder can hold."""
+
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+from test_decoding import BAD
+
+from noisy_student.decoding import Preparation
+from noisy_student.errors import Refusal
+from noisy_student.images import pixel_hash, read_split
+from noisy_student.own import changed_since, load_own
+from stages import prepare
+
+HOW = Preparation(image_size=8, resize="crop", background=0, max_megapixels=1)
+DATA = {
+    "source": "folder",
+    "path": "images",
+    "downloads": None,
+    "test_seed": 0,
+    "test": 8,
+    "labeled_per_class": None,
+    "calibration": 4,
+    "validation": 4,
+    "pool": None,
+    "near_duplicates": 0.96,
+    **HOW.model_dump(),
+    "max_bad_fraction": 0.5,
+    "shard_megabytes": 1,
+}
+SPLITS = ("labeled", "pool", "calibration", "validation", "test")
+
+
+def photo(seed: int, colour: bool = True) -> Image.Image:
+    """Noise that no other seed has, 20 x 16 pixels."""
+    noise = np.random.default_rng(seed).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+    return Image.fromarray(noise if colour else noise[..., 0])
+
+
+def folder_of_photos(root, labeled=15, pool=20, colour=True):
+    """Cats and dogs, as many labeled ones of each, and a pool."""
+    for number in range(2 * labeled + pool):
+        where = "pool" if number >= 2 * labeled else f"labeled/{('cat', 'a dog')[number % 2]}"
+        (root / where).mkdir(parents=True, exist_ok=True)
+        photo(number, colour).save(root / where / f"{number:03}.png")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder_of_photos(tmp_path / "images")
+    (tmp_path / "corrections.csv").write_text("id,label\n")
+    return tmp_path
+
+
+def run(**changes) -> dict:
+    """Prepare the images and return the report."""
+    with open("params.yaml", "w") as file:
+        yaml.safe_dump({"seed": 0, "data": DATA | changes}, file)
+    outs = {"pool-truth": "truth.parquet", "quarantine": "quarantine.csv", "left-out": "left_out.csv", "card": "card"}
+    flags = [word for name in SPLITS for word in (f"--{name}", f"out/{name}")]
+    flags += [word for name, path in outs.items() for word in (f"--{name}", f"out/{path}")]
+    prepare.main([*flags, "--corrections", "corrections.csv", "--report", "out/report.json"])
+    with open("out/report.json") as file:
+        return json.load(file)
+
+
+def refused(capsys, **changes) -> str:
+    with pytest.raises(SystemExit) as ended:
+        run(**changes)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    return said
+
+
+def splits():
+    return {name: read_split(prepare.Path("out") / name) for name in SPLITS}
+
+
+def test_a_folder_becomes_splits_with_the_names_of_its_classes(here):
+    report = run()
+    assert report["classes"] == ["a dog", "cat"]
+    assert report["images"] == {"test": 8, "calibration": 4, "validation": 4, "labeled": 14, "pool": 20}
+    found = splits()
+    assert found["labeled"].image_size == (8, 8)
+    assert found["labeled"].channels == 3
+    assert all(name.startswith("labeled/") for name in found["test"].ids)
+    assert all(name.startswith("pool/") for name in found["pool"].ids)
+    for split in (found["labeled"], found["test"]):
+        named = [name.split("/")[1] for name in split.ids]
+        assert named == [split.classes[label] for label in split.labels]
+    everything = [each for split in found.values() for each in pixel_hash(split.images())]
+    assert len(set(everything)) == len(everything) == 50
+    assert found["labeled"].preparation == HOW.model_dump()
+
+
+def test_grey_images_stay_one_channel(here):
+    for path in (here / "images").rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    run()
+    assert splits()["pool"].images().shape == (20, 8, 8, 1)
+    index = pd.read_parquet("out/pool/index.parquet")
+    assert index["sha256"].tolist() == pixel_hash(splits()["pool"].images())
+
+
+@pytest.mark.parametrize("split", ["labeled/cat", "pool", "test/cat"])
+def test_bad_files_are_set_apart_with_their_reason_and_nothing_else_changes(here, split):
+    (here / "images/test/cat").mkdir(parents=True)
+    for number in range(900, 910):
+        photo(number).save(here / f"images/test/cat/{number}.png")
+    (here / "images" / split / "folder.jpg").mkdir()
+    before = run(test=None)
+    kept = {name: found.ids.tolist() for name, found in splits().items()}
+    for name, content in BAD.items():
+        (here / "images" / split / f"{name}.jpg").write_bytes(content)
+    os.symlink("/etc/passwd", here / "images" / split / "link.jpg")
+    os.symlink("nowhere", here / "images" / split / "dangling.jpg")
+    os.mkfifo(here / "images" / split / "pipe.jpg")
+    after = run(test=None)
+    assert {name: found.ids.tolist() for name, found in splits().items()} == kept
+    assert after["quarantined"] == len(BAD) + 3
+    assert after["files"] == before["files"] + len(BAD) + 3 == after["usable"] + after["quarantined"]
+    quarantine = pd.read_csv("out/quarantine.csv", keep_default_na=False)
+    assert len(quarantine) == after["quarantined"]
+    assert (quarantine["reason"] != "").all()
+    assert not quarantine["path"].duplicated().any()
+    unread = quarantine["path"].str.contains("link|dangling|pipe|empty")
+    assert (quarantine["sha256"].str.len() == np.where(unread, 0, 64)).all()
+
+
+def test_too_many_bad_files_stop_the_stage_with_the_commonest_reasons(here, capsys):
+    for number in range(3):
+        (here / f"images/pool/{number}.jpg").write_bytes(b"text")
+    (here / "images/pool/empty.jpg").touch()
+    said = refused(capsys, max_bad_fraction=0.01)
+    assert "4 of 54 files cannot be used, more than data.max_bad_fraction 0.01 allows" in said
+    assert "3 no image of a known format, such as pool/0.jpg; 1 empty" in said
+    assert not os.path.exists("out")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda images: (images / "labeled").rename(images / "labels"), "has no folder labeled/"),
+        (lambda images: [file.write_bytes(b"?") for file in (images / "labeled/cat").glob("*")], "class 'cat'"),
+        (lambda images: (images / "labeled/cat").rename(images / "pool/cat"), "labels of 1 class"),
+        (lambda images: (images / "labeled").rename(images / "test"), "has no folder labeled/"),
+        (lambda images: (images / "labeled/cat").rename(images / "none"), "labels of 1 class"),
+    ],
+)
+def test_a_folder_that_cannot_be_split_is_refused_in_a_sentence(here, capsys, change, said):
+    change(here / "images")
+    assert said in refused(capsys)
+
+
+def test_a_class_of_the_test_split_alone_is_refused(here, capsys):
+    (here / "images/test/bird").mkdir(parents=True)
+    photo(1000).save(here / "images/test/bird/1.png")
+    assert "the class 'bird' of images is in the test split alone" in refused(capsys)
+    assert "there is no such folder" in refused(capsys, path="nowhere")
+
+
+def test_a_new_drop_changes_no_old_shard_and_no_labeled_image(here):
+    run()
+    before = {file.name: file.read_bytes() for file in (here / "out/pool").glob("*.npy")}
+    labeled = (here / "out/labeled/images-00000.npy").read_bytes()
+    (here / "images/pool/june").mkdir()
+    for number in range(2000, 2010):
+        photo(number).save(here / f"images/pool/june/{number}.png")
+    run()
+    after = {file.name: file.read_bytes() for file in (here / "out/pool").glob("*.npy")}
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 1
+    assert (here / "out/labeled/images-00000.npy").read_bytes() == labeled
+
+
+def test_what_is_like_a_held_out_image_leaves_the_training_side_and_is_listed(here):
+    run()
+    held_out = splits()["test"].ids[0]
+    Image.open(here / "images" / held_out).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(
+        here / "images/pool/again.png"
+    )
+    Image.open(here / "images" / held_out).save(here / "images/pool/copy.png")
+    report = run()
+    assert report["near_duplicates_taken_out"] == 1
+    assert report["duplicates_dropped"] == 1
+    left_out = pd.read_csv("out/left_out.csv").set_index("id")
+    assert left_out.loc["pool/again.png", ["why", "like"]].tolist() == ["near", held_out]
+    assert left_out.loc["pool/copy.png", ["why", "like"]].tolist() == ["identical", held_out]
+    assert not {"pool/again.png", "pool/copy.png"} & set(splits()["pool"].ids)
+    assert run(near_duplicates=None)["near_duplicates_taken_out"] == 0
+
+
+def test_corrections_move_an_image_from_the_pool_to_the_labeled_ones(here):
+    before = run()
+    (here / "corrections.csv").write_text("id,label,guess\npool/030.png,cat,a dog\npool/031.png,,cat\n")
+    after = run()
+    assert after["images"]["labeled"] == before["images"]["labeled"] + 1
+    labeled = splits()["labeled"]
+    assert labeled.classes[labeled.labels[labeled.ids.tolist().index("pool/030.png")]] == "cat"
+    assert "pool/030.png" not in splits()["pool"].ids
+    assert "pool/031.png" in splits()["pool"].ids
+    assert splits()["test"].ids.tolist() == splits()["test"].ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("id,label\nnowhere.png,cat\n", "labels 'nowhere.png', which is no image"),
+        ("id,label\npool/030.png,cot\n", "did you mean cat?"),
+        ("id,label\npool/030.png,cat\npool/030.png,a dog\n", "two labels; keep one"),
+        ("path,class\n", "it takes id and label"),
+        ("", "cannot read corrections.csv"),
+    ],
+)
+def test_corrections_that_cannot_be_are_refused(here, capsys, lines, said):
+    (here / "corrections.csv").write_text(lines)
+    assert said in refused(capsys)
+
+
+def test_a_group_is_held_out_or_trained_on_and_in_one_held_out_split(here):
+    paths = sorted(str(path.relative_to(here / "images")) for path in (here / "images").rglob("*.png"))
+    group = {path: f"burst {number % 12}" for number, path in enumerate(paths)}
+    label = {path: path.split("/")[1] if path.startswith("labeled") else "" for path in paths}
+    table = pd.DataFrame({"path": paths, "label": label.values(), "group": group.values()})
+    table.to_csv(here / "images/list.csv", index=False)
+    report = run(source="manifest", path="images/list.csv", test=6, calibration=2, validation=2)
+    found = {name: {group[image] for image in split.ids} for name, split in splits().items()}
+    sides = [found["test"], found["calibration"], found["validation"], found["labeled"] | found["pool"]]
+    assert sum(map(len, sides)) == len(set().union(*sides))
+    in_splits = sum(report["images"].values())
+    assert in_splits + report["images_of_groups_left_out"] + report["near_duplicates_taken_out"] == 50
+
+
+def test_the_card_shows_every_class_and_counts_what_was_written(here):
+    (here / "images/pool/text.jpg").write_bytes(b"text")
+    run()
+    card = (here / "out/card/card.md").read_text()
+    assert "| all | 8 | 4 | 4 | 14 | 20 |" in card
+    assert "| pool/text.jpg |" in card
+    assert sorted(path.name for path in (here / "out/card").glob("*.png")) == [
+        "class-000.png",
+        "class-001.png",
+        "pool.png",
+    ]
+    assert Image.open(here / "out/card/pool.png").size == (12 * 68 + 4, 2 * 68 + 4)
+
+
+def test_images_that_change_meanwhile_are_noticed(here):
+    assert changed_since(here / "images", 2**40) is None
+    assert changed_since(here / "images", 0) == here / "images"
+    assert changed_since(here / "images/pool/030.png", 0) == here / "images/pool/030.png"
+
+
+def test_memory_and_disk_are_looked_at_first(here, monkeypatch):
+    class Full:
+        f_bavail, f_frsize = 1, 4096
+
+    monkeypatch.setattr(os, "fstatvfs", lambda file: Full)
+    with pytest.raises(Refusal, match=r"lower data\.image_size"):
+        load_own("folder", here / "images", HOW, 0.0)
