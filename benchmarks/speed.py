@@ -152,17 +152,19 @@ def prepared(folder: Path) -> Path:
     params = pipeline()[1]
     params["teacher"]["training"] = {"steps": 1, "validations": 1}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    shutil.copy(ROOT / "corrections.csv", folder)
     run(folder, *command("prepare"))
     return folder
 
 
 def empty_pipeline(folder: Path) -> Path:
     """A repository of its own with the same DAG, whose stages depend on each other's outputs alone and do nothing."""
-    stages = {}
-    for name, stage in expanded(*pipeline()).items():
+    stages, whole = {}, expanded(*pipeline())
+    made_here = {out for stage in whole.values() for out in written(stage)}
+    for name, stage in whole.items():
         outs = written(stage)
         made = " && ".join(f"mkdir -p {Path(out).parent} && echo {name} > {out}" for out in outs)
-        deps = [dep for dep in stage["deps"] if not dep.endswith(".py") and dep != "metrics/controls"]
+        deps = [dep for dep in stage["deps"] if dep in made_here]
         stages[name.replace("@", "-")] = {"cmd": made, "deps": deps, "outs": outs}
     folder.mkdir()
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))

@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from commands.plan import clock, forecast, to_run
+from noisy_student.config import Params
 from noisy_student.errors import Refusal
+from noisy_student.sources import DataParams
 
 
 def test_a_forecast_grows_with_the_steps(runtime, make_recipe):
+    data = Params().section("data", DataParams)
     short, long = (
-        forecast(make_recipe("cnn_2", steps=steps, batch_size=16), "mnist_5k", runtime, torch.device("cpu"))
+        forecast(make_recipe("cnn_2", steps=steps, batch_size=16), data, runtime, torch.device("cpu"))
         for steps in (10, 1000)
     )
     assert 0 < 10 * short < long  # a hundred times as many steps

@@ -1,0 +1,105 @@
+"""What is done with a trained model: labels for any folder, and the images to label next."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from commands import label_next, predict
+from commands.label_next import margins, worth_labeling
+from noisy_student.checkpoint import save_model
+from noisy_student.images import pixel_hash, write_split
+from noisy_student.inference import load_classifier, new_classifier
+from noisy_student.inference import predict as logits_of
+
+PREPARATION = {"image_size": 8, "resize": "crop", "background": 0, "max_megapixels": 1.0}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, make_split, runtime):
+    """A model in models/iter1, its parameters, and the first 20 digits as files and as the pool."""
+    monkeypatch.chdir(tmp_path)
+    split = make_split(0, 20)
+    torch.manual_seed(0)
+    description = {"name": "iter1", "model": "mlp_8", "classes": split.classes, "image_size": [8, 8], "channels": 1}
+    description["preparation"] = PREPARATION
+    save_model(tmp_path / "models/iter1", new_classifier("mlp_8", split).state_dict(), description)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"current": "iter1", "runtime": runtime.model_dump()}))
+    (tmp_path / "photos/deep").mkdir(parents=True)
+    for number, image in enumerate(split.images()):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"photos/deep/{number:02}.png")
+    index = pd.DataFrame({"id": split.ids, "sha256": pixel_hash(split.images())})
+    write_split(tmp_path / "data/pool", split.images(), index, split.classes, PREPARATION, 10_000)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("torch_settings")
+def test_every_file_of_a_folder_gets_a_row(here, make_split, runtime, capsys):
+    (here / "photos/notes.txt").write_text("no image")
+    predict.main(["photos", "labels.csv"])
+    table = pd.read_csv("labels.csv", keep_default_na=False)
+    assert list(table) == ["path", "label", "confidence", "reason"]
+    assert len(table) == 21
+    assert table.set_index("path").loc["notes.txt"].tolist() == ["", "", "no image of a known format"]
+    images = table[table["reason"] == ""]
+    classifier, _ = load_classifier(here / "models/iter1", torch.device("cpu"))
+    expected = logits_of(classifier, make_split(0, 20).images(), runtime).argmax(axis=1)
+    assert images["label"].tolist() == [("zero", "one", "two")[k] for k in expected]
+    assert "21 files, 1 of them no usable image; see labels.csv" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("torch_settings")
+def test_below_the_confidence_it_abstains_and_parquet_is_the_same_table(here):
+    predict.main(["photos", "labels.csv"])
+    table = pd.read_csv("labels.csv", keep_default_na=False)
+    bar = float(np.median(table["confidence"]))
+    predict.main(["photos", "labels.parquet", "--model", "models/iter1", "--abstain", str(bar)])
+    again = pd.read_parquet("labels.parquet")
+    assert again["confidence"].tolist() == pytest.approx(table["confidence"].tolist())
+    assert ((again["label"] == "abstain") == (again["confidence"] < bar)).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["photos", "labels.xls"], "must end in .csv or .parquet"),
+        (["nowhere", "labels.csv"], "nowhere is no folder of images"),
+        (["photos", "labels.csv", "--model", "models/iter9"], "models/iter9 holds no readable model"),
+    ],
+)
+@pytest.mark.usefixtures("torch_settings", "here")
+def test_what_cannot_be_done_is_said_in_a_sentence(capsys, arguments, said):
+    with pytest.raises(SystemExit):
+        predict.main(arguments)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("torch_settings", "here")
+def test_an_empty_folder_gives_an_empty_table(tmp_path):
+    (tmp_path / "empty").mkdir()
+    predict.main(["empty", "labels.csv"])
+    assert len(pd.read_csv("labels.csv")) == 0
+
+
+@pytest.mark.usefixtures("torch_settings")
+def test_the_images_to_label_next_come_with_a_table_to_fill_in_and_a_sheet(here):
+    label_next.main(["next", "--images", "5"])
+    table = pd.read_csv("next/label_next.csv")
+    assert list(table) == ["id", "label", "guess", "margin"]
+    assert table["label"].isna().all()
+    assert len(set(table["id"])) == 5
+    assert Image.open("next/sheet.png").size == (5 * 68 + 4, 72)
+    label_next.main(["next", "--images", "100"])
+    assert len(pd.read_csv("next/label_next.csv")) == 20
+
+
+def test_the_unsure_are_named_and_they_differ():
+    probabilities = np.full((200, 3), 0.01)
+    probabilities[:, 0] = 0.98
+    probabilities[7:17] = [0.5, 0.5, 0.0]  # ten of the same
+    probabilities[50], probabilities[60] = [0.0, 0.5, 0.5], [0.5, 0.0, 0.5]
+    chosen = worth_labeling(probabilities, 3)
+    assert {50, 60} < set(chosen.tolist())
+    assert (margins(probabilities[chosen]) == 0).all()
