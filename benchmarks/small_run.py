@@ -33,6 +33,8 @@ SMALL = {  # every kind of noise, several shards of the pool and several batches
     "data.shard_megabytes": 1,
     "data.pool": 3000,
     "teacher.model": "cnn_8",
+    "teacher.noise.cutout": 0.2,
+    "teacher.noise.stochastic_depth": 0.1,
     "teacher.training": {"steps": 150, "batch_size": 64},
     "training.steps": 150,
     "training.batch_size": 64,

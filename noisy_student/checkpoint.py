@@ -81,11 +81,7 @@ class Checkpoints:
 
 
 def _intact(file: Path) -> bool:
-    try:
-        content = file.read_bytes()
-    except OSError:
-        return False
-    return hashlib.sha256(content).hexdigest()[:16] == file.stem.rpartition("-")[2]
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] == file.stem.rpartition("-")[2]
 
 
 def _seconds() -> float:

@@ -64,7 +64,8 @@ def load_classifier(folder: Path, device: torch.device) -> tuple[Classifier, dic
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise Refusal(f"the weights in {folder} do not fit its description ({reason}); {REMEDY}") from None
-    return classifier.eval().to(device), description
+    with explained("take a smaller model"):
+        return classifier.eval().to(device), description
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from noisy_student.randomness import generator
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "safetensors")  # another version may give other bytes
 NOT_DETERMINISTIC = "does not have a deterministic implementation"  # torch's words, as the following are
-OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 class RuntimeParams(Section):

@@ -86,7 +86,7 @@ def _starters() -> list[int]:
     return [parent, int(rest.split()[1])] if name.endswith("sh") else [parent]
 
 
-# As early as can be: this room imports nothing slow, and every stage's first import leads here.
+# As early as can be: this room imports nothing slow, and the package imports it first.
 STARTED, STARTED_BY = time.time(), _starters()
 if getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "").startswith("stages."):
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a stage that is still importing ends without a traceback

@@ -147,6 +147,7 @@ def train(
         state.restore(*found)
         progress.resume(state.step * params.batch_size, f"goes on after step {state.step:,} of {params.steps:,}")
 
+    stop = False
     with finishes_the_step() as asked:
         for step in range(state.step, params.steps):
             set_learning_rate(state.optimizer, params, step)
@@ -167,11 +168,14 @@ def train(
             if state.step in report_after:  # the only steps that wait for the device
                 look(state, held_out, runtime)
                 progress.show(**{name: state.curve[-1][name] for name in ("loss", "validation_accuracy")})
-            if checkpoints and (asked or checkpoints.due()):  # all of the state, at the end of a step
+            stop = bool(asked)  # looked at once, so that what is said to be kept is
+            if checkpoints and (stop or checkpoints.due()):  # all of the state, at the end of a step
                 checkpoints.save(state.step, *state.dump())
-            if asked:
+            if stop:
                 break
     if asked:
+        if checkpoints and not stop:  # asked for after the last look
+            checkpoints.save(state.step, *state.dump())
         kept = f" after step {state.step:,} of {params.steps:,}; run again to go on" if checkpoints else ""
         raise Stopped(asked.signal, kept)
     return state.average.classifier, state.curve

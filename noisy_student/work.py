@@ -126,8 +126,8 @@ def _alone(
         print(f"{made_from.stage}: {path.read_text() or 'another process'} does the same work; waiting", flush=True)
         lock.acquire(poll_interval=0.5)
     try:
-        refuse_drift(made_from, params)  # what it is made from may have changed while this process waited
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        refuse_drift(made_from, params)  # what it is made from may have changed while this process waited
         yield made_from, name
     finally:
         lock.release()

@@ -57,8 +57,11 @@ class Project:
                 ".hypothesis",
                 ".*_cache",
                 "dvc.lock",
+                "images",
             ),
         )
+        (folder / "images").mkdir()
+        (folder / "images/.gitkeep").touch()
         (folder / "metrics/controls").mkdir(parents=True)
         (folder / "metrics/controls/.gitkeep").touch()
         self.params(TINY)
@@ -140,6 +143,7 @@ def test_a_second_run_has_nothing_to_do(project):
 def test_deleted_outputs_and_cache_come_back_as_the_same_bytes(project):
     lock = (project.folder / "dvc.lock").read_bytes()
     shutil.rmtree(project.folder / ".dvc/cache")
+    shutil.rmtree(project.folder / "work")
     for folder in ("data", "models", "metrics"):
         for output in (project.folder / folder).glob("[!.]*"):
             if output.name != "controls":
@@ -159,6 +163,7 @@ def test_a_cache_object_that_is_missing_or_corrupt_is_made_again(project, harm):
     if harm == "corrupt":
         cached.write_bytes(b"noise")
     shutil.rmtree(project.folder / "models/iter0")
+    shutil.rmtree(project.folder / "work")
     assert "train_teacher" in project.repro()
     assert (project.folder / "dvc.lock").read_bytes() == lock
 

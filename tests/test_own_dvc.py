@@ -1,0 +1,73 @@
+"""The README's walk-through with images of one's own, under a real DVC with a remote, on a tiny run."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+from sklearn.datasets import load_digits
+from test_dvc import TINY, Project
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+OWN = {key: value for key, value in TINY.items() if key not in ("data.labeled_per_class", "data.pool")}
+
+pytestmark = pytest.mark.slow
+
+
+def save(folder: Path, name: str, pixels: np.ndarray) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((pixels * (255 / 16)).astype(np.uint8)).resize((32, 32)).save(folder / f"{name}.png")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    """The walk-through, line by line, with digits for cats and dogs and a tiny run."""
+    made = Project(tmp_path_factory.mktemp("own") / "project")
+    folder, (digits, classes) = made.folder, load_digits(n_class=2, return_X_y=True)
+    walk = re.search(r"## Your own images\n\n((?: {4}.+\n)+)", README)[1]
+    lines = [line.split("  #")[0].strip() for line in walk.splitlines()]
+    assert [line.split()[0] for line in lines] == ["mkdir", "cp", "make", ".venv/bin/python"]
+    made.run(*lines[0].split())
+    for number, (image, label) in enumerate(zip(digits.reshape(-1, 8, 8), classes, strict=True)):
+        where = f"labeled/{('cat', 'dog')[label]}" if number < 150 else "pool"
+        save(folder / "images" / where, f"{number:03}", image)
+    made.run(*lines[1].split())
+    made.params(OWN)
+    made.run("dvc", "remote", "add", "--default", "here", str(tmp_path_factory.mktemp("remote")))
+    made.commit()
+    made.first_run = made.repro()  # what `make repro` does in an environment that is installed
+    made.predict = lines[3].replace(".venv/bin/python", "python").split()
+    made.commit()
+    made.run("dvc", "push")
+    return made
+
+
+def test_the_walk_through_trains_on_the_folder_and_labels_another(project):
+    assert len(project.first_run) == 17
+    history = pd.read_csv(project.folder / "metrics/history.csv")
+    assert history["iteration"].tolist() == ["iter0", "iter1", "iter2"]
+    save(project.folder / "photos/deep", "new", np.eye(8) * 16)
+    project.run(*project.predict)
+    labels = pd.read_csv(project.folder / "labels.csv")
+    assert labels["path"].tolist() == ["deep/new.png"]
+    assert labels["label"][0] in ("cat", "dog")
+    card = (project.folder / "data/card/card.md").read_text()
+    assert "### cat" in card
+
+
+def test_a_new_drop_retrains_no_teacher_and_sends_its_own_shards_alone(project):
+    noise = np.random.default_rng(0).integers(0, 17, (100, 8, 8))
+    for number, image in enumerate(noise):
+        save(project.folder / "images/pool/june", f"{number:03}", image)
+    before = {file.name for file in (project.folder / "data/pool").glob("*.npy")}
+    ran = set(project.repro())
+    assert {"prepare", "predict_pool@iter1", "train_student@iter1"} <= ran
+    assert not ran & {"train_teacher", "train_control@same_size"}
+    said = project.run("dvc", "push", "data/pool")
+    assert len({file.name for file in (project.folder / "data/pool").glob("*.npy")}) == len(before) + 1
+    assert "4 files pushed" in said  # the shard, index.parquet, split.json and DVC's list of the folder
+    assert yaml.safe_load((project.folder / "params.yaml").read_text())["data"]["source"] == "folder"
