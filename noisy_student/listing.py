@@ -49,6 +49,8 @@ def list_folder(root: Path) -> Listing:
     found: dict[str, list[str]] = {name: [] for name in COLUMNS}
     refused = []
     for path, problem in files_below(root):
+        if path == ".gitkeep":
+            continue  # what keeps the empty folder in git
         split, *below = path.split("/")
         reason = problem or _misplaced(split, below)
         if reason:

@@ -11,6 +11,7 @@ import pandas as pd
 from noisy_student.datasets import Dataset, Images, Own
 from noisy_student.decoding import Preparation
 from noisy_student.errors import Refusal
+from noisy_student.files import write_csv
 from noisy_student.listing import Listing, list_folder, list_manifest
 from noisy_student.staging import stage
 
@@ -28,7 +29,8 @@ def load_own(
     listed_at, listing = time.time(), LISTS[source](path)
     if scratch:
         scratch.mkdir(parents=True, exist_ok=True)
-    staging = stage(listing, how, max_bad_fraction, tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115 the images' own
+    staging = stage(listing, how, tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115 the images' own
+    _refuse_too_many(staging.quarantine, len(listing), max_bad_fraction, scratch)
     files = staging.files
     classes = _classes(listing, files, path)
     number_of = {name: number for number, name in enumerate(classes)} | {"": -1}
@@ -82,3 +84,25 @@ def _labels(files: pd.DataFrame, split: str) -> set[str]:
 def _groups(files: pd.DataFrame) -> np.ndarray | None:
     named = files["group"] != ""
     return np.where(named, files["group"].cat.codes, -1).astype(np.int64) if named.any() else None
+
+
+def _refuse_too_many(quarantine: pd.DataFrame, listed: int, most: float, scratch: Path | None) -> None:
+    """Name the five commonest reasons when there are too many bad files, and list all in `scratch`.
+
+    A reason's details follow its colon.
+    """
+    if len(quarantine) <= most * listed:
+        return
+    kinds = quarantine["reason"].str.partition(": ")[0].value_counts().head(5)
+    reasons = "; ".join(f"{count:,} {kind}, such as {_example(quarantine, kind)}" for kind, count in kinds.items())
+    if scratch:
+        write_csv(scratch / "quarantine.csv", quarantine)
+    where = f"; all are in {scratch / 'quarantine.csv'}" if scratch else ""
+    raise Refusal(
+        f"{len(quarantine):,} of {listed:,} files cannot be used, more than data.max_bad_fraction {most} allows "
+        f"({reasons}{where}); mend or remove them, or raise it"
+    )
+
+
+def _example(quarantine: pd.DataFrame, kind: str) -> str:
+    return quarantine.loc[quarantine["reason"].str.partition(": ")[0] == kind, "path"].iloc[0]

@@ -93,6 +93,8 @@ def plan(
     if own_test is None:
         left = left - planned["test"]
     least = params.labeled_per_class or 1  # of each class is kept for training
+    if params.labeled_per_class is None and not left.min():
+        raise Refusal("params.yaml: data.test leaves a class without images to train on; lower it, or label more")
     _refuse_more("labeled_per_class", least, int(left.min()), "images of the smallest class")
     planned["labeled"] = np.full_like(left, least)
     left = left - planned["labeled"]
@@ -103,7 +105,9 @@ def plan(
         planned["labeled"], left = planned["labeled"] + left, np.zeros_like(left)
     pool = int(left.sum()) + unlabeled
     if not pool:
-        raise Refusal("params.yaml: data leaves no image for the pool; lower data.labeled_per_class")
+        raise Refusal(
+            "params.yaml: data leaves no image for the pool; lower data.labeled_per_class, or add images without labels"
+        )
     _refuse_more("pool", params.pool or 1, pool, "images")
     return planned
 

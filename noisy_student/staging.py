@@ -65,10 +65,10 @@ class Staging:
     quarantine: pd.DataFrame  # of the others: path, sha256 of the file ("" for one that could not be read), reason
 
 
-def stage(listing: Listing, how: Preparation, max_bad_fraction: float, file: BinaryIO) -> Staging:
+def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
     """Decode the files of `listing` into the open `file`. Images are grey when all of them are.
 
-    Raises `Refusal` when more than that fraction of all that is listed is bad, and when the disk has too little room.
+    Raises `Refusal` when the disk has too little room.
     """
     _refuse_small_disk(len(listing.files), how, file.fileno())
     found, reasons = _decoded(listing, how, file.fileno())
@@ -77,7 +77,6 @@ def stage(listing: Listing, how: Preparation, max_bad_fraction: float, file: Bin
         sha256=found["sha256"][bad].astype(str), reason=list(reasons.values())
     )
     quarantine = pd.concat([listing.refused.assign(sha256=""), unusable], ignore_index=True)[list(unusable)]
-    _refuse_too_many(quarantine, len(listing), max_bad_fraction)
     good = found[~bad]
     grey = bool((good["grey_sha256"] != b"").all())
     images = Staged(file, np.flatnonzero(~bad), how.image_size, 1 if grey else CHANNELS)
@@ -163,19 +162,3 @@ def _refuse_small_disk(images: int, how: Preparation, file: int) -> None:
     )
     if wanted > free:
         raise Refusal(f"the images take {wanted / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; lower data.image_size")
-
-
-def _refuse_too_many(quarantine: pd.DataFrame, listed: int, most: float) -> None:
-    """The five commonest reasons, when there are too many bad files; a reason's details follow its colon."""
-    if len(quarantine) <= most * listed:
-        return
-    kinds = quarantine["reason"].str.partition(": ")[0].value_counts().head(5)
-    reasons = "; ".join(f"{count:,} {kind}, such as {_example(quarantine, kind)}" for kind, count in kinds.items())
-    raise Refusal(
-        f"{len(quarantine):,} of {listed:,} files cannot be used, more than data.max_bad_fraction {most} allows "
-        f"({reasons}); mend or remove them, or raise it"
-    )
-
-
-def _example(quarantine: pd.DataFrame, kind: str) -> str:
-    return quarantine.loc[quarantine["reason"].str.partition(": ")[0] == kind, "path"].iloc[0]

@@ -36,6 +36,7 @@ def test_test_images_come_first_then_labeled_ones_then_the_pool_by_drops(folder)
 def test_every_file_is_listed_or_refused_with_its_reason(folder):
     (folder / "labeled/lost.jpg").touch()
     (folder / "readme.txt").touch()
+    (folder / ".gitkeep").touch()  # of git's alone
     (folder / "pool/.DS_Store").touch()
     (folder / "other").mkdir()
     (folder / "other/f.jpg").touch()

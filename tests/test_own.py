@@ -141,6 +141,8 @@ def test_too_many_bad_files_stop_the_stage_with_the_commonest_reasons(here, caps
     said = refused(capsys, max_bad_fraction=0.01)
     assert "4 of 54 files cannot be used, more than data.max_bad_fraction 0.01 allows" in said
     assert "3 no image of a known format, such as pool/0.jpg; 1 empty" in said
+    assert "all are in work/quarantine.csv" in said
+    assert len(pd.read_csv("work/quarantine.csv")) == 4
     assert not os.path.exists("out")
 
 
