@@ -23,6 +23,7 @@ from noisy_student.metrics import softmax
 from noisy_student.runtime import RuntimeParams, setup
 
 CANDIDATES = 10  # for each image that is named
+SAME = ("classes", "channels", "image_size")  # in the model and in the pool
 
 
 @exits_with_a_sentence
@@ -36,12 +37,17 @@ def main(argv: list[str] | None = None) -> None:
     if args.images < 1:
         raise Refusal(f"--images was {args.images}; it must be 1 or more")
 
+    if (args.out / "label_next.csv").exists():
+        raise Refusal(f"{args.out}/label_next.csv is there, perhaps with labels; name another folder")
+
     params = Params()
     runtime = params.section("runtime", RuntimeParams)
     classifier, description = load_classifier(
         args.model or Path("models") / params.section("current", str), setup(runtime)
     )
     pool = read_split(args.pool)
+    if [pool.classes, pool.channels, list(pool.image_size)] != [description[key] for key in SAME]:
+        raise Refusal(f"{args.pool} has other classes or images than the model was trained on; name another pool")
     logits = np.concatenate([shard for _, shard in predict_split(classifier, pool, runtime, "looking at the pool")])
     probabilities = softmax(logits)
     rows = worth_labeling(probabilities, args.images)

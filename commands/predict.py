@@ -35,6 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.out.suffix not in (".csv", ".parquet"):
         raise Refusal(f"{args.out} must end in .csv or .parquet")
+    if not 0 <= args.abstain <= 1:
+        raise Refusal(f"--abstain was {args.abstain}; it must be from 0 to 1")
     if not args.folder.is_dir():
         raise Refusal(f"{args.folder} is no folder of images")
 

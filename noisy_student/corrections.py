@@ -1,12 +1,13 @@
 """Labels that a person gave to images by hand: corrections.csv, with the columns id and label."""
 
+import csv
 import difflib
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 
 from noisy_student.errors import Refusal
-from noisy_student.files import read_csv
 
 
 def read_corrections(path: Path, ids: np.ndarray, hashes: np.ndarray, classes: list[str]) -> dict[int, int]:
@@ -16,14 +17,11 @@ def read_corrections(path: Path, ids: np.ndarray, hashes: np.ndarray, classes: l
     `ids` and `hashes` (N,) are those of all rows. Raises `Refusal` for an id or a class that there is not, and for two
     labels of one image.
     """
-    table = read_csv(path, text=True)
-    if not {"id", "label"} <= set(table):
-        raise Refusal(f"{path} has the columns {', '.join(table)}; it takes id and label and a line for each image")
-    table = table[table["label"] != ""]
+    lines = _read(path)
     of_class = {name: number for number, name in enumerate(classes)}
-    rows_of = _rows_of(table["id"].tolist(), ids, hashes)
+    rows_of = _rows_of([name for name, _ in lines], ids, hashes)
     found: dict[int, int] = {}
-    for name, label in zip(table["id"], table["label"], strict=True):
+    for name, label in lines:
         if name not in rows_of:
             raise Refusal(f"{path} labels {name!r}, which is no image of the source; remove that line")
         if label not in of_class:
@@ -34,6 +32,22 @@ def read_corrections(path: Path, ids: np.ndarray, hashes: np.ndarray, classes: l
             if found.setdefault(row, of_class[label]) != of_class[label]:
                 raise Refusal(f"{path} gives {name!r}, or an identical image, two labels; keep one")
     return found
+
+
+def _read(path: Path) -> list[tuple[str, str]]:
+    """The id and the label of each line that has one."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file, restkey="")
+            if not {"id", "label"} <= set(table.fieldnames or ()):
+                raise Refusal(f"{path} has no columns id and label in its first line; write `id,label` there")
+            lines = list(table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise Refusal(f"cannot read {path} ({' '.join(str(error).split())}); write it as CSV in UTF-8") from None
+    for number, line in enumerate(lines, 2):
+        if None in line.values() or any(line.get("", [])):
+            raise Refusal(f"{path} has another number of fields in line {number} than in its first; mend it")
+    return [(line["id"], unicodedata.normalize("NFC", line["label"])) for line in lines if line["label"]]
 
 
 def _rows_of(names: list[str], ids: np.ndarray, hashes: np.ndarray) -> dict[str, list[int]]:

@@ -133,14 +133,14 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _plain(image: Image.Image, background: int) -> Image.Image:
     """In mode L or RGB, 8 bits a channel."""
+    if image.mode in DEEP:  # before transparency, for Pillow would cut these off on the way; it is rare in them
+        return Image.fromarray(_rescaled(np.asarray(image)))
     if image.mode in WITH_ALPHA or "transparency" in image.info:
         layer = image.convert("RGBA")
         under = Image.new("RGBA", layer.size, (background,) * 3 + (255,))
         return Image.alpha_composite(under, layer).convert("RGB")
     if image.mode in OPAQUE:
         return image
-    if image.mode in DEEP:
-        return Image.fromarray(_rescaled(np.asarray(image)))
     if image.mode in CONVERTED:
         return image.convert("RGB")
     raise BadImage(f"pixels of mode {image.mode} have no known range")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from noisy_student.errors import Refusal
 from noisy_student.images import Selection
 
 TRAINING = ("labeled", "pool")
@@ -17,7 +18,8 @@ RADIUS = 0.1  # between the hashes of candidates; 99 of 100 shifted or re-encode
 LEADING = 16  # principal components that the search goes by
 BLOCK = 2048  # rows that are compared with as many others at once
 SIDE = 32  # pixels of the thumbnails that are compared
-BATCH = 4096  # images or pairs at once
+BATCH_BYTES = 32_000_000  # of images or pairs at once
+MOST = 5_000_000  # pairs of candidates
 BLURS = ((1, 4, 1), (1, 2, 1), (1, 1, 1))  # an image that was made smaller and larger again is like a blurred one
 SHIFTS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]  # pixels
 HOPELESS = 0.15  # a pair that agrees less than this below the threshold is not compared with blurred images
@@ -30,11 +32,12 @@ def near_duplicates(images: Any, threshold: float) -> tuple[np.ndarray, np.ndarr
     correlation of grey values, at the best of the shifts by a pixel, of the sharper image's blurs, mirrored or not; of
     those pairs it is at least `threshold`.
     """
-    hashes = np.concatenate([perceptual_hash(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
+    batch = max(1, BATCH_BYTES // max(1, images[:1].nbytes))
+    hashes = np.concatenate([perceptual_hash(images[start : start + batch]) for start in range(0, len(images), batch)])
     pairs = close_pairs(hashes, RADIUS)
     agreements = [
         agreement(images[part[:, 0]], images[part[:, 1]], threshold)
-        for part in (pairs[start : start + BATCH] for start in range(0, len(pairs), BATCH))
+        for part in (pairs[start : start + batch] for start in range(0, len(pairs), batch))
     ]
     found = np.concatenate(agreements) if agreements else np.empty(0, np.float32)
     return pairs[found >= threshold], found[found >= threshold]
@@ -65,14 +68,21 @@ def close_pairs(hashes: np.ndarray, radius: float) -> np.ndarray:
     halves, ones = (leading**2).sum(axis=1, keepdims=True) / 2, np.ones((len(hashes), 1), np.float32)
     # |a - b|^2 / 2 = |a|^2 / 2 + |b|^2 / 2 - ab, as one product of matrices
     left, right = np.hstack([leading, -halves, ones]), np.hstack([leading, ones, -halves]).T.copy()
-    found = [np.empty((0, 2), np.int64)]
+    found, many = [np.empty((0, 2), np.int64)], 0
     for row in range(0, len(hashes), BLOCK):
         for column in range(row, len(hashes), BLOCK):
             products = left[row : row + BLOCK] @ right[:, column : column + BLOCK]
             first, second = np.divmod(np.flatnonzero(products >= -(radius**2) / 2 - 1e-6), products.shape[1])
-            found.append(np.stack([first + row, second + column], axis=1)[first + row < second + column])
+            close = np.stack([first + row, second + column], axis=1)[first + row < second + column]
+            close = close[np.linalg.norm(hashes[close[:, 0]] - hashes[close[:, 1]], axis=1) <= radius]
+            found.append(close)
+            many += len(close)
+            if many > MOST:
+                raise Refusal(
+                    f"more than {MOST:,} pairs of images may be nearly the same, as frames of one film are; "
+                    "thin them out, or set data.near_duplicates to null"
+                )
     pairs = np.concatenate(found)
-    pairs = pairs[np.linalg.norm(hashes[pairs[:, 0]] - hashes[pairs[:, 1]], axis=1) <= radius]
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 

@@ -68,6 +68,8 @@ def list_folder(root: Path) -> Listing:
 def list_manifest(path: Path) -> Listing:
     """The files that the manifest at `path` names. Raises `Refusal` when it is no table with these columns."""
     table = _read_manifest(path)
+    if len(set(table)) < len(table.columns):
+        raise Refusal(f"{path} has two columns of one name; it takes path, label, split and group once each")
     unknown = set(table) - {"path", "label", "split", "group"}
     if "path" not in table or "label" not in table or unknown:
         what = f"a column {min(unknown)}" if unknown else "no columns path and label"
@@ -81,6 +83,8 @@ def list_manifest(path: Path) -> Listing:
     reasons = pd.Series("", index=table.index)
     reasons[(table["split"] == "test") & (table["label"] == "")] = "a test image without a label"
     reasons[table.duplicated("path")] = "listed twice"
+    first_labels = table.groupby("path")["label"].transform("first")
+    reasons[table.duplicated("path") & (first_labels != table["label"])] = "listed twice, with another label"
     reasons[table["path"] == ""] = "no path"
     bad = reasons != ""
     refused = pd.DataFrame({"path": table["path"][bad], "reason": reasons[bad]})
@@ -93,8 +97,8 @@ SPLIT_OF_LABELED = {True: "labeled", False: "pool"}
 def _misplaced(split: str, below: list[str]) -> str:
     if not below or split not in SPLITS:
         return "outside of labeled/, pool/ and test/"
-    if below[-1].startswith("."):
-        return "a hidden file"
+    if any(part.startswith(".") for part in below):
+        return "hidden"
     return "in no folder of a class" if split != "pool" and len(below) < 2 else ""
 
 
@@ -117,7 +121,7 @@ def files_below(root: Path) -> Iterator[tuple[str, str]]:
                     if problem := _problem(entry):
                         problems[path] = problem
         except OSError as error:
-            yield _readable(folder), f"the folder cannot be read: {error.strerror}"
+            raise Refusal(f"the folder {root / folder} cannot be read: {error.strerror}; make it readable") from None
         waiting += sorted(folders, reverse=True)
         yield from ((_readable(path), problems.get(path, "")) for path in sorted(files))
 
@@ -152,6 +156,7 @@ def _read_manifest(path: Path) -> pd.DataFrame:
                 if file.metadata.num_rows > MAX_ROWS:
                     raise Refusal(f"{path} has more than {MAX_ROWS:,} rows; split the images over several projects")
                 table = file.read()
+            table.validate(full=True)
             return table.cast(pa.schema([(name, pa.string()) for name in table.column_names])).to_pandas()
         names = pyarrow.csv.open_csv(path).schema.names
         as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)

@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from noisy_student.files import write_csv
 from noisy_student.listing import Listing, list_folder, list_manifest
 from noisy_student.staging import stage
 
+MOST_DROPS = 1000  # each has files of its own
 LISTS = {"folder": list_folder, "manifest": list_manifest}
 
 
@@ -27,6 +29,9 @@ def load_own(
     whatever `list_folder`, `list_manifest` and `stage` refuse.
     """
     listed_at, listing = time.time(), LISTS[source](path)
+    drops = listing.files["drop"].nunique()
+    if drops > MOST_DROPS:
+        raise Refusal(f"{path} has {drops:,} folders directly in pool/, each a drop; put them into fewer folders there")
     if scratch:
         scratch.mkdir(parents=True, exist_ok=True)
     staging = stage(listing, how, tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115 the images' own
@@ -53,12 +58,12 @@ def load_own(
 
 
 def changed_since(path: Path, moment: float) -> Path | None:
-    """The first file or folder at `path`, a folder or a manifest, that was written to after that moment."""
+    """The first file or folder at `path`, a folder or a manifest, that was changed after that moment."""
     if path.is_file():
-        return path if path.stat().st_mtime > moment else None
+        return path if path.stat().st_ctime > moment else None
     for folder, _, names in os.walk(path):
         for each in (folder, *(os.path.join(folder, name) for name in names)):
-            if os.lstat(each).st_mtime > moment:
+            if os.lstat(each).st_ctime > moment:
                 return Path(each)
     return None
 
@@ -66,6 +71,9 @@ def changed_since(path: Path, moment: float) -> Path | None:
 def _classes(listing: Listing, files: pd.DataFrame, path: Path) -> list[str]:
     """The classes of the labeled images, in the order of their names."""
     listed, used = (_labels(table, "labeled") for table in (listing.files, files))
+    if (path / "labeled").is_dir():
+        listed |= {unicodedata.normalize("NFC", each.name) for each in (path / "labeled").iterdir() if each.is_dir()}
+        listed = {name for name in listed if not name.startswith(".")}
     if empty := sorted(listed - used):
         raise Refusal(f"no image of the class {empty[0]!r} in {path} can be used; mend them or remove the class")
     if len(used) < 2:

@@ -72,6 +72,13 @@ class DataParams(SplitParams, Preparation):
             raise ValueError(f"one of {', '.join((*LISTS, *SIZES))}{hint}")
         return source
 
+    @field_validator("path")
+    @classmethod
+    def _no_home(cls, path: str) -> str:
+        if path.startswith("~"):
+            raise ValueError("a path without ~, which DVC does not understand")
+        return path
+
     @field_validator("path", "downloads")
     @classmethod
     def _path(cls, path: str | None) -> str | None:
@@ -98,7 +105,7 @@ class DataParams(SplitParams, Preparation):
 
     def own_path(self) -> Path:
         """Where one's own images are."""
-        return Path(self.path).expanduser()
+        return Path(self.path)
 
     def download_folder(self) -> Path:
         """Where downloads are kept."""

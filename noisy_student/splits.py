@@ -166,6 +166,16 @@ def draw(params: SplitParams, seed: int, index: Index) -> Splits:
     return Splits(rows, copies, int(conflicting.sum()), of_groups)
 
 
+def refuse_classes_without_labels(splits: Splits, labels: np.ndarray, classes: list[str]) -> None:
+    """Raise `Refusal` where a class of `labels` (N,) has no image to train on."""
+    counts = np.bincount(labels[splits.rows["labeled"]], minlength=len(classes))
+    if not counts.all():
+        raise Refusal(
+            f"the class {classes[int(counts.argmin())]!r} has no labeled image left to train on, after what is like "
+            "held-out images was taken out and corrections were made; label more of it"
+        )
+
+
 def left_out(splits: Splits, labels: np.ndarray, ids: np.ndarray, classes: list[str]) -> pd.DataFrame:
     """The usable images in no split, as id, label, why, like (an id), like_label, agreement; "" is unknown.
 

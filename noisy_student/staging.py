@@ -3,6 +3,7 @@
 N images, H x W pixels, C channels.
 """
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from noisy_student.decoding import BadImage, Preparation, decode, read_inside
+from noisy_student.decoding import BadImage, Preparation, decode, read_inside, to_grey
 from noisy_student.errors import Refusal
 from noisy_student.images import pixel_hash
 from noisy_student.listing import Listing
@@ -46,8 +47,8 @@ class Staged:
         pixels = np.empty((len(rows), *self.shape[1:3], CHANNELS), np.uint8)
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of rows that follow one another in the file
         for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
-            os.preadv(self.file.fileno(), [pixels[start:end].data], int(rows[start]) * pixels[0].nbytes)
-        return pixels[..., : self.shape[3]]
+            _read(self.file.fileno(), pixels[start:end], int(rows[start]) * pixels[0].nbytes)
+        return pixels if self.shape[3] == CHANNELS else to_grey(pixels)
 
     def part(self, first: int, last: int) -> "Staged":
         """The images from `first` to before `last`."""
@@ -66,7 +67,7 @@ class Staging:
 
 
 def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
-    """Decode the files of `listing` into the open `file`. Images are grey when all of them are.
+    """Decode the files of `listing` into the open `file`. All images are grey when the labeled ones are.
 
     Raises `Refusal` when the disk has too little room.
     """
@@ -78,10 +79,14 @@ def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
     )
     quarantine = pd.concat([listing.refused.assign(sha256=""), unusable], ignore_index=True)[list(unusable)]
     good = found[~bad]
-    grey = bool((good["grey_sha256"] != b"").all())
+    labeled = (listing.files["split"] != "pool").to_numpy()[~bad]  # so that no drop of the pool changes these
+    grey = bool((good["grey_sha256"][labeled] != b"").all())
     images = Staged(file, np.flatnonzero(~bad), how.image_size, 1 if grey else CHANNELS)
     sizes = np.stack([good["width"], good["height"]], axis=1)
-    return Staging(images, listing.files[~bad], good["grey_sha256" if grey else "sha256"], sizes, quarantine)
+    hashes = good["grey_sha256"] if grey else good["sha256"]
+    for row in np.flatnonzero(hashes == b""):  # colours among grey images: seen as grey ones
+        hashes[row] = pixel_hash(images[row : row + 1])[0]
+    return Staging(images, listing.files[~bad], hashes, sizes, quarantine)
 
 
 def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray, dict[int, str]]:
@@ -140,8 +145,25 @@ def _chunk(start: int) -> tuple[np.ndarray, dict[int, str]]:
         except BadImage as bad:
             reasons[start + number] = str(bad)
             found[number]["sha256"] = sha256(content).hexdigest() if content else ""
-    os.pwritev(file, [pixels.data], start * pixels[0].nbytes)
+    _write(file, pixels, start * pixels[0].nbytes)
     return found, reasons
+
+
+def _read(file: int, into: np.ndarray, offset: int) -> None:
+    """Fill the contiguous array; the system reads and writes at most 2 GiB at once."""
+    left = into.data.cast("B")
+    while left:
+        count = os.preadv(file, [left], offset)
+        if not count:
+            raise OSError(errno.EIO, "the decoded images are cut off")
+        left, offset = left[count:], offset + count
+
+
+def _write(file: int, pixels: np.ndarray, offset: int) -> None:
+    left = pixels.data.cast("B")
+    while left:
+        count = os.pwritev(file, [left], offset)
+        left, offset = left[count:], offset + count
 
 
 def _one(content: bytes, how: Preparation, place: np.ndarray) -> tuple:

@@ -21,7 +21,7 @@ from noisy_student.files import write_csv, write_json
 from noisy_student.images import write_split, write_truth
 from noisy_student.randomness import Seed
 from noisy_student.sources import DataParams, check_sizes, load, refuse_changed
-from noisy_student.splits import draw, left_out, report
+from noisy_student.splits import draw, left_out, refuse_classes_without_labels, report
 from noisy_student.work import guarded, work_folder
 
 MEGABYTE = 1_000_000
@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         labels[list(corrections)] = list(corrections.values())
         if data.near_duplicates:
             splits = splits.without(leaks(images, splits.rows, data.near_duplicates))
+        refuse_classes_without_labels(splits, labels, dataset.classes)
 
         for name, rows in splits.rows.items():
             known = {"label": labels[rows]} if name != "pool" else {}

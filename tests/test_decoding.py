@@ -87,6 +87,7 @@ def test_sixteen_bits_are_rescaled_and_not_cut_off():
     deep = Image.fromarray((GRADIENT.astype(np.uint16)) * 257)
     for kind in ("PNG", "TIFF"):
         assert np.array_equal(decode(encoded(deep, kind), HOW).pixels[..., 0], GRADIENT)
+    assert np.array_equal(decode(encoded(deep, transparency=5), HOW).pixels[..., 0], GRADIENT)
 
 
 def test_transparent_pixels_show_the_background():

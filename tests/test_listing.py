@@ -47,7 +47,7 @@ def test_every_file_is_listed_or_refused_with_its_reason(folder):
     found = reasons(listing)
     assert found["labeled/lost.jpg"] == "in no folder of a class"
     assert found["readme.txt"] == found["other/f.jpg"] == "outside of labeled/, pool/ and test/"
-    assert found["pool/.DS_Store"] == "a hidden file"
+    assert found["pool/.DS_Store"] == "hidden"
     assert found["pool/round"] == "a link to a folder, which is not followed"
     assert found["pool/\\xff.jpg"] == "its name is no UTF-8"
 
@@ -97,7 +97,11 @@ def test_rows_that_cannot_be_are_refused_with_their_reason(tmp_path):
     )
     listing = list_manifest(path)
     assert len(listing) == 4
-    assert listing.refused["reason"].tolist() == ["no path", "listed twice", "a test image without a label"]
+    assert listing.refused["reason"].tolist() == [
+        "no path",
+        "listed twice, with another label",
+        "a test image without a label",
+    ]
 
 
 def test_labels_such_as_na_and_null_stay_what_they_are(tmp_path):
@@ -112,6 +116,7 @@ def test_labels_such_as_na_and_null_stay_what_they_are(tmp_path):
         (b"file,class\na,b\n", "a column class"),
         (b"path\na\n", "no columns path and label"),
         (b"path,label,mood\na,b,c\n", "a column mood"),
+        (b"path,label,label\na,b,c\n", "two columns of one name"),
         (b"path,label,split\na,b,validation\n", "the split 'validation'"),
         (b"path,label\na,b,c,d\n", "cannot read"),
         (b"\xff\xfe\0p\0a", "cannot read"),

@@ -154,6 +154,7 @@ def test_too_many_bad_files_stop_the_stage_with_the_commonest_reasons(here, caps
         (lambda images: (images / "labeled/cat").rename(images / "pool/cat"), "labels of 1 class"),
         (lambda images: (images / "labeled").rename(images / "test"), "has no folder labeled/"),
         (lambda images: (images / "labeled/cat").rename(images / "none"), "labels of 1 class"),
+        (lambda images: (images / "labeled/bird").mkdir(), "class 'bird'"),
     ],
 )
 def test_a_folder_that_cannot_be_split_is_refused_in_a_sentence(here, capsys, change, said):
@@ -217,13 +218,32 @@ def test_corrections_move_an_image_from_the_pool_to_the_labeled_ones(here):
         ("id,label\nnowhere.png,cat\n", "labels 'nowhere.png', which is no image"),
         ("id,label\npool/030.png,cot\n", "did you mean cat?"),
         ("id,label\npool/030.png,cat\npool/030.png,a dog\n", "two labels; keep one"),
-        ("path,class\n", "it takes id and label"),
-        ("", "cannot read corrections.csv"),
+        ("path,class\n", "has no columns id and label"),
+        ("", "has no columns id and label"),
+        ("id,label\npool/030.png,cat,dog\n", "another number of fields in line 2"),
+        ("id,label\npool/030.png\n", "another number of fields in line 2"),
     ],
 )
 def test_corrections_that_cannot_be_are_refused(here, capsys, lines, said):
     (here / "corrections.csv").write_text(lines)
     assert said in refused(capsys)
+
+
+def test_a_class_that_has_no_label_left_to_train_on_is_refused(here, capsys):
+    lines = [f"labeled/cat/{number:03}.png,a dog\n" for number in range(0, 30, 2)]
+    (here / "corrections.csv").write_text("id,label\n" + "".join(lines))
+    assert "the class 'cat' has no labeled image left to train on" in refused(capsys)
+
+
+def test_a_colour_picture_in_the_pool_does_not_change_grey_labels(here):
+    for path in (here / "images/labeled").rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    run()
+    assert splits()["labeled"].channels == splits()["pool"].channels == 1
+    pool = splits()["pool"]
+    assert len(pool) == 20
+    index = pd.read_parquet("out/pool/index.parquet")
+    assert index["sha256"].tolist() == pixel_hash(pool.images())
 
 
 def test_a_group_is_held_out_or_trained_on_and_in_one_held_out_split(here):

@@ -66,6 +66,7 @@ def test_below_the_confidence_it_abstains_and_parquet_is_the_same_table(here):
     [
         (["photos", "labels.xls"], "must end in .csv or .parquet"),
         (["nowhere", "labels.csv"], "nowhere is no folder of images"),
+        (["photos", "labels.csv", "--abstain", "80"], "--abstain was 80.0; it must be from 0 to 1"),
         (["photos", "labels.csv", "--model", "models/iter9"], "models/iter9 holds no readable model"),
     ],
 )
@@ -92,8 +93,10 @@ def test_the_images_to_label_next_come_with_a_table_to_fill_in_and_a_sheet(here)
     assert table["label"].isna().all()
     assert len(set(table["id"])) == 5
     assert Image.open("next/sheet.png").size == (5 * 68 + 4, 72)
-    label_next.main(["next", "--images", "100"])
-    assert len(pd.read_csv("next/label_next.csv")) == 20
+    label_next.main(["more", "--images", "100"])
+    assert len(pd.read_csv("more/label_next.csv")) == 20
+    with pytest.raises(SystemExit):
+        label_next.main(["next"])  # would lose what was filled in
 
 
 def test_the_unsure_are_named_and_they_differ():
