@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.expand import expanded, written
+from benchmarks.study import copy_project
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.files import read_json, write_json
 from noisy_student.runtime import processor
@@ -147,12 +148,9 @@ def pipeline() -> tuple[dict[str, Any], dict[str, Any]]:
 
 def prepared(folder: Path) -> Path:
     """A copy of the code whose teacher trains for one step, with what it reads."""
-    for package in ("noisy_student", "stages"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     params = pipeline()[1]
     params["teacher"]["training"] = {"steps": 1, "validations": 1}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    shutil.copy(ROOT / "corrections.csv", folder)
+    copy_project(folder, params)
     run(folder, *command("prepare"))
     return folder
 

@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from commands.predict import load_trained
 from noisy_student.card import save_sheet
-from noisy_student.config import Params
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.files import write_csv
 from noisy_student.images import read_split
-from noisy_student.inference import load_classifier, predict_split
+from noisy_student.inference import predict_split
 from noisy_student.metrics import softmax
-from noisy_student.runtime import RuntimeParams, setup
 
 CANDIDATES = 10  # for each image that is named
 SAME = ("classes", "channels", "image_size")  # in the model and in the pool
@@ -40,11 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     if (args.out / "label_next.csv").exists():
         raise Refusal(f"{args.out}/label_next.csv is there, perhaps with labels; name another folder")
 
-    params = Params()
-    runtime = params.section("runtime", RuntimeParams)
-    classifier, description = load_classifier(
-        args.model or Path("models") / params.section("current", str), setup(runtime)
-    )
+    classifier, description, runtime = load_trained(args.model)
     pool = read_split(args.pool)
     if [pool.classes, pool.channels, list(pool.image_size)] != [description[key] for key in SAME]:
         raise Refusal(f"{args.pool} has other classes or images than the model was trained on; name another pool")

@@ -7,6 +7,7 @@ image has neither, but a reason. Images are treated as `prepare` treated those t
 
 from argparse import ArgumentParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,16 +41,20 @@ def main(argv: list[str] | None = None) -> None:
     if not args.folder.is_dir():
         raise Refusal(f"{args.folder} is no folder of images")
 
-    params = Params()
-    runtime = params.section("runtime", RuntimeParams)
-    model = args.model or Path("models") / params.section("current", str)
-    classifier, description = load_classifier(model, setup(runtime))
+    classifier, description, runtime = load_trained(args.model)
     table = labeled(args.folder, classifier, description, runtime, args.abstain)
     if args.out.suffix == ".csv":
         write_csv(args.out, table)
     else:
         write_parquet(args.out, pa.Table.from_pandas(table, preserve_index=False))
     print(f"{len(table):,} files, {(table['reason'] != '').sum():,} of them no usable image; see {args.out}")
+
+
+def load_trained(model: Path | None) -> tuple[Classifier, dict[str, Any], RuntimeParams]:
+    """The classifier in the folder `model`, or that of `current` in params.yaml, its description, and how it runs."""
+    params = Params()
+    runtime = params.section("runtime", RuntimeParams)
+    return *load_classifier(model or Path("models") / params.section("current", str), setup(runtime)), runtime
 
 
 def labeled(
@@ -63,11 +68,10 @@ def labeled(
         for start in range(0, len(found), BATCH):
             paths, images, reasons = decoded(folder, found[start : start + BATCH], how, description["channels"])
             usable = [reason == "" for reason in reasons]
-            probabilities = (
-                softmax(predict(classifier, images, runtime)) if len(images) else np.empty((0, len(names) - 1))
-            )
             labels, confidence = np.full(len(paths), len(names) - 1), np.full(len(paths), np.nan)
-            labels[usable], confidence[usable] = probabilities.argmax(axis=1), probabilities.max(axis=1, initial=0)
+            if len(images):
+                probabilities = softmax(predict(classifier, images, runtime))
+                labels[usable], confidence[usable] = probabilities.argmax(axis=1), probabilities.max(axis=1)
             label = np.where(confidence < abstain, ABSTAIN, names[labels])
             rows.append(pd.DataFrame({"path": paths, "label": label, "confidence": confidence, "reason": reasons}))
             progress.advance(len(paths))

@@ -79,7 +79,7 @@ def list_manifest(path: Path) -> Listing:
     if len(wrong):
         raise Refusal(f"{path} has the split {wrong.iloc[0]!r}; it may be test or empty")
     table["label"] = table["label"].map(lambda label: unicodedata.normalize("NFC", label))
-    table["split"] = table["split"].where(table["split"] == "test", table["label"].map(bool).map(SPLIT_OF_LABELED))
+    table["split"] = table["split"].where(table["split"] == "test", np.where(table["label"] != "", "labeled", "pool"))
     reasons = pd.Series("", index=table.index)
     reasons[(table["split"] == "test") & (table["label"] == "")] = "a test image without a label"
     reasons[table.duplicated("path")] = "listed twice"
@@ -89,9 +89,6 @@ def list_manifest(path: Path) -> Listing:
     bad = reasons != ""
     refused = pd.DataFrame({"path": table["path"][bad], "reason": reasons[bad]})
     return _sorted(path.parent, table[~bad].assign(drop=""), refused)
-
-
-SPLIT_OF_LABELED = {True: "labeled", False: "pool"}
 
 
 def _misplaced(split: str, below: list[str]) -> str:

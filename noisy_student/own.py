@@ -13,7 +13,7 @@ from noisy_student.datasets import Dataset, Images, Own
 from noisy_student.decoding import Preparation
 from noisy_student.errors import Refusal
 from noisy_student.files import write_csv
-from noisy_student.listing import Listing, list_folder, list_manifest
+from noisy_student.listing import SPLITS, Listing, list_folder, list_manifest
 from noisy_student.staging import stage
 
 MOST_DROPS = 1000  # each has files of its own
@@ -29,9 +29,8 @@ def load_own(
     whatever `list_folder`, `list_manifest` and `stage` refuse.
     """
     listed_at, listing = time.time(), LISTS[source](path)
-    drops = listing.files["drop"].nunique()
-    if drops > MOST_DROPS:
-        raise Refusal(f"{path} has {drops:,} folders directly in pool/, each a drop; put them into fewer folders there")
+    if (many := listing.files["drop"].nunique()) > MOST_DROPS:
+        raise Refusal(f"{path} has {many:,} folders directly in pool/, each a drop; put them into fewer folders there")
     if scratch:
         scratch.mkdir(parents=True, exist_ok=True)
     staging = stage(listing, how, tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115 the images' own
@@ -41,7 +40,7 @@ def load_own(
     number_of = {name: number for number, name in enumerate(classes)} | {"": -1}
     labels = files["label"].astype(object).map(number_of).to_numpy(np.int64)
     ids = files["path"].tolist()
-    ends = np.cumsum([(files["split"] == split).sum() for split in ("test", "labeled", "pool")])
+    ends = np.cumsum([(files["split"] == split).sum() for split in SPLITS])
     test, training, unlabeled = (
         {"images": staging.images.part(start, end), "labels": labels[start:end], "ids": ids[start:end]}
         for start, end in zip((0, *ends), ends, strict=False)
@@ -101,8 +100,10 @@ def _refuse_too_many(quarantine: pd.DataFrame, listed: int, most: float, scratch
     """
     if len(quarantine) <= most * listed:
         return
-    kinds = quarantine["reason"].str.partition(": ")[0].value_counts().head(5)
-    reasons = "; ".join(f"{count:,} {kind}, such as {_example(quarantine, kind)}" for kind, count in kinds.items())
+    kinds = quarantine["reason"].str.partition(": ")[0]
+    examples = quarantine["path"].groupby(kinds).first()
+    commonest = kinds.value_counts().head(5).items()
+    reasons = "; ".join(f"{count:,} {kind}, such as {examples[kind]}" for kind, count in commonest)
     if scratch:
         write_csv(scratch / "quarantine.csv", quarantine)
     where = f"; all are in {scratch / 'quarantine.csv'}" if scratch else ""
@@ -110,7 +111,3 @@ def _refuse_too_many(quarantine: pd.DataFrame, listed: int, most: float, scratch
         f"{len(quarantine):,} of {listed:,} files cannot be used, more than data.max_bad_fraction {most} allows "
         f"({reasons}{where}); mend or remove them, or raise it"
     )
-
-
-def _example(quarantine: pd.DataFrame, kind: str) -> str:
-    return quarantine.loc[quarantine["reason"].str.partition(": ")[0] == kind, "path"].iloc[0]

@@ -52,11 +52,11 @@ def main(argv: list[str] | None = None) -> None:
             splits = splits.without(leaks(images, splits.rows, data.near_duplicates))
         refuse_classes_without_labels(splits, labels, dataset.classes)
 
+        preparation, shard_bytes = data.preparation(), data.shard_megabytes * MEGABYTE
         for name, rows in splits.rows.items():
             known = {"label": labels[rows]} if name != "pool" else {}
             split = pd.DataFrame({"id": ids[rows], **known, "sha256": index.hashes[rows].astype(str)})
             drops = index.drops[rows] if index.drops is not None and name == "pool" else None
-            preparation, shard_bytes = data.preparation(), data.shard_megabytes * MEGABYTE
             write_split(getattr(args, name), images.at(rows), split, dataset.classes, preparation, shard_bytes, drops)
         write_truth(args.pool_truth, ids[splits.rows["pool"]], labels[splits.rows["pool"]])
 

@@ -2,37 +2,33 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from PIL import Image
+from preparing import DATA, NO_CORRECTIONS, SPLITS, run_prepare
 from test_decoding import BAD
 
 from noisy_student.decoding import Preparation
 from noisy_student.errors import Refusal
 from noisy_student.images import pixel_hash, read_split
 from noisy_student.own import changed_since, load_own
-from stages import prepare
 
 HOW = Preparation(image_size=8, resize="crop", background=0, max_megapixels=1)
-DATA = {
+OWN = {
+    **DATA,
     "source": "folder",
-    "path": "images",
-    "downloads": None,
-    "test_seed": 0,
     "test": 8,
     "labeled_per_class": None,
     "calibration": 4,
     "validation": 4,
-    "pool": None,
     "near_duplicates": 0.96,
     **HOW.model_dump(),
     "max_bad_fraction": 0.5,
     "shard_megabytes": 1,
 }
-SPLITS = ("labeled", "pool", "calibration", "validation", "test")
 
 
 def photo(seed: int, colour: bool = True) -> Image.Image:
@@ -53,20 +49,14 @@ def folder_of_photos(root, labeled=15, pool=20, colour=True):
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder_of_photos(tmp_path / "images")
-    (tmp_path / "corrections.csv").write_text("id,label\n")
+    (tmp_path / "corrections.csv").write_text(NO_CORRECTIONS)
     return tmp_path
 
 
 def run(**changes) -> dict:
     """Prepare the images and return the report."""
-    with open("params.yaml", "w") as file:
-        yaml.safe_dump({"seed": 0, "data": DATA | changes}, file)
-    outs = {"pool-truth": "truth.parquet", "quarantine": "quarantine.csv", "left-out": "left_out.csv", "card": "card"}
-    flags = [word for name in SPLITS for word in (f"--{name}", f"out/{name}")]
-    flags += [word for name, path in outs.items() for word in (f"--{name}", f"out/{path}")]
-    prepare.main([*flags, "--corrections", "corrections.csv", "--report", "out/report.json"])
-    with open("out/report.json") as file:
-        return json.load(file)
+    run_prepare(OWN | changes)
+    return json.loads(Path("out/report.json").read_text())
 
 
 def refused(capsys, **changes) -> str:
@@ -80,7 +70,7 @@ def refused(capsys, **changes) -> str:
 
 
 def splits():
-    return {name: read_split(prepare.Path("out") / name) for name in SPLITS}
+    return {name: read_split(Path("out") / name) for name in SPLITS}
 
 
 def test_a_folder_becomes_splits_with_the_names_of_its_classes(here):
@@ -202,6 +192,7 @@ def test_what_is_like_a_held_out_image_leaves_the_training_side_and_is_listed(he
 
 def test_corrections_move_an_image_from_the_pool_to_the_labeled_ones(here):
     before = run()
+    test_before = splits()["test"].ids.tolist()
     (here / "corrections.csv").write_text("id,label,guess\npool/030.png,cat,a dog\npool/031.png,,cat\n")
     after = run()
     assert after["images"]["labeled"] == before["images"]["labeled"] + 1
@@ -209,7 +200,7 @@ def test_corrections_move_an_image_from_the_pool_to_the_labeled_ones(here):
     assert labeled.classes[labeled.labels[labeled.ids.tolist().index("pool/030.png")]] == "cat"
     assert "pool/030.png" not in splits()["pool"].ids
     assert "pool/031.png" in splits()["pool"].ids
-    assert splits()["test"].ids.tolist() == splits()["test"].ids.tolist()
+    assert splits()["test"].ids.tolist() == test_before
 
 
 @pytest.mark.parametrize(

@@ -2,54 +2,24 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import pytest
-import yaml
+from preparing import DATA, NO_CORRECTIONS, OUTPUTS, SPLITS, run_prepare
 
 from noisy_student.images import pixel_hash, read_split, read_truth
 from noisy_student.sources import LOADERS, Dataset, Images
-from stages import prepare
-
-SPLITS = ("labeled", "pool", "calibration", "validation", "test")
-OUTPUTS = (*SPLITS, "pool_truth.parquet", "quarantine.csv", "left_out.csv", "card", "report.json")
 
 
 @pytest.fixture(autouse=True)
 def project(tmp_path, monkeypatch):
     """An empty project to run the stage in."""
     monkeypatch.chdir(tmp_path)
+    Path("corrections.csv").write_text(NO_CORRECTIONS)
 
 
-def run(seed=0, out="out", corrections=MappingProxyType({}), **changes):
-    data = {
-        "source": "mnist_5k",
-        "path": "images",
-        "downloads": None,
-        "test_seed": 0,
-        "test": 1000,
-        "labeled_per_class": 10,
-        "calibration": 100,
-        "validation": 100,
-        "pool": None,
-        "near_duplicates": None,
-        "image_size": 32,
-        "resize": "crop",
-        "background": 0,
-        "max_megapixels": 50.0,
-        "max_bad_fraction": 0.01,
-        "shard_megabytes": 1,
-    }
-    with open("params.yaml", "w") as file:
-        yaml.safe_dump({"seed": seed, "data": data | changes}, file)
-    flags = [word for name in SPLITS for word in (f"--{name}", f"{out}/{name}")]
-    Path("corrections.csv").write_text(
-        "id,label\n" + "".join(f"{name},{label}\n" for name, label in corrections.items())
-    )
-    for name in OUTPUTS[len(SPLITS) :]:
-        flags += [f"--{name.partition('.')[0].replace('_', '-')}", f"{out}/{name}"]
-    prepare.main([*flags, "--corrections", "corrections.csv"])
+def run(seed=0, out="out", **changes):
+    run_prepare({**DATA, "shard_megabytes": 1} | changes, seed, out)
     return out
 
 

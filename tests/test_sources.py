@@ -4,6 +4,7 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+from preparing import DATA
 from scipy.io import savemat
 
 from noisy_student import sources
@@ -13,25 +14,7 @@ from noisy_student.sources import LOADERS, SIZES, DataParams, check_sizes, load
 
 
 def params(**changes):
-    values = {
-        "source": "mnist_5k",
-        "path": "images",
-        "downloads": None,
-        "near_duplicates": None,
-        "image_size": 32,
-        "resize": "crop",
-        "background": 0,
-        "max_megapixels": 50.0,
-        "max_bad_fraction": 0.01,
-        "test_seed": 0,
-        "test": 1000,
-        "labeled_per_class": 10,
-        "calibration": 100,
-        "validation": 100,
-        "pool": None,
-        "shard_megabytes": 64,
-    }
-    return validated(DataParams, values | changes, "data")
+    return validated(DataParams, DATA | changes, "data")
 
 
 def check(part, size, channels, prefix):
