@@ -1,7 +1,7 @@
 """Kill stages at random moments and see whether they end with the bytes of a run that nobody killed.
 
-    python -m benchmarks.kills                 # all kinds, about forty minutes; goes on where it stopped
-    python -m benchmarks.kills training dvc    # some of them
+    python -m benchmarks.kills                 # all kinds, about an hour; goes on where it stopped
+    python -m benchmarks.kills training dvc    # some of them; another process may run others beside it
 
     training     SIGKILL to a stage that trains, with all noise and averaged weights on
     others       SIGKILL to any other stage, one after the other
@@ -29,11 +29,14 @@ from typing import Any
 
 import pandas as pd
 import psutil
+from filelock import FileLock
 
 from benchmarks.small_run import ROOT, TRAINERS, Project, Run
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.files import digest, read_csv, write_bytes, write_csv
+from noisy_student.provenance import code_of
 from noisy_student.runtime import processor
+from noisy_student.work import work_folder
 
 KILLS = ROOT / "benchmarks" / "kills.csv"
 WANTED = {  # of each kind
@@ -44,6 +47,7 @@ WANTED = {  # of each kind
     "dvc": ("kills", 20),
     "repeated": ("runs", 10),
 }
+OF_ALL = ("others", "repeated")  # kinds that run every stage
 GONE = 5  # seconds after its DVC was killed in which a stage ends
 OVERLAP = 2  # seconds that it may take, once its work is let go, to leave the interpreter
 COLUMNS = {  # of the table: a column of the rows, and how its rows become one number
@@ -56,13 +60,13 @@ COLUMNS = {  # of the table: a column of the rows, and how its rows become one n
     "waited": ("second run waited", "sum"),
     "overlap": ("longest overlap of the two processes, s", "max"),
 }
-ABOUT = """The stages of a small run (MNIST-5k, cnn_8, 150 steps, all noise, a checkpoint every 0.2 s) are killed
-until they end, and every file is compared with the uninterrupted run's. Moments are random; nine of ten in training
-come after the run's first checkpoint, and every fifth SIGKILL there waits until a checkpoint is being written and
-comes then. A kill is resumed when the stage then said that it went on from a step above 0, or with some of its shards
-done. In half of the rounds of `dvc` a second run of the stage waits already when DVC is killed; two processes overlap
-while the first one, whose work is let go, leaves its interpreter. What a kill loses is a start and the steps that are
-done again."""
+ABOUT = """The stages of a small run (MNIST-5k, cnn_8, 150 steps, all noise, a checkpoint every 0.2 s) are killed until they end,
+and every file is compared with the uninterrupted run's. Moments are random; nine of ten come once the stage is at
+work, in training after the run's first checkpoint, and every fifth SIGKILL there waits until a checkpoint is being
+written and comes then. A kill is resumed when the stage then said that it went on from a step above 0, or with some of
+its shards done. In half of the rounds of `dvc` a second run of the stage waits already when DVC is killed; two
+processes overlap while the first one, whose work is let go, leaves its interpreter. What a kill loses is a start and
+the steps that are done again."""
 Row = dict[str, Any]
 
 
@@ -118,12 +122,14 @@ def _ended_before_its_kill(
 
 
 def _still_runs_at_its_moment(run: Run, project: Project, name: str, draw: random.Random, number: int) -> bool:
-    """Wait for a random moment; nine of ten come after a first checkpoint, or most would come during imports."""
+    """Wait for a random moment; nine of ten come when the run is at work, or most would come during imports."""
     seconds = project.seconds[name]
-    if draw.random() < 0.1 or (name not in TRAINERS and not name.startswith("predict_pool")):
+    if draw.random() < 0.1:
         return run.until(lambda: True, draw.uniform(0, 1.1 * seconds))
-    if name not in TRAINERS:
+    if name.startswith("predict_pool"):
         return run.until(lambda: project.work(name, "part/*.npy"), draw.uniform(0, 0.1))
+    if name not in TRAINERS:
+        return run.until(lambda: project.works(name, run), draw.uniform(0, 0.2))
     if number == signal.SIGKILL and draw.random() < 0.2:
         halves = _halves(project, name)
         return run.until(
@@ -284,19 +290,33 @@ def _lost(rounds: pd.DataFrame) -> str:
     return f"{timed['seconds_lost'].sum() / timed['kills'].sum():.1f}" if len(timed) else ""
 
 
-def code() -> str:
+def code(kind: str) -> str:
     """A name for the code that is killed, 16 hex digits; whoever changes how a kind is judged removes its rows."""
-    run = ROOT / "benchmarks" / "small_run.py"
-    files = sorted([*ROOT.glob("noisy_student/*.py"), *ROOT.glob("stages/*.py"), run])
-    return hashlib.sha256("".join(map(digest, files)).encode()).hexdigest()[:16]
+    killed_stages = ROOT.glob("stages/*.py" if kind in OF_ALL else "stages/train_*.py")
+    files = {ROOT / "benchmarks" / "small_run.py", *(file for stage in killed_stages for file in code_of(stage))}
+    return hashlib.sha256("".join(map(digest, sorted(files))).encode()).hexdigest()[:16]
 
 
-def rows_of(version: str) -> pd.DataFrame:
-    """The rounds so far; those of other code say nothing of this one."""
+def rows_so_far() -> pd.DataFrame:
+    """The rounds that are of the present code."""
     rows = read_csv(KILLS) if KILLS.exists() else pd.DataFrame(columns=["kind", "code", "equal"])
-    if others := int((rows["code"] != version).sum()):
-        print(f"{others} rounds of other code are left out", flush=True)
-    return rows[rows["code"] == version]
+    return rows[rows["code"] == rows["kind"].map(code)]
+
+
+def done(kind: str) -> pd.DataFrame:
+    """Those of one kind, with what is counted of them."""
+    rows = rows_so_far()
+    return rows[rows["kind"] == kind].reindex(columns=[WANTED[kind][0]])
+
+
+def add(row: Row) -> None:
+    """Add a round to the table; other processes do so with other kinds."""
+    lock = work_folder() / "locks" / "kills"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        rows = pd.concat([rows_so_far(), pd.DataFrame([row])], ignore_index=True)
+        write_csv(KILLS, rows)
+        write_bytes(KILLS.with_suffix(".md"), table(rows).encode())
 
 
 @exits_with_a_sentence
@@ -306,21 +326,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if unknown := set(args.kinds) - set(KINDS):
         raise Refusal(f"there is no kind {', '.join(unknown)}; there are {', '.join(KINDS)}")
-    version = code()
-    rows = rows_of(version)
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         project = Project(Path(folder))
         for kind in args.kinds or KINDS:
-            counted, wanted = WANTED[kind]
-            while (done := rows[rows["kind"] == kind].reindex(columns=[counted])).sum().item() < wanted:
-                row = KINDS[kind](project, len(done), random.Random(f"{kind} {len(done)}"))  # noqa: S311 no secret
-                found = {"kind": kind, "round": len(done), "code": version, **row}
-                rows = pd.concat([rows, pd.DataFrame([found])], ignore_index=True)
-                print(f"{kind} {len(done)}: {row}", flush=True)
-                write_csv(KILLS, rows)
-                write_bytes(KILLS.with_suffix(".md"), table(rows).encode())
-    if not rows["equal"].all():
-        raise Refusal(f"{(~rows['equal'].astype(bool)).sum()} rounds ended with other bytes; {KILLS} says which")
+            while (rounds := done(kind)).sum().item() < WANTED[kind][1]:
+                row = KINDS[kind](project, len(rounds), random.Random(f"{kind} {len(rounds)}"))  # noqa: S311 no secret
+                print(f"{kind} {len(rounds)}: {row}", flush=True)
+                add({"kind": kind, "round": len(rounds), "code": code(kind), **row})
+    if bad := int((~rows_so_far()["equal"].astype(bool)).sum()):
+        raise Refusal(f"{bad} rounds ended with other bytes; {KILLS} says which")
 
 
 if __name__ == "__main__":

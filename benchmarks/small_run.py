@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -75,11 +76,11 @@ class Run(subprocess.Popen):
 
 
 class Project:
-    """The small run, or some of its `stages`, done once, with the hashes of what each made."""
+    """The small run with these `changes`, or some of its `stages`, done once, with the hashes of what each made."""
 
-    def __init__(self, folder: Path, stages: Collection[str] = ()):
+    def __init__(self, folder: Path, stages: Collection[str] = (), changes: dict[str, Any] | None = None):
         self.folder = folder
-        params = changed(yaml.safe_load((ROOT / "params.yaml").read_text()), SMALL)
+        params = changed(yaml.safe_load((ROOT / "params.yaml").read_text()), SMALL | (changes or {}))
         pipeline = copy_project(folder, params)
         shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
         self.lines = {name: [line.split()[1:] for line in lines] for name, lines in commands(pipeline, params)}
@@ -129,6 +130,11 @@ class Project:
     def checkpoints(self, name: str) -> list[Path]:
         """The checkpoints of a stage, the last one first."""
         return sorted(self.work(name, "checkpoints/*.safetensors"), reverse=True)
+
+    def works(self, name: str, run: Run) -> bool:
+        """Whether `run` of a stage has imported what it needs and begun its work."""
+        locks = (self.folder / "work" / "locks").glob(f"{name.partition('@')[0]}-*")
+        return any(lock.read_text().startswith(f"process {run.pid} ") for lock in locks)
 
     def work(self, name: str, pattern: str) -> list[Path]:
         """What is in progress of a stage."""

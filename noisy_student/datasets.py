@@ -31,7 +31,6 @@ class Own:
     groups: np.ndarray | None  # int64 (N,), -1: in none
     drops: np.ndarray  # int64 (N,)
     quarantine: pd.DataFrame  # the files that are not among them: path, sha256, reason
-    listed_at: float  # when the files were looked for, in seconds since 1970
 
 
 @dataclass(frozen=True, eq=False)

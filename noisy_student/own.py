@@ -1,8 +1,6 @@
 """A person's own images as a source: listed, decoded, and what cannot be used set apart."""
 
-import os
 import tempfile
-import time
 import unicodedata
 from pathlib import Path
 
@@ -28,7 +26,7 @@ def load_own(
     Raises `Refusal` for fewer than two classes, a class without a usable image, one that only the test split has, and
     whatever `list_folder`, `list_manifest` and `stage` refuse.
     """
-    listed_at, listing = time.time(), LISTS[source](path)
+    listing = LISTS[source](path)
     if (many := listing.files["drop"].nunique()) > MOST_DROPS:
         raise Refusal(f"{path} has {many:,} folders directly in pool/, each a drop; put them into fewer folders there")
     if scratch:
@@ -46,7 +44,7 @@ def load_own(
         for start, end in zip((0, *ends), ends, strict=False)
     )
     drops = files["drop"].cat.codes.to_numpy(np.int64)
-    own = Own(staging.hashes, staging.sizes, _groups(files), drops, staging.quarantine, listed_at)
+    own = Own(staging.hashes, staging.sizes, _groups(files), drops, staging.quarantine)
     return Dataset(
         **training,
         classes=classes,
@@ -54,17 +52,6 @@ def load_own(
         unlabeled=Images(**unlabeled) if unlabeled["ids"] else None,
         own=own,
     )
-
-
-def changed_since(path: Path, moment: float) -> Path | None:
-    """The first file or folder at `path`, a folder or a manifest, that was changed after that moment."""
-    if path.is_file():
-        return path if path.stat().st_ctime > moment else None
-    for folder, _, names in os.walk(path):
-        for each in (folder, *(os.path.join(folder, name) for name in names)):
-            if os.lstat(each).st_ctime > moment:
-                return Path(each)
-    return None
 
 
 def _classes(listing: Listing, files: pd.DataFrame, path: Path) -> list[str]:

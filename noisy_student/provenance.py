@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import math
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,13 @@ def refuse_drift(before: Provenance, params: Params | None) -> None:
                 raise _changed(what, before.stage)
 
 
+def refuse_changed(watched: Path | None, moment: float, stage: str) -> None:
+    """Raise `Refusal` naming the first file or folder at `watched` that changed after that moment, in s since 1970."""
+    for path in _below(watched) if watched else ():
+        if _changed_at(path) > moment:
+            raise _changed(path, stage)
+
+
 def code_of(file: Path) -> list[Path]:
     """The project's own files that run when `file` does: itself and what it imports, wherever in it, and so on."""
     found: set[Path] = set()
@@ -95,6 +104,21 @@ def _imported(file: Path) -> Iterable[Path]:
         below = [f"{module}.{name.split()[0]}" for name in names.split(",") if name.strip()]
         paths = [ROOT / f"{name.replace('.', '/')}.py" for name in (module, *below)]
         yield from (path for path in paths if path.is_file())
+
+
+def _below(path: Path) -> Iterator[Path]:
+    """`path` and, of a folder, all that is in it; links are not followed."""
+    yield path
+    for folder, folders, names in os.walk(path):
+        yield from (Path(folder, name) for name in (*folders, *names))
+
+
+def _changed_at(path: Path) -> float:
+    """When that was; what is gone changed just now."""
+    try:
+        return path.lstat().st_ctime
+    except OSError:
+        return math.inf
 
 
 def _manifest(path: Path) -> str:

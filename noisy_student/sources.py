@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 from noisy_student.datasets import Dataset, Images
 from noisy_student.decoding import Preparation
 from noisy_student.errors import Refusal
-from noisy_student.own import LISTS, changed_since, load_own
+from noisy_student.own import LISTS, load_own
 from noisy_student.splits import SplitParams, plan
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
@@ -103,9 +103,9 @@ class DataParams(SplitParams, Preparation):
         values = {name: getattr(self, name) for name in Preparation.model_fields}
         return values | {"image_size": self.shape()[0]}
 
-    def own_path(self) -> Path:
-        """Where one's own images are."""
-        return Path(self.path)
+    def own_path(self) -> Path | None:
+        """Where one's own images are; None where they are not."""
+        return Path(self.path) if self.is_own else None
 
     def download_folder(self) -> Path:
         """Where downloads are kept."""
@@ -116,7 +116,7 @@ class DataParams(SplitParams, Preparation):
 def check_sizes(params: DataParams) -> None:
     """Refuse, before anything is loaded, to split more images than the source has, and own ones that are not there."""
     if params.is_own:
-        path, kind = params.own_path(), {"folder": Path.is_dir, "manifest": Path.is_file}[params.source]
+        path, kind = Path(params.path), {"folder": Path.is_dir, "manifest": Path.is_file}[params.source]
         if not kind(path):
             raise Refusal(f"params.yaml: data.path was {params.path!r}; there is no such {params.source}")
         return
@@ -130,17 +130,8 @@ def load(params: DataParams, scratch: Path | None = None) -> Dataset:
     Raises `Refusal` when they are neither there nor to be had.
     """
     if params.is_own:
-        return load_own(params.source, params.own_path(), params, params.max_bad_fraction, scratch)
+        return load_own(params.source, Path(params.path), params, params.max_bad_fraction, scratch)
     return LOADERS[params.source](params)
-
-
-def refuse_changed(params: DataParams, dataset: Dataset) -> None:
-    """Raise `Refusal` where one's own images have changed since `dataset` was loaded from them.
-
-    DVC looks at them when the stage has ended, and would record the new ones over what was made of the old ones.
-    """
-    if dataset.own and (path := changed_since(params.own_path(), dataset.own.listed_at)):
-        raise Refusal(f"{path} changed while its images were prepared; run again")
 
 
 def _mnist_5k(params: DataParams) -> Dataset:

@@ -147,38 +147,38 @@ def train(
         state.restore(*found)
         progress.resume(state.step * params.batch_size, f"goes on after step {state.step:,} of {params.steps:,}")
 
-    stop = False
     with finishes_the_step() as asked:
-        for step in range(state.step, params.steps):
-            set_learning_rate(state.optimizer, params, step)
-            reseed_torch(seed, "model noise", step)
-            classifier.train()
-            for images, targets, weights in batch_parts(recipe, labeled, pool, seed, step):
-                with autocast(runtime, images.device):
-                    logits = classifier(images)
-                loss = weighted_cross_entropy(logits.float(), targets, weights)
-                loss.backward()
-                state.losses[step] += loss.detach()
-            state.optimizer.step()
-            state.optimizer.zero_grad(set_to_none=True)
-            state.average.update(params.ema_decay, step)
-            state.step = step + 1
-
+        while state.step < params.steps and not asked:
+            take_step(state, recipe, labeled, pool, runtime, seed)
             progress.advance(params.batch_size)
             if state.step in report_after:  # the only steps that wait for the device
                 look(state, held_out, runtime)
                 progress.show(**{name: state.curve[-1][name] for name in ("loss", "validation_accuracy")})
-            stop = bool(asked)  # looked at once, so that what is said to be kept is
-            if checkpoints and (stop or checkpoints.due()):  # all of the state, at the end of a step
+            if checkpoints and checkpoints.due():
                 checkpoints.save(state.step, *state.dump())
-            if stop:
-                break
     if asked:
-        if checkpoints and not stop:  # asked for after the last look
-            checkpoints.save(state.step, *state.dump())
-        kept = f" after step {state.step:,} of {params.steps:,}; run again to go on" if checkpoints else ""
-        raise Stopped(asked.signal, kept)
+        raise _stopped(asked.signal, state, params.steps, checkpoints)
     return state.average.classifier, state.curve
+
+
+def take_step(
+    state: State, recipe: Recipe, labeled: Examples, pool: Examples | None, runtime: RuntimeParams, seed: int
+) -> None:
+    """Take `state` one optimiser step on."""
+    params, step = recipe.training, state.step
+    set_learning_rate(state.optimizer, params, step)
+    reseed_torch(seed, "model noise", step)
+    state.classifier.train()
+    for images, targets, weights in batch_parts(recipe, labeled, pool, seed, step):
+        with autocast(runtime, images.device):
+            logits = state.classifier(images)
+        loss = weighted_cross_entropy(logits.float(), targets, weights)
+        loss.backward()
+        state.losses[step] += loss.detach()
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.average.update(params.ema_decay, step)
+    state.step = step + 1
 
 
 def report_steps(params: TrainingParams) -> set[int]:
@@ -204,3 +204,12 @@ def look(state: State, held_out: HeldOut, runtime: RuntimeParams) -> None:
             remedy = "lower training.learning_rate or use precision float32"
             raise Refusal(f"the {name.replace('_', ' ')} became {row[name]}; {remedy}")
     state.curve.append(row)
+
+
+def _stopped(signal: int, state: State, steps: int, checkpoints: Checkpoints | None) -> Stopped:
+    """What a run that was asked to stop ends with, once its last step is kept."""
+    if not checkpoints:
+        return Stopped(signal)
+    with finishes_the_step():  # DVC passes Ctrl-C on, so that a second signal often comes
+        checkpoints.save(state.step, *state.dump())
+    return Stopped(signal, f" after step {state.step:,} of {steps:,}; run again to go on")

@@ -13,6 +13,7 @@ A name is the stage's with the fingerprint of all that its result is made from, 
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from filelock import FileLock, Timeout
 from noisy_student.config import Params
 from noisy_student.errors import Refusal
 from noisy_student.files import digest, flush_folder, read_json, replacing, write_array, write_bytes, write_json
-from noisy_student.provenance import Provenance, provenance, refuse_drift
+from noisy_student.provenance import Provenance, provenance, refuse_changed, refuse_drift
 
 
 def work_folder() -> Path:
@@ -104,11 +105,18 @@ def work(
 
 
 @contextmanager
-def guarded(file: str, params: Params | None, inputs: Mapping[str, Path | None]) -> Iterator[None]:
-    """As `work`, for a quick stage: its block writes the outputs themselves, and nothing is kept."""
+def guarded(
+    file: str, params: Params | None, inputs: Mapping[str, Path | None], watched: Path | None = None
+) -> Iterator[None]:
+    """As `work`, for a quick stage: its block writes the outputs themselves, and nothing is kept.
+
+    `watched` is one more input, of so many files that only when they changed is looked at.
+    """
+    began = time.time()
     with _alone(file, params, inputs, {}) as (made_from, _):
         yield
         refuse_drift(made_from, params)
+        refuse_changed(watched, began, made_from.stage)
 
 
 @contextmanager

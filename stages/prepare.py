@@ -20,7 +20,7 @@ from noisy_student.errors import exits_with_a_sentence
 from noisy_student.files import write_csv, write_json
 from noisy_student.images import write_split, write_truth
 from noisy_student.randomness import Seed
-from noisy_student.sources import DataParams, check_sizes, load, refuse_changed
+from noisy_student.sources import DataParams, check_sizes, load
 from noisy_student.splits import draw, left_out, refuse_classes_without_labels, report
 from noisy_student.work import guarded, work_folder
 
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     seed = params.section("seed", Seed)
     check_sizes(data)
 
-    with guarded(__file__, params, {"corrections": args.corrections}):
+    with guarded(__file__, params, {"corrections": args.corrections}, data.own_path()):
         dataset = load(data, work_folder())
         images, index, ids = dataset.all_images(), dataset.index(), dataset.all_ids()
         splits = draw(data, seed, index)
@@ -66,7 +66,6 @@ def main(argv: list[str] | None = None) -> None:
         write_csv(args.quarantine, tables["quarantine"])
         write_csv(args.left_out, tables["left_out"])
         write_json(args.report, figures)
-        refuse_changed(data, dataset)
 
 
 if __name__ == "__main__":

@@ -186,12 +186,15 @@ def test_the_table_counts_kills_and_other_bytes():
     assert table[-1] == "| repeated | 1 |  |  |  |  |  |  |  |  | 1 | 0 |"
 
 
-def test_rounds_of_other_code_are_left_out_aloud(tmp_path, monkeypatch, capsys):
+def test_rounds_of_other_code_are_not_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(kills, "KILLS", tmp_path / "kills.csv")
-    assert len(kills.rows_of("this")) == 0
-    pd.DataFrame({"kind": "dvc", "code": ["this", "that"], "equal": True}).to_csv(kills.KILLS)
-    assert kills.rows_of("this")["code"].tolist() == ["this"]
-    assert "1 rounds of other code are left out" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert not len(kills.done("dvc"))
+    for code in (kills.code("dvc"), "other"):
+        kills.add({"kind": "dvc", "code": code, "kills": 3, "equal": True})
+    kills.add({"kind": "repeated", "code": kills.code("repeated"), "runs": 1, "equal": True})
+    assert kills.done("dvc").sum().item() == 3
+    assert kills.code("dvc") != kills.code("repeated")
 
 
 def test_unknown_kinds_are_refused(capsys):

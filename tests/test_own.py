@@ -14,7 +14,7 @@ from test_decoding import BAD
 from noisy_student.decoding import Preparation
 from noisy_student.errors import Refusal
 from noisy_student.images import pixel_hash, read_split
-from noisy_student.own import changed_since, load_own
+from noisy_student.own import load_own
 
 HOW = Preparation(image_size=8, resize="crop", background=0, max_megapixels=1)
 OWN = {
@@ -263,12 +263,6 @@ def test_the_card_shows_every_class_and_counts_what_was_written(here):
         "pool.png",
     ]
     assert Image.open(here / "out/card/pool.png").size == (12 * 68 + 4, 2 * 68 + 4)
-
-
-def test_images_that_change_meanwhile_are_noticed(here):
-    assert changed_since(here / "images", 2**40) is None
-    assert changed_since(here / "images", 0) == here / "images"
-    assert changed_since(here / "images/pool/030.png", 0) == here / "images/pool/030.png"
 
 
 def test_memory_and_disk_are_looked_at_first(here, monkeypatch):

@@ -132,6 +132,19 @@ def test_a_change_of_what_it_is_made_from_leaves_no_result(here):
         (here / "pool").write_bytes(b"third")
 
 
+@pytest.mark.parametrize("change", [lambda file: file.write_bytes(b"other"), Path.unlink, lambda file: file.touch()])
+@pytest.mark.parametrize("watched", ["images", "images/below/a.png"])
+def test_what_is_only_watched_may_not_change_either(here, watched, change):
+    file = here / "images/below/a.png"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    time.sleep(0.02)  # the clock of a filesystem has coarser steps
+    with guarded(STAGE, None, {}, Path(watched)):
+        pass
+    with pytest.raises(Refusal, match=r"images\S* changed while"), guarded(STAGE, None, {}, Path(watched)):
+        change(file)
+
+
 def test_under_dvc_the_work_is_in_the_folder_of_the_project(here, monkeypatch):
     (here / "main").mkdir()
     monkeypatch.setenv("DVC_ROOT", str(here / "main"))
