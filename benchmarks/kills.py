@@ -60,11 +60,11 @@ COLUMNS = {  # of the table: a column of the rows, and how its rows become one n
     "waited": ("second run waited", "sum"),
     "overlap": ("longest overlap of the two processes, s", "max"),
 }
-ABOUT = """The stages of a small run (MNIST-5k, cnn_8, 150 steps, all noise, a checkpoint every 0.2 s) are killed until they end,
-and every file is compared with the uninterrupted run's. Moments are random; nine of ten come once the stage is at
-work, in training after the run's first checkpoint, and every fifth SIGKILL there waits until a checkpoint is being
-written and comes then. A kill is resumed when the stage then said that it went on from a step above 0, or with some of
-its shards done. In half of the rounds of `dvc` a second run of the stage waits already when DVC is killed; two
+ABOUT = """The stages of a small run (MNIST-5k, cnn_8, 150 steps, all noise, a checkpoint every 0.2 s) are killed until
+they end, and every file is compared with the uninterrupted run's. Moments are random; nine of ten come once the stage
+is at work, in training after the run's first checkpoint, and every fifth SIGKILL there waits until a checkpoint is
+being written and comes then. A kill is resumed when the stage then said that it went on from a step above 0, or with
+some of its shards done. In half of the rounds of `dvc` a second run of the stage waits already when DVC is killed; two
 processes overlap while the first one, whose work is let go, leaves its interpreter. What a kill loses is a start and
 the steps that are done again."""
 Row = dict[str, Any]
