@@ -5,10 +5,11 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -22,11 +23,18 @@ REMEDY = "run `dvc repro` to make it again"  # of a file or folder that a stage 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whose folder is made where it is missing."""
+    with writing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which is `path` if all goes well; its folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -96,10 +104,23 @@ def read_csv(path: Path, text: bool = False) -> pd.DataFrame:
 
 def write_array(path: Path, array: np.ndarray) -> str:
     """Write `array` in numpy's format, without pickle, and return the sha256, in hex, of the file's bytes."""
-    content = io.BytesIO()
-    np.save(content, array, allow_pickle=False)
-    write_bytes(path, content.getvalue())
-    return hashlib.sha256(content.getbuffer()).hexdigest()
+    return write_parts(path, array.shape, array.dtype, [array])
+
+
+def write_parts(path: Path, shape: tuple[int, ...], dtype: np.dtype, parts: Iterable[np.ndarray]) -> str:
+    """As `write_array`, for an array of that `shape` whose `parts` along its first axis come one after the other."""
+    if dtype.hasobject:
+        raise ValueError("an array of objects takes pickle, which can run code")
+    header = io.BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, described)
+    pieces = (np.ascontiguousarray(part).data for part in parts)
+    hashed = hashlib.sha256()
+    with writing(path) as file:
+        for content in chain([header.getbuffer()], pieces):
+            hashed.update(content)
+            file.write(content)
+    return hashed.hexdigest()
 
 
 def read_array(path: Path) -> np.ndarray:

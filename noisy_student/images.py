@@ -27,13 +27,14 @@ from noisy_student.files import (
     read_json,
     read_parquet,
     replacing,
-    write_array,
     write_json,
     write_parquet,
+    write_parts,
 )
 
 DESCRIPTION, INDEX = "split.json", "index.parquet"
 COLUMNS = {"id": pa.string(), "label": pa.int64(), "sha256": pa.string()}
+BATCH_BYTES = 4_000_000  # of images that are held in memory at once while they are written
 NPY_HEADER = 128  # bytes that numpy writes before the pixels
 
 
@@ -132,7 +133,7 @@ def write_split(
         given = f"{images.dtype} {images.shape} for {len(index)} ids"
         raise Refusal(f"{folder} was given {given}; it takes uint8 images (N,H,W,C), at least one, and as many ids")
     size = int(np.prod(images.shape[1:]))
-    each = (shard_bytes - NPY_HEADER) // size
+    each, batch = (shard_bytes - NPY_HEADER) // size, max(1, BATCH_BYTES // size)
     if each < 1:
         raise Refusal(f"an image of {size:,} bytes is larger than a shard of {folder}; raise data.shard_megabytes")
     if folder.exists() and not (folder / DESCRIPTION).exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -140,10 +141,10 @@ def write_split(
     shards = []
     with replacing(folder) as temporary:
         for number, (start, end) in enumerate(_shard_ends(len(images), each, drops)):
-            pixels = np.ascontiguousarray(images[start:end])
-            file = f"images-{number:05}.npy"
-            written = write_array(temporary / file, pixels)
-            shards.append(Shard(file=file, images=len(pixels), sha256=written))
+            file, of_shard = f"images-{number:05}.npy", (end - start, *images.shape[1:])
+            parts = (images[at : min(at + batch, end)] for at in range(start, end, batch))
+            written = write_parts(temporary / file, of_shard, images.dtype, parts)
+            shards.append(Shard(file=file, images=end - start, sha256=written))
         _write_table(temporary / INDEX, index)
         height, width, channels = images.shape[1:]
         description = Description(
