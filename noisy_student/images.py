@@ -160,7 +160,7 @@ def write_split(
 
 def _shard_ends(images: int, each: int, drops: np.ndarray | None) -> list[tuple[int, int]]:
     """The first image of each shard and the first one after it."""
-    starts = [0, *(np.flatnonzero(np.diff(drops)) + 1)] if drops is not None else [0]
+    starts = [0, *(np.flatnonzero(np.diff(drops)) + 1).tolist()] if drops is not None else [0]
     ends = [*starts[1:], images]
     return [
         (at, min(at + each, end)) for start, end in zip(starts, ends, strict=True) for at in range(start, end, each)
