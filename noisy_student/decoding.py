@@ -1,8 +1,9 @@
-"""One image file to pixels: decoded once and in full, upright, in three channels, at one size; or why it cannot be.
+"""One image file to pixels: decoded once and in full, upright, grey or in colour, at one size; or why it cannot be.
 
-H x W pixels; an image is uint8 (H,W,3) here, also a grey one.
+N images, H x W pixels.
 """
 
+import errno
 import io
 import os
 import stat
@@ -45,8 +46,7 @@ class BadImage(Exception):
 class Decoded:
     """An image as the models take it, and what it was."""
 
-    pixels: np.ndarray  # uint8 (image_size,image_size,3)
-    grey: bool  # its three channels are the same
+    pixels: np.ndarray  # uint8 (image_size,image_size,3), or (image_size,image_size,1) of a file that is all grey
     width: int  # pixels of the file's image, upright
     height: int
 
@@ -57,29 +57,44 @@ def read_inside(root: str, path: str) -> bytes:
         raise BadImage("the path is not one below the folder")
     folder, _, name = path.rpartition("/")
     try:
-        full = os.path.join(_real_folder(root, folder), name)
-        if os.path.islink(full):
-            full = os.path.realpath(full, strict=True)
-        if not full.startswith(root.rstrip(os.sep) + os.sep):
-            raise BadImage("a link leads out of the folder")
-        with open(full, "rb", opener=_open) as file:
-            found = os.fstat(file.fileno())
+        descriptor = _open(root, f"{_real_folder(root, folder)}/{name}")
+        try:
+            found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise BadImage("a device or a pipe, no file")
             if found.st_size > MAX_BYTES:
                 raise BadImage(f"larger than {MAX_BYTES:,} bytes")
-            return file.read()
+            content = os.read(descriptor, found.st_size + 1)
+            while len(content) < found.st_size and (more := os.read(descriptor, found.st_size)):
+                content += more  # a network's folder may give less at once than was asked for
+            return content
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise BadImage(f"cannot be read: {error.strerror}") from None
 
 
 @lru_cache(maxsize=1024)
 def _real_folder(root: str, folder: str) -> str:
-    return os.path.realpath(os.path.join(root, folder), strict=True)
+    return _inside(root, os.path.join(root, folder))
 
 
-def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe that nobody writes to would wait for ever
+def _inside(root: str, path: str) -> str:
+    """`path` without links."""
+    full = os.path.realpath(path, strict=True)
+    if not f"{full}/".startswith(f"{root.rstrip('/')}/"):
+        raise BadImage("a link leads out of the folder")
+    return full
+
+
+def _open(root: str, path: str) -> int:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe that has no writer would wait for ever
+    try:
+        return os.open(path, flags)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return os.open(_inside(root, path), flags)  # a link
 
 
 def decode(content: bytes, how: Preparation) -> Decoded:
@@ -87,11 +102,11 @@ def decode(content: bytes, how: Preparation) -> Decoded:
     if not content:
         raise BadImage("empty")
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > how.max_megapixels * 1e6:
-                raise BadImage(f"larger than data.max_megapixels: {image.width} x {image.height}")
-            image.load()
-            plain = _plain(_upright(image), how.background)
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if image.width * image.height > how.max_megapixels * 1e6:
+            raise BadImage(f"larger than data.max_megapixels: {image.width} x {image.height}")
+        image.load()
+        plain = _plain(_upright(image), how.background)
     except BadImage:
         raise
     except Image.UnidentifiedImageError:
@@ -101,17 +116,20 @@ def decode(content: bytes, how: Preparation) -> Decoded:
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise BadImage(f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}") from None
     width, height = plain.size
-    pixels = np.asarray(_resized(plain, how))
-    if pixels.ndim == 2:
-        return Decoded(np.repeat(pixels[..., None], 3, axis=2), True, width, height)
-    grey = bool((pixels[..., :1] == pixels[..., 1:]).all())
-    return Decoded(pixels, grey, width, height)
+    pixels = np.frombuffer(_resized(plain, how).tobytes(), np.uint8).reshape(how.image_size, how.image_size, -1)
+    return Decoded(pixels, width, height)
+
+
+def is_grey(images: np.ndarray) -> np.ndarray:
+    """Which of the `images` (N,H,W,3) have three channels that are the same: bool (N,)."""
+    return ((images[..., 0] == images[..., 1]) & (images[..., 0] == images[..., 2])).all(axis=(1, 2))
 
 
 def decode_file(root: Path, path: str, how: Preparation, channels: int) -> np.ndarray:
     """The image in a file as a model of that many channels takes it, uint8 (H,W,C). Raises `BadImage`."""
     pixels = decode(read_inside(os.path.realpath(root), path), how).pixels
-    return pixels if channels == 3 else to_grey(pixels)
+    colours = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    return colours if channels == 3 else to_grey(colours)
 
 
 def to_grey(pixels: np.ndarray) -> np.ndarray:

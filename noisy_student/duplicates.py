@@ -16,9 +16,9 @@ TRAINING = ("labeled", "pool")
 FREQUENCIES = 5  # the lowest ones in each direction
 RADIUS = 0.1  # between the hashes of candidates; 99 of 100 shifted or re-encoded images are within 0.07
 LEADING = 16  # principal components that the search goes by
-BLOCK = 2048  # rows that are compared with as many others at once
+BLOCK = 1024  # rows that are compared with as many others at once
 SIDE = 32  # pixels of the thumbnails that are compared
-BATCH_BYTES = 32_000_000  # of images or pairs at once
+BATCH_BYTES = 2_000_000  # of images or pairs at once: what stays in the cache
 MOST = 5_000_000  # pairs of candidates
 BLURS = ((1, 4, 1), (1, 2, 1), (1, 1, 1))  # an image that was made smaller and larger again is like a blurred one
 SHIFTS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]  # pixels
@@ -61,21 +61,26 @@ def perceptual_hash(images: np.ndarray) -> np.ndarray:
 def close_pairs(hashes: np.ndarray, radius: float) -> np.ndarray:
     """Pairs of rows int64 (P,2), rising, whose `hashes` float32 (N,D) are within `radius`.
 
-    A distance in the leading principal components is never larger than in all, so that few pairs need a second look.
+    A distance in the leading principal components is never larger than in all, so that few pairs need a second look;
+    and rows are compared in the order of the first component with those alone that are within `radius` there.
     """
     centred = hashes - hashes.mean(axis=0)
     leading = centred @ np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :LEADING]
+    order = np.argsort(leading[:, 0], kind="stable")
+    hashes, leading = hashes[order], leading[order]
+    ends = np.searchsorted(leading[:, 0], leading[:, 0] + (radius + 1e-6))
     halves, ones = (leading**2).sum(axis=1, keepdims=True) / 2, np.ones((len(hashes), 1), np.float32)
     # |a - b|^2 / 2 = |a|^2 / 2 + |b|^2 / 2 - ab, as one product of matrices
     left, right = np.hstack([leading, -halves, ones]), np.hstack([leading, ones, -halves]).T.copy()
     found, many = [np.empty((0, 2), np.int64)], 0
     for row in range(0, len(hashes), BLOCK):
-        for column in range(row, len(hashes), BLOCK):
-            products = left[row : row + BLOCK] @ right[:, column : column + BLOCK]
+        end = ends[row : row + BLOCK][-1]
+        for column in range(row, end, BLOCK):
+            products = left[row : row + BLOCK] @ right[:, column : min(column + BLOCK, end)]
             first, second = np.divmod(np.flatnonzero(products >= -(radius**2) / 2 - 1e-6), products.shape[1])
             close = np.stack([first + row, second + column], axis=1)[first + row < second + column]
             close = close[np.linalg.norm(hashes[close[:, 0]] - hashes[close[:, 1]], axis=1) <= radius]
-            found.append(close)
+            found.append(np.sort(order[close], axis=1))
             many += len(close)
             if many > MOST:
                 raise Refusal(

@@ -133,9 +133,8 @@ def read_array(path: Path) -> np.ndarray:
 
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write `table` as Parquet; the same table gives the same bytes."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_bytes(path, sink.getvalue())
+    with writing(path) as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def read_parquet(path: Path) -> pa.Table:

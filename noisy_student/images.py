@@ -216,7 +216,7 @@ def _read_shard(folder: Path, shard: Shard, description: Description) -> np.ndar
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
     """Write columns of `COLUMNS` as Parquet, without the metadata of pandas, which varies with its version."""
-    write_parquet(path, pa.table({name: pa.array(table[name].to_numpy(), type=COLUMNS[name]) for name in table}))
+    write_parquet(path, pa.table({name: pa.array(table[name]).cast(COLUMNS[name]) for name in table}))
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -106,17 +106,17 @@ def _imported(file: Path) -> Iterable[Path]:
         yield from (path for path in paths if path.is_file())
 
 
-def _below(path: Path) -> Iterator[Path]:
-    """`path` and, of a folder, all that is in it; links are not followed."""
-    yield path
+def _below(path: Path) -> Iterator[str]:
+    """`path` and, of a folder, all that is in it; links are not followed. As text: there may be a million."""
+    yield str(path)
     for folder, folders, names in os.walk(path):
-        yield from (Path(folder, name) for name in (*folders, *names))
+        yield from (f"{folder}/{name}" for name in (*folders, *names))
 
 
-def _changed_at(path: Path) -> float:
+def _changed_at(path: str) -> float:
     """When that was; what is gone changed just now."""
     try:
-        return path.lstat().st_ctime
+        return os.lstat(path).st_ctime
     except OSError:
         return math.inf
 

@@ -16,8 +16,9 @@ from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
-from noisy_student.decoding import BadImage, Preparation, decode, read_inside, to_grey
+from noisy_student.decoding import BadImage, Preparation, decode, is_grey, read_inside, to_grey
 from noisy_student.errors import Refusal
 from noisy_student.images import pixel_hash
 from noisy_student.listing import Listing
@@ -28,7 +29,7 @@ COPIES = 2  # of the pixels on the disk: here and in the splits' shards
 CHANNELS = 3  # in the file, also for grey images
 _setting: list = []  # of a process that decodes: root, paths, preparation, file
 # Of each file; `grey_sha256` is that of one channel, and empty where the three differ.
-FOUND = np.dtype([("sha256", "S64"), ("grey_sha256", "S64"), ("width", "i4"), ("height", "i4")])
+FOUND = np.dtype([("sha256", "S64"), ("grey_sha256", "S64"), ("size", "i4", 2)])
 
 
 class Staged:
@@ -82,18 +83,17 @@ def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
     labeled = (listing.files["split"] != "pool").to_numpy()[~bad]  # so that no drop of the pool changes these
     grey = bool((good["grey_sha256"][labeled] != b"").all())
     images = Staged(file, np.flatnonzero(~bad), how.image_size, 1 if grey else CHANNELS)
-    sizes = np.stack([good["width"], good["height"]], axis=1)
     hashes = good["grey_sha256"] if grey else good["sha256"]
     for row in np.flatnonzero(hashes == b""):  # colours among grey images: seen as grey ones
         hashes[row] = pixel_hash(images[row : row + 1])[0]
-    return Staging(images, listing.files[~bad], hashes, sizes, quarantine)
+    return Staging(images, listing.files[~bad], hashes, good["size"], quarantine)
 
 
 def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray, dict[int, str]]:
     """An element of `FOUND` for each file, and what is wrong with the bad ones, by their row, rising."""
     paths = listing.files["path"].tolist()
     setting = (os.path.realpath(listing.root), paths, how, file)
-    # Forked processes share the paths and the file.
+    Image.preinit()  # the decoders are loaded once: forked processes share them, the paths and the file
     executor = ProcessPoolExecutor(_cores(), multiprocessing.get_context("fork"), _begin, setting)
     found = np.empty(len(paths), FOUND)
     reasons: dict[int, str] = {}
@@ -136,17 +136,25 @@ def _chunk(start: int) -> tuple[np.ndarray, dict[int, str]]:
     root, paths, how, file = _setting
     chunk = paths[start : start + CHUNK]
     pixels = np.zeros((len(chunk), how.image_size, how.image_size, CHANNELS), np.uint8)
-    found, reasons = np.zeros(len(chunk), FOUND), {}
+    sizes, bad = np.zeros((len(chunk), 2), np.int32), {}
     for number, path in enumerate(chunk):
         content = b""
         try:
             content = read_inside(root, path)
-            found[number] = _one(content, how, pixels[number])
-        except BadImage as bad:
-            reasons[start + number] = str(bad)
-            found[number]["sha256"] = sha256(content).hexdigest() if content else ""
+            image = decode(content, how)
+            pixels[number], sizes[number] = image.pixels, (image.width, image.height)
+        except BadImage as problem:
+            bad[number] = str(problem), content
     _write(file, pixels, start * pixels[0].nbytes)
-    return found, reasons
+    found, grey = np.zeros(len(chunk), FOUND), is_grey(pixels)
+    found["size"], found["sha256"], found["grey_sha256"][grey] = (
+        sizes,
+        pixel_hash(pixels),
+        pixel_hash(pixels[grey, ..., :1]),
+    )
+    for number, (_, content) in bad.items():
+        found["sha256"][number] = sha256(content).hexdigest() if content else ""
+    return found, {start + number: reason for number, (reason, _) in bad.items()}
 
 
 def _read(file: int, into: np.ndarray, offset: int) -> None:
@@ -164,14 +172,6 @@ def _write(file: int, pixels: np.ndarray, offset: int) -> None:
     while left:
         count = os.pwritev(file, [left], offset)
         left, offset = left[count:], offset + count
-
-
-def _one(content: bytes, how: Preparation, place: np.ndarray) -> tuple:
-    """Decode an image into `place`, (H,W,3)."""
-    image = decode(content, how)
-    place[:] = image.pixels
-    grey_hash = pixel_hash([image.pixels[..., :1]])[0] if image.grey else ""
-    return pixel_hash([image.pixels])[0], grey_hash, image.width, image.height
 
 
 def _refuse_small_disk(images: int, how: Preparation, file: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noisy_student.decoding import BadImage, Preparation, decode, read_inside, to_grey
+from noisy_student.decoding import BadImage, Preparation, decode, is_grey, read_inside, to_grey
 
 HOW = Preparation(image_size=8, resize="crop", background=100, max_megapixels=1)
 GRADIENT = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
@@ -77,10 +77,10 @@ def test_every_kind_that_is_allowed_is_read(kind):
 def test_grey_images_are_known_as_such_whatever_mode_they_have():
     grey = Image.fromarray(GRADIENT)
     for image in (grey, grey.convert("RGB"), grey.convert("RGBA"), grey.convert("LA")):
-        found = decode(encoded(image), HOW)
-        assert found.grey
-        assert np.array_equal(found.pixels[..., 0], GRADIENT)
-    assert not decode(encoded(COLOURS), HOW).grey
+        found = np.broadcast_to(decode(encoded(image), HOW).pixels, (8, 8, 3))
+        assert np.array_equal(found[..., 0], GRADIENT)
+        colours = decode(encoded(COLOURS), HOW).pixels
+        assert is_grey(np.stack([found, colours])).tolist() == [True, False]
 
 
 def test_sixteen_bits_are_rescaled_and_not_cut_off():
