@@ -6,11 +6,12 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from noisy_student.errors import Refusal
 
 
-def read_corrections(path: Path, ids: np.ndarray, hashes: np.ndarray, classes: list[str]) -> dict[int, int]:
+def read_corrections(path: Path, ids: pd.Series, hashes: np.ndarray, classes: list[str]) -> dict[int, int]:
     """The class of each row that the file at `path` labels, and of each row with the same pixels.
 
     Lines whose label is still empty say nothing, and columns beside id and label neither.
@@ -50,10 +51,10 @@ def _read(path: Path) -> list[tuple[str, str]]:
     return [(line["id"], unicodedata.normalize("NFC", line["label"])) for line in lines if line["label"]]
 
 
-def _rows_of(names: list[str], ids: np.ndarray, hashes: np.ndarray) -> dict[str, list[int]]:
+def _rows_of(names: list[str], ids: pd.Series, hashes: np.ndarray) -> dict[str, list[int]]:
     """The rows of each name that there is, with those of identical images."""
-    named = np.flatnonzero(np.isin(ids, names))
+    named = np.flatnonzero(ids.isin(names))
     same: dict[bytes, list[int]] = {}
     for row in np.flatnonzero(np.isin(hashes, hashes[named])).tolist():
         same.setdefault(hashes[row], []).append(row)
-    return {ids[row]: same[hashes[row]] for row in named.tolist()}
+    return {ids.iloc[row]: same[hashes[row]] for row in named.tolist()}

@@ -19,7 +19,7 @@ class Images:
 
     images: Any  # uint8 (N,H,W,C)
     labels: np.ndarray  # int64 (N,), -1 where unknown
-    ids: list[str]  # such as mnist_5k/00012
+    ids: pd.Series  # text (N,), such as mnist_5k/00012
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +72,9 @@ class Dataset(Images):
         arrays = [part.images for part in self.parts]
         return Selection(arrays, np.arange(sum(map(len, arrays))))
 
-    def all_ids(self) -> np.ndarray:
-        """The ids of all parts, str objects (N,)."""
-        return np.array([name for part in self.parts for name in part.ids], dtype=object)
+    def all_ids(self) -> pd.Series:
+        """The ids of all parts, text (N,)."""
+        return pd.concat([part.ids for part in self.parts], ignore_index=True)
 
     def index(self) -> Index:
         """What the splits are drawn from."""

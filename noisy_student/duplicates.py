@@ -14,6 +14,7 @@ from noisy_student.images import Selection
 
 TRAINING = ("labeled", "pool")
 FREQUENCIES = 5  # the lowest ones in each direction
+HASH = (FREQUENCIES + 1) ** 2 - 1  # numbers in a perceptual hash
 RADIUS = 0.1  # between the hashes of candidates; 99 of 100 shifted or re-encoded images are within 0.07
 LEADING = 16  # principal components that the search goes by
 BLOCK = 1024  # rows that are compared with as many others at once
@@ -33,7 +34,9 @@ def near_duplicates(images: Any, threshold: float) -> tuple[np.ndarray, np.ndarr
     those pairs it is at least `threshold`.
     """
     batch = max(1, BATCH_BYTES // max(1, images[:1].nbytes))
-    hashes = np.concatenate([perceptual_hash(images[start : start + batch]) for start in range(0, len(images), batch)])
+    hashes = np.empty((len(images), HASH), np.float32)
+    for start in range(0, len(images), batch):
+        hashes[start : start + batch] = perceptual_hash(images[start : start + batch])
     pairs = close_pairs(hashes, RADIUS)
     agreements = [
         agreement(images[part[:, 0]], images[part[:, 1]], threshold)
@@ -44,7 +47,7 @@ def near_duplicates(images: Any, threshold: float) -> tuple[np.ndarray, np.ndarr
 
 
 def perceptual_hash(images: np.ndarray) -> np.ndarray:
-    """Amplitudes of the lowest frequencies, float32 (N,35), of length 1: the same for a shifted or mirrored image.
+    """Amplitudes of the lowest frequencies, float32 (N,HASH), of length 1: the same for a shifted or mirrored image.
 
     `images` uint8 (N,H,W,C). A window keeps the border, which a shift changes, out of it; the square root lets weak
     frequencies count; amplitudes of the two mirrored directions are added.
@@ -64,23 +67,21 @@ def close_pairs(hashes: np.ndarray, radius: float) -> np.ndarray:
     A distance in the leading principal components is never larger than in all, so that few pairs need a second look;
     and rows are compared in the order of the first component with those alone that are within `radius` there.
     """
-    centred = hashes - hashes.mean(axis=0)
-    leading = centred @ np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :LEADING]
+    mean = hashes.mean(axis=0)
+    components = np.linalg.eigh(hashes.T @ hashes - len(hashes) * np.outer(mean, mean))[1][:, ::-1]
+    leading = hashes @ components[:, :LEADING] - mean @ components[:, :LEADING]
     order = np.argsort(leading[:, 0], kind="stable")
-    hashes, leading = hashes[order], leading[order]
-    ends = np.searchsorted(leading[:, 0], leading[:, 0] + (radius + 1e-6))
-    halves, ones = (leading**2).sum(axis=1, keepdims=True) / 2, np.ones((len(hashes), 1), np.float32)
-    # |a - b|^2 / 2 = |a|^2 / 2 + |b|^2 / 2 - ab, as one product of matrices
-    left, right = np.hstack([leading, -halves, ones]), np.hstack([leading, ones, -halves]).T.copy()
+    rising = leading[order, 0]
     found, many = [np.empty((0, 2), np.int64)], 0
     for row in range(0, len(hashes), BLOCK):
-        end = ends[row : row + BLOCK][-1]
+        rows = order[row : row + BLOCK]
+        end = np.searchsorted(rising, rising[row : row + BLOCK][-1] + radius + 1e-6)
         for column in range(row, end, BLOCK):
-            products = left[row : row + BLOCK] @ right[:, column : min(column + BLOCK, end)]
-            first, second = np.divmod(np.flatnonzero(products >= -(radius**2) / 2 - 1e-6), products.shape[1])
-            close = np.stack([first + row, second + column], axis=1)[first + row < second + column]
+            columns = order[column : min(column + BLOCK, end)]
+            first, second = _within(leading[rows], leading[columns], radius)
+            close = np.stack([rows[first], columns[second]], axis=1)[first + row < second + column]
             close = close[np.linalg.norm(hashes[close[:, 0]] - hashes[close[:, 1]], axis=1) <= radius]
-            found.append(np.sort(order[close], axis=1))
+            found.append(np.sort(close, axis=1))
             many += len(close)
             if many > MOST:
                 raise Refusal(
@@ -89,6 +90,15 @@ def close_pairs(hashes: np.ndarray, radius: float) -> np.ndarray:
                 )
     pairs = np.concatenate(found)
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
+def _within(left: np.ndarray, right: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of `left` (n,D) and `right` (m,D), a little more rather than less, are within `radius`: int64 (P,)."""
+    # |a - b|^2 / 2 = |a|^2 / 2 + |b|^2 / 2 - ab, as one product of matrices
+    halves = [(each**2).sum(axis=1, keepdims=True) / 2 for each in (left, right)]
+    ones = [np.ones_like(each) for each in halves]
+    products = np.hstack([left, -halves[0], ones[0]]) @ np.hstack([right, ones[1], -halves[1]]).T
+    return np.divmod(np.flatnonzero(products >= -(radius**2) / 2 - 1e-6), len(right))
 
 
 def agreement(first: np.ndarray, second: np.ndarray, threshold: float) -> np.ndarray:

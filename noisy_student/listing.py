@@ -9,10 +9,10 @@ they are wanted, split (test, or empty) and group (images that belong together: 
 """
 
 import os
-import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ SPLITS = ("test", "labeled", "pool")  # in the order in which rows are counted
 COLUMNS = ("path", "label", "split", "group", "drop")
 MAX_BYTES = 1_000_000_000  # of a manifest
 MAX_ROWS = 100_000_000
+BLOCK = 8192  # files whose rows are Python's own texts, five times as large as TEXT
 TEXT = "string[pyarrow]"  # a third of the memory of Python's
 
 
@@ -46,23 +47,12 @@ def list_folder(root: Path) -> Listing:
     """The files below `root`. Raises `Refusal` when it is no folder or has no labeled/."""
     if not (root / "labeled").is_dir():
         raise Refusal(f"{root} has no folder labeled/ with a folder of images for each class; see data.path")
-    found: dict[str, list[str]] = {name: [] for name in COLUMNS}
-    refused = []
-    for path, problem in files_below(root):
-        if path == ".gitkeep":
-            continue  # what keeps the empty folder in git
-        split, *below = path.split("/")
-        reason = problem or _misplaced(split, below)
-        if reason:
-            refused.append((path, reason))
-            continue
-        in_pool = split == "pool"
-        found["path"].append(path)
-        found["split"].append(sys.intern(split))
-        found["label"].append("" if in_pool else sys.intern(unicodedata.normalize("NFC", below[0])))
-        found["drop"].append(sys.intern(below[0]) if in_pool and len(below) > 1 else "")
-        found["group"].append("")
-    return _sorted(root, pd.DataFrame(found), pd.DataFrame(refused, columns=["path", "reason"]))
+    refused: list[tuple[str, str]] = []
+    rows = filter(None, (_row(path, problem, refused) for path, problem in files_below(root)))
+    blocks = [_typed(pd.DataFrame([], columns=list(COLUMNS)))]
+    while block := list(islice(rows, BLOCK)):
+        blocks.append(_typed(pd.DataFrame(block, columns=list(COLUMNS))))
+    return _sorted(root, pd.concat(blocks, ignore_index=True), pd.DataFrame(refused, columns=["path", "reason"]))
 
 
 def list_manifest(path: Path) -> Listing:
@@ -89,6 +79,19 @@ def list_manifest(path: Path) -> Listing:
     bad = reasons != ""
     refused = pd.DataFrame({"path": table["path"][bad], "reason": reasons[bad]})
     return _sorted(path.parent, table[~bad].assign(drop=""), refused)
+
+
+def _row(path: str, problem: str, refused: list[tuple[str, str]]) -> tuple[str, ...] | None:
+    """COLUMNS of the file at `path` of a folder; None for one that is no image of a split, which goes to `refused`."""
+    if path == ".gitkeep":
+        return None  # what keeps the empty folder in git
+    split, *below = path.split("/")
+    if reason := problem or _misplaced(split, below):
+        refused.append((path, reason))
+        return None
+    if split != "pool":
+        return path, unicodedata.normalize("NFC", below[0]), split, "", ""
+    return path, "", split, "", below[0] if len(below) > 1 else ""
 
 
 def _misplaced(split: str, below: list[str]) -> str:
@@ -134,11 +137,13 @@ def _problem(entry: os.DirEntry) -> str:
     return "a link to a folder, which is not followed" if entry.is_symlink() and entry.is_dir() else ""
 
 
+def _typed(files: pd.DataFrame) -> pd.DataFrame:
+    """In little memory."""
+    return files.astype({"split": pd.CategoricalDtype(SPLITS)} | {name: TEXT for name in COLUMNS if name != "split"})
+
+
 def _sorted(root: Path, files: pd.DataFrame, refused: pd.DataFrame) -> Listing:
-    files = files.astype(
-        {"path": TEXT, "split": pd.CategoricalDtype(SPLITS), "label": TEXT, "group": TEXT, "drop": TEXT}
-    )
-    files = files.astype({"label": "category", "group": "category", "drop": "category"})
+    files = _typed(files).astype({"label": "category", "group": "category", "drop": "category"})
     files = files.iloc[np.lexsort((files["drop"].cat.codes, files["split"].cat.codes))].reset_index(drop=True)
     return Listing(root, files[list(COLUMNS)], refused.sort_values("path", ignore_index=True))
 

@@ -35,12 +35,11 @@ def load_own(
     _refuse_too_many(staging.quarantine, len(listing), max_bad_fraction, scratch)
     files = staging.files
     classes = _classes(listing, files, path)
-    number_of = {name: number for number, name in enumerate(classes)} | {"": -1}
-    labels = files["label"].astype(object).map(number_of).to_numpy(np.int64)
-    ids = files["path"].tolist()
+    number_of = {name: number for number, name in enumerate(classes)}
+    labels = np.array([number_of.get(name, -1) for name in files["label"].cat.categories])[files["label"].cat.codes]
     ends = np.cumsum([(files["split"] == split).sum() for split in SPLITS])
     test, training, unlabeled = (
-        {"images": staging.images.part(start, end), "labels": labels[start:end], "ids": ids[start:end]}
+        {"images": staging.images.part(start, end), "labels": labels[start:end], "ids": files["path"].iloc[start:end]}
         for start, end in zip((0, *ends), ends, strict=False)
     )
     drops = files["drop"].cat.codes.to_numpy(np.int64)
@@ -48,8 +47,8 @@ def load_own(
     return Dataset(
         **training,
         classes=classes,
-        test=Images(**test) if test["ids"] else None,
-        unlabeled=Images(**unlabeled) if unlabeled["ids"] else None,
+        test=Images(**test) if len(test["ids"]) else None,
+        unlabeled=Images(**unlabeled) if len(unlabeled["ids"]) else None,
         own=own,
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from pydantic import Field, field_validator
 
 from noisy_student.datasets import Dataset, Images
@@ -202,7 +203,7 @@ def _fields(prefix: str, pixels: np.ndarray, labels: np.ndarray) -> dict[str, An
     return {
         "images": pixels,
         "labels": labels.astype(np.int64),
-        "ids": [f"{prefix}/{number:05}" for number in range(len(pixels))],
+        "ids": pd.Series([f"{prefix}/{number:05}" for number in range(len(pixels))]),
     }
 
 

@@ -176,7 +176,7 @@ def refuse_classes_without_labels(splits: Splits, labels: np.ndarray, classes: l
         )
 
 
-def left_out(splits: Splits, labels: np.ndarray, ids: np.ndarray, classes: list[str]) -> pd.DataFrame:
+def left_out(splits: Splits, labels: np.ndarray, ids: pd.Series, classes: list[str]) -> pd.DataFrame:
     """The usable images in no split, as id, label, why, like (an id), like_label, agreement; "" is unknown.
 
     Those that were only not drawn are not among them.
@@ -187,9 +187,9 @@ def left_out(splits: Splits, labels: np.ndarray, ids: np.ndarray, classes: list[
     names = np.array([*classes, ""], dtype=object)
     table = pd.DataFrame(found, columns=["row", "why", "like", "agreement"])
     rows, like = table["row"].to_numpy(int), table["like"].to_numpy(int)
-    table = table.assign(id=ids[rows], label=names[labels[rows]])
+    table = table.assign(id=ids.iloc[rows].to_numpy(), label=names[labels[rows]])
     table["like_label"] = np.where(like >= 0, names[labels[like]], "")
-    table["like"] = np.where(like >= 0, ids[like], "")
+    table["like"] = np.where(like >= 0, ids.iloc[like].to_numpy(), "")
     return table[["id", "label", "why", "like", "like_label", "agreement"]]
 
 

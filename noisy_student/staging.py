@@ -79,19 +79,18 @@ def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
         sha256=found["sha256"][bad].astype(str), reason=list(reasons.values())
     )
     quarantine = pd.concat([listing.refused.assign(sha256=""), unusable], ignore_index=True)[list(unusable)]
-    good = found[~bad]
-    labeled = (listing.files["split"] != "pool").to_numpy()[~bad]  # so that no drop of the pool changes these
-    grey = bool((good["grey_sha256"][labeled] != b"").all())
+    labeled = (listing.files["split"] != "pool").to_numpy() & ~bad  # so that no drop of the pool changes these
+    grey = bool((found["grey_sha256"][labeled] != b"").all())
     images = Staged(file, np.flatnonzero(~bad), how.image_size, 1 if grey else CHANNELS)
-    hashes = good["grey_sha256"] if grey else good["sha256"]
+    hashes = found["grey_sha256" if grey else "sha256"][~bad]
     for row in np.flatnonzero(hashes == b""):  # colours among grey images: seen as grey ones
         hashes[row] = pixel_hash(images[row : row + 1])[0]
-    return Staging(images, listing.files[~bad], hashes, good["size"], quarantine)
+    return Staging(images, listing.files[~bad], hashes, found["size"][~bad], quarantine)
 
 
 def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray, dict[int, str]]:
     """An element of `FOUND` for each file, and what is wrong with the bad ones, by their row, rising."""
-    paths = listing.files["path"].tolist()
+    paths = listing.files["path"]
     setting = (os.path.realpath(listing.root), paths, how, file)
     Image.preinit()  # the decoders are loaded once: forked processes share them, the paths and the file
     executor = ProcessPoolExecutor(_cores(), multiprocessing.get_context("fork"), _begin, setting)
@@ -134,7 +133,7 @@ def _end_with_parent() -> None:
 def _chunk(start: int) -> tuple[np.ndarray, dict[int, str]]:
     """Decode `CHUNK` files from `start` on into their places; as `_decoded`."""
     root, paths, how, file = _setting
-    chunk = paths[start : start + CHUNK]
+    chunk = paths.iloc[start : start + CHUNK].tolist()
     pixels = np.zeros((len(chunk), how.image_size, how.image_size, CHANNELS), np.uint8)
     sizes, bad = np.zeros((len(chunk), 2), np.int32), {}
     for number, path in enumerate(chunk):
@@ -147,11 +146,8 @@ def _chunk(start: int) -> tuple[np.ndarray, dict[int, str]]:
             bad[number] = str(problem), content
     _write(file, pixels, start * pixels[0].nbytes)
     found, grey = np.zeros(len(chunk), FOUND), is_grey(pixels)
-    found["size"], found["sha256"], found["grey_sha256"][grey] = (
-        sizes,
-        pixel_hash(pixels),
-        pixel_hash(pixels[grey, ..., :1]),
-    )
+    found["size"], found["sha256"] = sizes, pixel_hash(pixels)
+    found["grey_sha256"][grey] = pixel_hash(pixels[grey, ..., :1])
     for number, (_, content) in bad.items():
         found["sha256"][number] = sha256(content).hexdigest() if content else ""
     return found, {start + number: reason for number, (reason, _) in bad.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from noisy_student.card import write_card
 from noisy_student.config import Params
@@ -55,10 +56,11 @@ def main(argv: list[str] | None = None) -> None:
         preparation, shard_bytes = data.preparation(), data.shard_megabytes * MEGABYTE
         for name, rows in splits.rows.items():
             known = {"label": labels[rows]} if name != "pool" else {}
-            split = pd.DataFrame({"id": ids[rows], **known, "sha256": index.hashes[rows].astype(str)})
+            hashes = pd.arrays.ArrowExtensionArray(pa.array(index.hashes[rows]))  # no object for each
+            split = pd.DataFrame({"id": ids.iloc[rows].array, **known, "sha256": hashes})
             drops = index.drops[rows] if index.drops is not None and name == "pool" else None
             write_split(getattr(args, name), images.at(rows), split, dataset.classes, preparation, shard_bytes, drops)
-        write_truth(args.pool_truth, ids[splits.rows["pool"]], labels[splits.rows["pool"]])
+        write_truth(args.pool_truth, ids.iloc[splits.rows["pool"]].array, labels[splits.rows["pool"]])
 
         figures = {"source": data.source, **report(splits, labels, dataset.classes), **dataset.figures()}
         tables = {"left_out": left_out(splits, labels, ids, dataset.classes), "quarantine": dataset.quarantine()}

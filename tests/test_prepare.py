@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from preparing import DATA, NO_CORRECTIONS, OUTPUTS, SPLITS, run_prepare
 
@@ -42,7 +43,7 @@ def small_source(monkeypatch, copies, unlabeled=0):
     images = np.random.default_rng(0).integers(0, 256, (200 + unlabeled, 4, 4, 1), dtype=np.uint8)
     for copy, original in copies.items():
         images[copy] = images[original]
-    ids = [f"small/{row:05}" for row in range(len(images))]
+    ids = pd.Series([f"small/{row:05}" for row in range(len(images))])
     extra = Images(images[200:], np.full(unlabeled, -1), ids[200:]) if unlabeled else None
     dataset = Dataset(images[:200], np.arange(200) % 4, ids[:200], classes=list("abcd"), unlabeled=extra)
     monkeypatch.setitem(LOADERS, "mnist_5k", lambda params: dataset)
