@@ -29,6 +29,7 @@ from benchmarks.expand import commands
 from benchmarks.studies_table import markdown
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.files import read_csv, read_json, write_bytes, write_csv
+from noisy_student.own import LISTS
 
 ROOT = Path(__file__).parent.parent
 STUDIES, RESULTS = ROOT / "benchmarks" / "studies.yaml", ROOT / "benchmarks" / "studies"
@@ -76,7 +77,7 @@ def study(name: str, plan: dict[str, Any], run) -> None:
         if (setting, seed) in tables:
             continue
         print(f"study {name}: {setting}, seed {seed}", flush=True)
-        history, summary = run(f"study-{name}-{setting}-{seed}", params)
+        history, summary = run(f"study-{name}-{setting}-{seed}", placed(params))
         tables[setting, seed] = _rows(history, summary, plan.get("chooses", False)).assign(
             setting=setting, seed=seed, params=fingerprint(params)
         )
@@ -98,6 +99,13 @@ def _done(path: Path, wanted: dict[tuple[str, int], dict[str, Any]]) -> dict[tup
     groups = {(setting, seed, params): group for (setting, seed, params), group in rows.groupby(KEYS, sort=False)}
     found = {run: groups.get((*run, fingerprint(params))) for run, params in wanted.items()}
     return {run: group for run, group in found.items() if group is not None}
+
+
+def placed(params: dict[str, Any]) -> dict[str, Any]:
+    """`params` for a run in another folder: where one's own images are, from the root of all."""
+    data = params["data"]
+    own = data["source"] in LISTS
+    return {**params, "data": {**data, "path": str(ROOT / data["path"])}} if own else params
 
 
 def changed(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
