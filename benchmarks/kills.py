@@ -64,7 +64,7 @@ ABOUT = """The stages of a small run (MNIST-5k, cnn_8, 150 steps, all noise, a c
 they end, and every file is compared with the uninterrupted run's. Moments are random; nine of ten come once the stage
 is at work, in training after the run's first checkpoint, and every fifth SIGKILL there waits until a checkpoint is
 being written and comes then. A kill is resumed when the stage then said that it went on from a step above 0, or with
-some of its shards done. In half of the rounds of `dvc` a second run of the stage waits already when DVC is killed; two
+some of its shards done. In half of the rounds of `dvc` a second run of the stage is started before DVC is killed; two
 processes overlap while the first one, whose work is let go, leaves its interpreter. A DVC that is killed while it
 writes its own list of locks leaves half of it; that file, .dvc/tmp/rwlock, then is removed, as DVC's message says of
 it. What a kill loses is a start and the steps that are done again."""

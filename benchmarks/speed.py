@@ -6,7 +6,7 @@ median of own speed over the limit's, so that 1 means that nothing but the model
     training   the training loop, with noise, pool and EMA, against the same net's step on a batch that never changes
     labeling   reading a split, the logits, writing them, against the forward pass on a batch that never changes
     noise      the input noise of a student's batch against a copy of the batch
-    prepare    the stage against loading its source
+    prepare    the stage on a folder of PICTURES small photos against Pillow's bare decoding of them
     startup    a training stage up to the end of its only step against `import torch`
     noop       `dvc repro` with nothing to do against the same DAG with empty commands and no code
 
@@ -31,6 +31,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import pictures
 from benchmarks.expand import expanded, written
 from benchmarks.study import copy_project
 from noisy_student.errors import Refusal, exits_with_a_sentence
@@ -42,11 +43,14 @@ SPEED = ROOT / "benchmarks" / "speed.json"
 ROUNDS, TOLERANCE = 3, 0.9
 MODELS = {"cnn_16": (28, 1), "cnn_24": (28, 1), "wrn_16_2": (32, 3)}  # pixels a side and channels
 COUNTED = {"training": MODELS, "labeling": MODELS, "noise": ("cnn_16", "wrn_16_2")}  # in images; noise sees no model
-LOADING = """
-from noisy_student.config import Params
-from noisy_student.sources import DataParams, load
-load(Params().section("data", DataParams))
-"""
+PICTURES = 20_000
+OF_PICTURES: dict[str, Any] = {
+    "source": "folder",
+    "path": "pictures",
+    "test": 1000,
+    "calibration": 100,
+    "validation": 100,
+}
 
 
 class Measured(NamedTuple):
@@ -82,9 +86,10 @@ def lines(folder: Path) -> list[tuple[str, str | None, Callable[[], Measured], C
             probe = (kind, model, *map(str, MODELS[model]))
             found.append((kind, model, partial(rate, "work", *probe), partial(rate, "limits", *probe)))
     stages, empty = prepared(folder / "stages"), empty_pipeline(folder / "empty")
+    photos = with_pictures(folder / "photos")
     repro = (sys.executable, "-m", "dvc", "repro")
     for kind, here, work, there, limit in (
-        ("prepare", stages, command("prepare"), stages, (sys.executable, "-c", LOADING)),
+        ("prepare", photos, command("prepare"), ROOT, bare_decode(photos)),
         ("startup", stages, command("train_teacher"), stages, (sys.executable, "-c", "import torch")),
         ("noop", ROOT, repro, empty, repro),
     ):
@@ -153,6 +158,20 @@ def prepared(folder: Path) -> Path:
     copy_project(folder, params)
     run(folder, *command("prepare"))
     return folder
+
+
+def with_pictures(folder: Path) -> Path:
+    """A copy of the code whose source is a folder of pictures."""
+    params = pipeline()[1]
+    params["data"] |= OF_PICTURES
+    copy_project(folder, params)
+    pictures.write(folder / OF_PICTURES["path"], PICTURES)
+    return folder
+
+
+def bare_decode(photos: Path) -> list[str]:
+    """The command line of the limit of prepare."""
+    return [sys.executable, "-m", "benchmarks.bare_decode", str(photos / OF_PICTURES["path"])]
 
 
 def empty_pipeline(folder: Path) -> Path:
