@@ -1,3 +1,4 @@
+import gzip
 import io
 import os
 import resource
@@ -51,8 +52,30 @@ BAD = {
 }
 for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"):
     whole = encoded(COLOURS.resize((64, 64)), kind)
-    for share in (0.1, 0.5, 0.9):
+    for share in (0.02, 0.1, 0.25, 0.5, 0.75, 0.9):
         BAD[f"{kind} cut at {share}"] = whole[: int(len(whole) * share)]
+png, jpeg = (encoded(COLOURS.resize((64, 64)), kind) for kind in ("PNG", "JPEG"))
+pixels, frame = png.index(b"IDAT") + 20, jpeg.index(b"\xff\xc0") + 5
+BAD |= {
+    "signature alone": png[:8],
+    "another checksum": png[:pixels] + bytes([png[pixels] ^ 255]) + png[pixels + 1 :],
+    "gzipped": gzip.compress(png),
+    "pointer of git-lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1\n",
+    "HTML": b"<!DOCTYPE html><html></html>",
+    "HEIC": b"\0\0\0\x18ftypheic" + bytes(100),
+    "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50),
+    "PSD": b"8BPS\0\1" + bytes(100),
+    "ZIP": b"PK\3\4" + bytes(100),
+    "fork of a Mac's file": b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(100),
+    "TGA": encoded(COLOURS, "TGA"),
+    "GIF without a frame": encoded(COLOURS, "GIF")[:13] + b";",
+    "JPEG without a frame": b"\xff\xd8\xff\xd9",
+    "JPEG of no size": jpeg[:frame] + bytes(4) + jpeg[frame + 4 :],
+    "JPEG bomb": jpeg[:frame] + b"\xff" * 4 + jpeg[frame + 4 :],
+    "TIFF without a directory": b"II*\0\x08\0\0\0\0\0\0\0",
+    "BMP bomb": b"BM" + struct.pack("<IHHIIiiHH", 1000, 0, 0, 54, 40, 60_000, 60_000, 1, 24) + bytes(124),
+    "GIF bomb": b"GIF89a\xff\xff\xff\xff\xf7\0\0" + bytes(768) + b",\0\0\0\0\xff\xff\xff\xff\0\x08\1\0\0;",
+}
 
 
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD.keys())
