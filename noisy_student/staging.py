@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ def _begin(*setting) -> None:
     _setting[:] = setting
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    warnings.simplefilter("ignore")  # Pillow's, in the middle of the bar: what cannot be used is listed in the end
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
