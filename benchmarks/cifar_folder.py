@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from noisy_student.errors import exits_with_a_sentence
+from noisy_student.errors import Refusal, exits_with_a_sentence
 
 
 @exits_with_a_sentence
@@ -24,6 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--labels", type=int, default=4000, help="training images with labels")
     parser.add_argument("--images", type=int, default=60_000, help="in all; five sixths are training images")
     args = parser.parse_args(argv)
+    if args.folder.exists():
+        raise Refusal(f"{args.folder} is there, and its images would mix with these; remove it")
     training, test = (pq.read_table(args.source / f"cifar10-{part}.parquet").to_pylist() for part in ("train", "test"))
     labeled: Counter[str] = Counter()
     for number, image in enumerate(training[: args.images * 5 // 6]):

@@ -115,9 +115,8 @@ def _ended_before_its_kill(
     row["stopped"] += stopped
     row["slowest_stop"] = max(row["slowest_stop"], time.monotonic() - asked)
     had_to_stop = number != signal.SIGKILL and in_training
-    well = run.returncode == 128 + number and (
-        stopped or "100%" in run.said()
-    )  # all steps done: its model is made anew
+    # all steps done: its model is made anew
+    well = run.returncode == 128 + number and (stopped or "100%" in run.said())
     row["equal"] &= well if had_to_stop else run.returncode in (-number, 128 + number)
     return False
 
@@ -133,9 +132,8 @@ def _still_runs_at_its_moment(run: Run, project: Project, name: str, draw: rando
         return run.until(lambda: project.works(name, run), draw.uniform(0, 0.2))
     if number == signal.SIGKILL and draw.random() < 0.2:
         halves = _halves(project, name)
-        return run.until(
-            lambda: project.checkpoints(name) and _halves(project, name) - halves, pause=0
-        )  # it is written within milliseconds
+        # no pause: it is written within milliseconds
+        return run.until(lambda: project.checkpoints(name) and _halves(project, name) - halves, pause=0)
     return run.until(lambda: _has_trained(run, project, name), draw.uniform(0, 0.2 * seconds))
 
 

@@ -141,9 +141,8 @@ def run_with_dvc(name: str, params: dict[str, Any]) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         for file in ("history.csv", "summary.json"):
             (Path(folder) / file).write_text(read(f"metrics/{file}", repo=str(ROOT), rev=name))
-        subprocess.run(
-            [*dvc, "exp", "remove", name], cwd=ROOT, capture_output=True, check=True
-        )  # the table is what stays
+        # the table is what stays
+        subprocess.run([*dvc, "exp", "remove", name], cwd=ROOT, capture_output=True, check=True)
         return read_csv(Path(folder) / "history.csv"), read_json(Path(folder) / "summary.json")
 
 
@@ -162,7 +161,8 @@ def copy_project(folder: Path, params: dict[str, Any]) -> dict[str, Any]:
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("dvc.yaml", "corrections.csv"):
         shutil.copy(ROOT / file, folder)
-    (folder / params["data"]["path"]).mkdir(parents=True, exist_ok=True)
+    if params["data"]["source"] not in LISTS:
+        (folder / params["data"]["path"]).mkdir(parents=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     (folder / "metrics" / "controls").mkdir(parents=True)
     return yaml.safe_load((ROOT / "dvc.yaml").read_text())

@@ -24,12 +24,13 @@ def main() -> None:
     print(f"{freed / 1e6:,.1f} MB freed in {work}")
 
 
-def remove(folder: Path) -> int:
-    """Remove `folder`, which need not be there, and say how many bytes its files took."""
-    if not folder.exists():
-        return 0
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    shutil.rmtree(folder)
+def remove(path: Path) -> int:
+    """Remove the folder or file at `path`, which need not be there, and say how many bytes its files took."""
+    size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
     return size
 
 

@@ -1,7 +1,8 @@
 """Name the pool images whose label would teach most: python -m commands.label_next OUT [--images 48]
 
-OUT is a folder: label_next.csv (id, label), sheet.png, the images in the same order, row by row, and guesses.csv, what
-the model takes them for. Fill in the empty labels and append the lines to corrections.csv: the next run trains on them.
+OUT is a folder: label_next.csv (id, label), sheet.png, the images with the numbers of its lines, and guesses.csv, what
+the model takes them for. Fill in labels, leave empty what you do not know, and append the lines to corrections.csv: the
+next run trains on them.
 
 Those images are named whose two most probable classes are closest (margin sampling, Scheffer et al. 2001), and among
 these such as differ from one another (the farthest first, Sener and Savarese 2018, in the space of probabilities).
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     write_csv(args.out / "label_next.csv", to_fill)
     write_csv(args.out / "guesses.csv", known)
-    save_sheet(args.out / "sheet.png", pool.images(rows))
+    save_sheet(args.out / "sheet.png", pool.images(rows), numbered=True)
     print(f"{len(table)} images are in {args.out}/sheet.png; fill in their labels in {args.out}/label_next.csv")
 
 

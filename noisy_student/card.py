@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from noisy_student.files import replacing, write_bytes
 from noisy_student.images import Selection
@@ -81,14 +81,14 @@ def markdown(report: dict[str, Any], alike: bool, tables: dict[str, pd.DataFrame
     return "\n\n".join(parts) + "\n"
 
 
-def save_sheet(path: Path, images: np.ndarray) -> None:
-    """Write `images` uint8 (n,H,W,C) as one picture."""
+def save_sheet(path: Path, images: np.ndarray, numbered: bool = False) -> None:
+    """Write `images` uint8 (n,H,W,C) as one picture, with their numbers from 1 on where they are to be `numbered`."""
     content = io.BytesIO()
-    _sheet(images).save(content, "PNG")
+    _sheet(images, numbered).save(content, "PNG")
     write_bytes(path, content.getvalue())
 
 
-def _sheet(images: np.ndarray) -> Image.Image:
+def _sheet(images: np.ndarray, numbered: bool) -> Image.Image:
     """`images` uint8 (n,H,W,C) in rows of ACROSS, each SIDE pixels high or a whole number of times as large."""
     height, width, channels = images.shape[1:]
     times = max(1, SIDE // height)
@@ -96,10 +96,15 @@ def _sheet(images: np.ndarray) -> Image.Image:
     high, wide = height * times + GAP, width * times + GAP
     lines = -(-len(images) // ACROSS)
     sheet = np.full((lines * high + GAP, min(len(images), ACROSS) * wide + GAP, channels), PAPER, np.uint8)
-    for number, image in enumerate(images):
-        top, left = (number // ACROSS) * high + GAP, (number % ACROSS) * wide + GAP
+    corners = [((number % ACROSS) * wide + GAP, (number // ACROSS) * high + GAP) for number in range(len(images))]
+    for (left, top), image in zip(corners, images, strict=True):
         sheet[top : top + high - GAP, left : left + wide - GAP] = image
-    return Image.fromarray(sheet if channels == 3 else sheet[..., 0])
+    picture = Image.fromarray(sheet if channels == 3 else sheet[..., 0])
+    if numbered:
+        draw = ImageDraw.Draw(picture)
+        for number, corner in enumerate(corners, 1):
+            draw.text(corner, str(number), fill="white", stroke_width=2, stroke_fill="black")
+    return picture
 
 
 def _table(head: list[str], rows: list[list]) -> str:

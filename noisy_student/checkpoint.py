@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -87,9 +88,12 @@ def _intact(file: Path) -> bool:
 def _seconds() -> float:
     wanted = os.environ.get(SECONDS, "10")
     try:
-        return float(wanted)
+        seconds = float(wanted)
     except ValueError:
-        raise Refusal(f"the environment variable {SECONDS} was {wanted!r}; it must be a number of seconds") from None
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise Refusal(f"the environment variable {SECONDS} was {wanted!r}; it must be a number of seconds")
+    return seconds
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ A type stands in the room that uses it, so that a change to one section's type r
 
 import difflib
 import re
+import reprlib
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -116,7 +117,7 @@ def _sentence(error: ValidationError, kind: Any, name: str) -> str:
 
 def _shown(value: Any) -> str:
     try:
-        return repr(value)
+        return reprlib.repr(value)  # of a value that holds itself again and again no more than its beginning
     except ValueError:  # Python prints no whole number of more than some thousand digits
         return "a number of thousands of digits"
 

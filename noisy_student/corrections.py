@@ -40,15 +40,16 @@ def _read(path: Path) -> list[tuple[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file, restkey="")
-            if not {"id", "label"} <= set(table.fieldnames or ()):
-                raise Refusal(f"{path} has no columns id and label in its first line; write `id,label` there")
-            lines = list(table)
+            names = table.fieldnames or ()
+            if not {"id", "label"} <= set(names) or len(set(names)) < len(names):
+                raise Refusal(f"{path} has not one column id and one label in its first line; write `id,label` there")
+            lines = [(table.line_num, line) for line in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise Refusal(f"cannot read {path} ({' '.join(str(error).split())}); write it as CSV in UTF-8") from None
-    for number, line in enumerate(lines, 2):
+    for number, line in lines:
         if None in line.values() or any(line.get("", [])):
             raise Refusal(f"{path} has another number of fields in line {number} than in its first; mend it")
-    return [(line["id"], unicodedata.normalize("NFC", line["label"])) for line in lines if line["label"]]
+    return [(line["id"], unicodedata.normalize("NFC", line["label"])) for _, line in lines if line["label"]]
 
 
 def _rows_of(names: list[str], ids: pd.Series, hashes: np.ndarray) -> dict[str, list[int]]:

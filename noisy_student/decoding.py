@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 from pydantic import Field
 
 from noisy_student.config import Section
@@ -23,6 +23,8 @@ MAX_BYTES = 500_000_000  # of a file
 EXIF_ELSEWHERE = ("TIFF", "PNG")  # formats that may have it outside of what Pillow has read when it opens them
 OPAQUE = {"L", "RGB"}  # modes that are taken as they are
 CONVERTED = {"1", "P", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}  # that are opaque unless they name a transparent colour
+BITS_PER_SAMPLE, PHOTOMETRIC, TILE_WIDTH, TILE_LENGTH = 258, 262, 322, 323  # tags of TIFF
+WHITE_IS_ZERO = 0
 WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # grey, 16 bits a pixel; Pillow names some of them I
 
@@ -103,8 +105,9 @@ def decode(content: bytes, how: Preparation) -> Decoded:
         raise BadImage("empty")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if image.width * image.height > how.max_megapixels * 1e6:
-            raise BadImage(f"larger than data.max_megapixels: {image.width} x {image.height}")
+        for width, height in (image.size, _tile(image)):
+            if width * height > how.max_megapixels * 1e6:
+                raise BadImage(f"larger than data.max_megapixels: {width} x {height}")
         image.load()
         plain = _plain(_upright(image), how.background)
     except BadImage:
@@ -149,10 +152,16 @@ def _upright(image: Image.Image) -> Image.Image:
     return turned
 
 
+def _tile(image: Image.Image) -> tuple[int, int]:
+    """Width and height of what is decoded at once of a TIFF in tiles, which may be larger than the image."""
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    return int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
+
+
 def _plain(image: Image.Image, background: int) -> Image.Image:
     """In mode L or RGB, 8 bits a channel."""
     if image.mode in DEEP:  # before transparency, for Pillow would cut these off on the way; it is rare in them
-        return Image.fromarray(_rescaled(np.asarray(image)))
+        return Image.fromarray(_rescaled(image, background))
     if image.mode in WITH_ALPHA or "transparency" in image.info:
         layer = image.convert("RGBA")
         under = Image.new("RGBA", layer.size, (background,) * 3 + (255,))
@@ -164,11 +173,17 @@ def _plain(image: Image.Image, background: int) -> Image.Image:
     raise BadImage(f"pixels of mode {image.mode} have no known range")
 
 
-def _rescaled(values: np.ndarray) -> np.ndarray:
-    """16-bit grey values as 8-bit ones."""
-    if values.min() < 0 or values.max() > 65535:
+def _rescaled(image: Image.Image, background: int) -> np.ndarray:
+    """The grey values of an image of more than 8 bits, as 8-bit ones."""
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
+    if bits > 16:
         raise BadImage("grey values of more than 16 bits have no known range")
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    values, white = np.asarray(image).astype(np.uint32), 2**bits - 1
+    grey = ((values * 255 + white // 2) // white).astype(np.uint8)
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        grey = 255 - grey
+    return np.where(values == image.info.get("transparency", -1), np.uint8(background), grey)
 
 
 def _resized(image: Image.Image, how: Preparation) -> Image.Image:

@@ -151,9 +151,8 @@ def _waves(size: int) -> np.ndarray:
 def _grey(images: np.ndarray) -> np.ndarray:
     """Grey values float32 (N,H,W) of uint8 (N,H,W,C)."""
     channels = np.moveaxis(images, 3, 0)
-    return sum(channel.astype(np.float32) for channel in channels) / np.float32(
-        len(channels)
-    )  # 5 times as fast as mean()
+    # five times as fast as mean()
+    return sum(channel.astype(np.float32) for channel in channels) / np.float32(len(channels))
 
 
 def _thumbnails(images: np.ndarray) -> np.ndarray:

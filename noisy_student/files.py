@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written under a temporary name, flushed to the disk, renamed."""
 
+import csv
 import hashlib
 import io
 import json
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -91,7 +93,10 @@ def read_json(path: Path) -> Any:
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write `table` without its index; floats keep all their digits."""
-    write_bytes(path, table.to_csv(index=False).encode())
+    text = table.to_csv(index=False)
+    if "\r" in text:  # which ends a line for who reads it and not for who wrote it
+        text = table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+    write_bytes(path, text.encode())
 
 
 def read_csv(path: Path, text: bool = False) -> pd.DataFrame:
@@ -126,8 +131,8 @@ def write_parts(path: Path, shape: tuple[int, ...], dtype: np.dtype, parts: Iter
 def read_array(path: Path) -> np.ndarray:
     """The array in a numpy file, memory-mapped. Raises `Refusal` when it cannot be read."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two: a damaged header
         raise _unreadable(path, error) from None
 
 
@@ -142,7 +147,7 @@ def read_parquet(path: Path) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
             return file.read()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
 
 

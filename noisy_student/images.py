@@ -129,15 +129,11 @@ def write_split(
     of another kind, for none at all, for an image that is larger than a shard, and for a `folder` that holds something
     else.
     """
-    if images.dtype != np.uint8 or len(images.shape) != 4 or len(images) != len(index) or not len(images):
-        given = f"{images.dtype} {images.shape} for {len(index)} ids"
-        raise Refusal(f"{folder} was given {given}; it takes uint8 images (N,H,W,C), at least one, and as many ids")
+    _refuse_others(images, len(index), folder)
     size = int(np.prod(images.shape[1:]))
     each, batch = (shard_bytes - NPY_HEADER) // size, max(1, BATCH_BYTES // size)
     if each < 1:
         raise Refusal(f"an image of {size:,} bytes is larger than a shard of {folder}; raise data.shard_megabytes")
-    if folder.exists() and not (folder / DESCRIPTION).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Refusal(f"{folder} is there and holds no split; name another folder or remove it")
     shards = []
     with replacing(folder) as temporary:
         for number, (start, end) in enumerate(_shard_ends(len(images), each, drops)):
@@ -156,6 +152,14 @@ def write_split(
             shards=shards,
         )
         write_json(temporary / DESCRIPTION, description.model_dump())
+
+
+def _refuse_others(images: np.ndarray | Selection, ids: int, folder: Path) -> None:
+    if images.dtype != np.uint8 or len(images.shape) != 4 or len(images) != ids or not len(images):
+        given = f"{images.dtype} {images.shape} for {ids} ids"
+        raise Refusal(f"{folder} was given {given}; it takes uint8 images (N,H,W,C), at least one, and as many ids")
+    if folder.exists() and not (folder / DESCRIPTION).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Refusal(f"{folder} is there and holds no split; name another folder or remove it")
 
 
 def _shard_ends(images: int, each: int, drops: np.ndarray | None) -> list[tuple[int, int]]:
@@ -207,7 +211,7 @@ def _read_shard(folder: Path, shard: Shard, description: Description) -> np.ndar
     """The shard, memory-mapped."""
     array = read_array(folder / shard.file)
     expected = (shard.images, *description.image_size, description.channels)
-    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.shape != expected:
+    if array.dtype != np.uint8 or array.shape != expected:
         raise Refusal(f"{folder / shard.file} does not hold uint8 pixels {expected}, as its split.json says; {REMEDY}")
     if digest(folder / shard.file) != shard.sha256:
         raise Refusal(f"{folder / shard.file} has other pixels than were written to it; {REMEDY}")

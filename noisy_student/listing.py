@@ -27,6 +27,10 @@ SPLITS = ("test", "labeled", "pool")  # in the order in which rows are counted
 COLUMNS = ("path", "label", "split", "group", "drop")
 MAX_BYTES = 1_000_000_000  # of a manifest
 MAX_ROWS = 100_000_000
+HIDDEN = "hidden, or a system's own"
+SYSTEMS_OWN = {"Thumbs.db", "desktop.ini"}
+LINKED = "a link to a folder, which is not followed"
+BATCH = 1000  # rows of a manifest that are read at once
 BLOCK = 8192  # files whose rows are Python's own texts, five times as large as TEXT
 TEXT = "string[pyarrow]"  # a third of the memory of Python's
 
@@ -44,7 +48,7 @@ class Listing:
 
 
 def list_folder(root: Path) -> Listing:
-    """The files below `root`. Raises `Refusal` when it is no folder or has no labeled/."""
+    """The files below `root`. Raises `Refusal` for no folder labeled/, and for a link to a split, a class or a drop."""
     if not (root / "labeled").is_dir():
         raise Refusal(f"{root} has no folder labeled/ with a folder of images for each class; see data.path")
     refused: list[tuple[str, str]] = []
@@ -87,6 +91,8 @@ def _row(path: str, problem: str, refused: list[tuple[str, str]]) -> tuple[str, 
         return None  # what keeps the empty folder in git
     split, *below = path.split("/")
     if reason := problem or _misplaced(split, below):
+        if problem == LINKED and len(below) < 2:
+            raise Refusal(f"{path} is {LINKED}; move the images there, or name them in a manifest: see data.path")
         refused.append((path, reason))
         return None
     if split != "pool":
@@ -97,8 +103,8 @@ def _row(path: str, problem: str, refused: list[tuple[str, str]]) -> tuple[str, 
 def _misplaced(split: str, below: list[str]) -> str:
     if not below or split not in SPLITS:
         return "outside of labeled/, pool/ and test/"
-    if any(part.startswith(".") for part in below):
-        return "hidden"
+    if any(part.startswith(".") for part in below) or below[-1] in SYSTEMS_OWN:
+        return HIDDEN
     return "in no folder of a class" if split != "pool" and len(below) < 2 else ""
 
 
@@ -123,7 +129,9 @@ def files_below(root: Path) -> Iterator[tuple[str, str]]:
         except OSError as error:
             raise Refusal(f"the folder {root / folder} cannot be read: {error.strerror}; make it readable") from None
         waiting += sorted(folders, reverse=True)
-        yield from ((_readable(path), problems.get(path, "")) for path in sorted(files))
+        for path in sorted(files):
+            shown = _readable(path)
+            yield shown, problems.get(path, "" if shown == path else "its name is no UTF-8")
 
 
 def _readable(path: str) -> str:
@@ -132,9 +140,7 @@ def _readable(path: str) -> str:
 
 
 def _problem(entry: os.DirEntry) -> str:
-    if _readable(entry.name) != entry.name:
-        return "its name is no UTF-8"
-    return "a link to a folder, which is not followed" if entry.is_symlink() and entry.is_dir() else ""
+    return LINKED if entry.is_symlink() and os.path.isdir(entry.path) else ""
 
 
 def _typed(files: pd.DataFrame) -> pd.DataFrame:
@@ -148,6 +154,15 @@ def _sorted(root: Path, files: pd.DataFrame, refused: pd.DataFrame) -> Listing:
     return Listing(root, files[list(COLUMNS)], refused.sort_values("path", ignore_index=True))
 
 
+def _small_enough(path: Path, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """The rows of a manifest, as long as they are no larger than a manifest may be: a small file can hold much."""
+    size = 0
+    for batch in file.iter_batches(BATCH):
+        if (size := size + batch.nbytes) > MAX_BYTES:
+            raise Refusal(f"{path} holds more than {MAX_BYTES:,} bytes; split the images over several projects")
+        yield batch
+
+
 def _read_manifest(path: Path) -> pd.DataFrame:
     """All of it as text."""
     try:
@@ -157,7 +172,7 @@ def _read_manifest(path: Path) -> pd.DataFrame:
             with pq.ParquetFile(path) as file:
                 if file.metadata.num_rows > MAX_ROWS:
                     raise Refusal(f"{path} has more than {MAX_ROWS:,} rows; split the images over several projects")
-                table = file.read()
+                table = pa.Table.from_batches(_small_enough(path, file), file.schema_arrow)
             table.validate(full=True)
             return table.cast(pa.schema([(name, pa.string()) for name in table.column_names])).to_pandas()
         names = pyarrow.csv.open_csv(path).schema.names

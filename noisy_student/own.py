@@ -11,7 +11,7 @@ from noisy_student.datasets import Dataset, Images, Own
 from noisy_student.decoding import Preparation
 from noisy_student.errors import Refusal
 from noisy_student.files import write_csv
-from noisy_student.listing import SPLITS, Listing, list_folder, list_manifest
+from noisy_student.listing import HIDDEN, SPLITS, Listing, list_folder, list_manifest
 from noisy_student.staging import stage
 
 MOST_DROPS = 1000  # each has files of its own
@@ -23,8 +23,8 @@ def load_own(
 ) -> Dataset:
     """The images of a folder or a manifest (`source`), decoded into a file in `scratch` that goes when they do.
 
-    Raises `Refusal` for fewer than two classes, a class without a usable image, one that only the test split has, and
-    whatever `list_folder`, `list_manifest` and `stage` refuse.
+    Raises `Refusal` for more than `max_bad_fraction` of bad files or MOST_DROPS drops, fewer than two classes, a class
+    without a usable image, one that only the test split has, and what `list_folder`, `list_manifest`, `stage` refuse.
     """
     listing = LISTS[source](path)
     if (many := listing.files["drop"].nunique()) > MOST_DROPS:
@@ -82,8 +82,11 @@ def _groups(files: pd.DataFrame) -> np.ndarray | None:
 def _refuse_too_many(quarantine: pd.DataFrame, listed: int, most: float, scratch: Path | None) -> None:
     """Name the five commonest reasons when there are too many bad files, and list all in `scratch`.
 
-    A reason's details follow its colon.
+    A reason's details follow its colon. Hidden files are what a system leaves in its folders, and no bad images.
     """
+    if scratch:
+        (scratch / "quarantine.csv").unlink(missing_ok=True)  # of a run before
+    quarantine = quarantine[quarantine["reason"] != HIDDEN]
     if len(quarantine) <= most * listed:
         return
     kinds = quarantine["reason"].str.partition(": ")[0]

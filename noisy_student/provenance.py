@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,9 @@ def provenance(
     """
     code = code_of(Path(file))
     for path in code:
-        if path.stat().st_mtime > STARTED:
+        if (written := path.stat().st_mtime) > time.time():
+            raise Refusal(f"{path.relative_to(ROOT)} is dated in the future; set the clock, or `touch` the file")
+        if written > STARTED:
             raise _changed(path.relative_to(ROOT), Path(file).stem)
     paths = {role: path for role, path in inputs.items() if path}
     return Provenance(

@@ -161,9 +161,7 @@ def draw(params: SplitParams, seed: int, index: Index) -> Splits:
     rows["pool"] = _shuffled(pool, index, seed)[: params.pool]
     dropped = np.setdiff1d(np.arange(len(index.labels)), kept)
     copies = np.stack([dropped, representative[dropped]], axis=1)
-    pairs = index.labels[copies[:, 0]], index.labels[copies[:, 1]]
-    conflicting = (pairs[0] != pairs[1]) & (np.minimum(*pairs) >= 0)
-    return Splits(rows, copies, int(conflicting.sum()), of_groups)
+    return Splits(rows, copies, _conflicting(index.labels[copies]), of_groups)
 
 
 def refuse_classes_without_labels(splits: Splits, labels: np.ndarray, classes: list[str]) -> None:
@@ -212,6 +210,11 @@ def report(splits: Splits, labels: np.ndarray, classes: list[str]) -> dict[str, 
     }
 
 
+def _conflicting(labels: np.ndarray) -> int:
+    """How many of the pairs of `labels` int64 (P,2), -1 where unknown, differ."""
+    return int(((labels[:, 0] != labels[:, 1]) & (labels >= 0).all(axis=1)).sum())
+
+
 def _take(name: str, rows: np.ndarray, counts: np.ndarray, index: Index, generator: np.random.Generator) -> np.ndarray:
     """`counts[k]` of the `rows` of each class k, drawn at random, or a few more with whole groups; rising."""
     order = generator.permutation(rows)
@@ -222,6 +225,8 @@ def _take(name: str, rows: np.ndarray, counts: np.ndarray, index: Index, generat
     members = pd.Series(order).groupby(alone, sort=False)
     needed, taken = counts.copy(), [np.empty(0, np.int64)]
     for _, group in members:
+        if not (needed > 0).any():
+            break
         if (needed[index.labels[group]] > 0).any():
             taken.append(group.to_numpy())
             np.subtract.at(needed, index.labels[group], 1)

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import pairwise
 from typing import BinaryIO
 
 import numpy as np
@@ -48,7 +49,7 @@ class Staged:
         rows = self.rows[which]
         pixels = np.empty((len(rows), *self.shape[1:3], CHANNELS), np.uint8)
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of rows that follow one another in the file
-        for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+        for start, end in pairwise([*starts, len(rows)]):
             _read(self.file.fileno(), pixels[start:end], int(rows[start]) * pixels[0].nbytes)
         return pixels if self.shape[3] == CHANNELS else to_grey(pixels)
 
@@ -107,6 +108,10 @@ def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray,
                 progress.advance(len(chunk))
     except BrokenProcessPool:
         raise Refusal("a process that decodes images was killed; free memory, or lower data.max_megapixels") from None
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()  # else what they have begun, and the chunks that wait behind it, would be finished
+        raise
     finally:
         executor.shutdown(cancel_futures=True)
     return found, reasons

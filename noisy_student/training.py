@@ -147,7 +147,7 @@ def train(
         state.restore(*found)
         progress.resume(state.step * params.batch_size, f"goes on after step {state.step:,} of {params.steps:,}")
 
-    with finishes_the_step() as asked:
+    with finishes_the_step() as asked:  # all in one: DVC passes Ctrl-C on, so that a second signal often comes
         while state.step < params.steps and not asked:
             take_step(state, recipe, labeled, pool, runtime, seed)
             progress.advance(params.batch_size)
@@ -156,8 +156,8 @@ def train(
                 progress.show(**{name: state.curve[-1][name] for name in ("loss", "validation_accuracy")})
             if checkpoints and checkpoints.due():
                 checkpoints.save(state.step, *state.dump())
-    if asked:
-        raise _stopped(asked.signal, state, params.steps, checkpoints)
+        if asked:
+            raise _stopped(asked.signal, state, params.steps, checkpoints)
     return state.average.classifier, state.curve
 
 
@@ -210,6 +210,5 @@ def _stopped(signal: int, state: State, steps: int, checkpoints: Checkpoints | N
     """What a run that was asked to stop ends with, once its last step is kept."""
     if not checkpoints:
         return Stopped(signal)
-    with finishes_the_step():  # DVC passes Ctrl-C on, so that a second signal often comes
-        checkpoints.save(state.step, *state.dump())
+    checkpoints.save(state.step, *state.dump())
     return Stopped(signal, f" after step {state.step:,} of {steps:,}; run again to go on")

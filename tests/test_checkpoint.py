@@ -101,7 +101,8 @@ def test_a_checkpoint_is_due_after_its_seconds_and_seldom_where_it_is_dear(tmp_p
     assert not checkpoints.due()
 
 
-def test_seconds_that_are_no_number_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("NOISY_STUDENT_CHECKPOINT_SECONDS", "often")
-    with pytest.raises(Refusal, match="NOISY_STUDENT_CHECKPOINT_SECONDS was 'often'"):
+@pytest.mark.parametrize("seconds", ["often", "nan", "inf", "-1"])
+def test_seconds_that_are_no_number_are_refused(tmp_path, monkeypatch, seconds):
+    monkeypatch.setenv("NOISY_STUDENT_CHECKPOINT_SECONDS", seconds)
+    with pytest.raises(Refusal, match=f"NOISY_STUDENT_CHECKPOINT_SECONDS was '{seconds}'"):
         Checkpoints(tmp_path)

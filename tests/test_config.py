@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,6 +87,14 @@ def test_a_section_never_changes():
 )
 def test_a_bad_key_is_named_with_what_it_was_and_what_it_may_be(change, expected):
     assert expected in refusal(Student, {**VALID, **change}, "s")
+
+
+def test_a_value_that_holds_itself_many_times_is_shown_in_no_time(tmp_path):
+    names = "abcdefghijkl"
+    lines = [f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in pairwise(names)]
+    (tmp_path / "params.yaml").write_text("a: &a [1]\n" + "\n".join(lines) + "\nseed: *l\n")
+    with pytest.raises(Refusal, match="seed was"):
+        Params(tmp_path / "params.yaml").section("seed", int)
 
 
 def test_a_long_value_is_cut_short():

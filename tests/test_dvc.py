@@ -58,19 +58,20 @@ class Project:
                 ".*_cache",
                 "dvc.lock",
                 "images",
+                "cifar10",
             ),
         )
         (folder / "images").mkdir()
         (folder / "images/.gitkeep").touch()
         (folder / "metrics/controls").mkdir(parents=True)
         (folder / "metrics/controls/.gitkeep").touch()
-        self.params(TINY)
+        self.params("params.yaml", TINY)
         for command in ("git init -q", "git config user.name tests", "git config user.email tests@example.com"):
             self.run(*command.split())
         self.commit()
 
-    def params(self, changes: dict) -> None:
-        path = self.folder / "params.yaml"
+    def params(self, file: str, changes: dict) -> None:
+        path = self.folder / file
         path.write_text(yaml.safe_dump(changed(yaml.safe_load(path.read_text()), changes), sort_keys=False))
 
     def run(self, *command: str, status: int = 0) -> str:
@@ -235,7 +236,7 @@ def test_what_a_change_of_code_reruns(project):
 
 def test_bad_parameters_stop_before_anything_else_runs(project):
     lock = (project.folder / "dvc.lock").read_bytes()
-    project.params({"training.steps": "many"})
+    project.params("params.yaml", {"training.steps": "many"})
     planned = project.run(sys.executable, "-m", "commands.plan", status=1)
     assert planned.startswith("error: params.yaml: training.steps was 'many'")
     assert planned.count("\n") == 1
@@ -247,7 +248,7 @@ def test_bad_parameters_stop_before_anything_else_runs(project):
 
 
 def test_no_iterations_is_a_supervised_run_once_what_they_left_is_removed(project):
-    project.params({"iterations": {}, "controls": {}, "current": "iter0"})
+    project.params("params.yaml", {"iterations": {}, "controls": {}, "current": "iter0"})
     said = project.run("dvc", "repro", status=255)
     command = re.search(r"remove it: rm -r (.+)", said)[1]
     for left in command.split():

@@ -1,4 +1,6 @@
 import os
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from noisy_student.files import (
     read_array,
     read_csv,
     read_json,
+    read_parquet,
     write_array,
     write_bytes,
     write_csv,
@@ -115,7 +118,22 @@ def test_an_array_with_pickles_is_neither_written_nor_read(tmp_path):
         read_array(tmp_path / "b.npy")
 
 
-@pytest.mark.parametrize("read", [read_json, read_csv, read_array])
+def test_csv_keeps_a_carriage_return(tmp_path):
+    table = pd.DataFrame({"path": ["a\rb.jpg", "c.jpg"], "reason": ["empty", ""]})
+    write_csv(tmp_path / "a.csv", table)
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "a.csv", text=True), table)
+
+
+def test_a_damaged_array_is_read_or_refused(tmp_path):
+    write_array(tmp_path / "a.npy", np.arange(4))
+    whole = (tmp_path / "a.npy").read_bytes()
+    for place, bit in product(range(128), range(8)):
+        (tmp_path / "a.npy").write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+        with suppress(Refusal):
+            read_array(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("read", [read_json, read_csv, read_array, read_parquet])
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00{", b'a\n"b'])
 def test_what_cannot_be_read_is_refused_by_name_in_one_line(tmp_path, read, content):
     path = tmp_path / "file"

@@ -1,10 +1,12 @@
 import os
+import shutil
 
 import pandas as pd
 import pytest
 
+from noisy_student import listing
 from noisy_student.errors import Refusal
-from noisy_student.listing import MAX_BYTES, list_folder, list_manifest
+from noisy_student.listing import HIDDEN, LINKED, MAX_BYTES, list_folder, list_manifest
 
 
 @pytest.fixture
@@ -40,16 +42,30 @@ def test_every_file_is_listed_or_refused_with_its_reason(folder):
     (folder / "pool/.DS_Store").touch()
     (folder / "other").mkdir()
     (folder / "other/f.jpg").touch()
-    os.symlink("..", folder / "pool/round")
+    (folder / "pool/may/june").mkdir()
+    os.symlink("..", folder / "pool/may/june/round")
+    os.symlink("loop.jpg", folder / "pool/loop.jpg")
+    os.symlink("x" * 300, folder / "pool/long.jpg")
+    os.symlink("c.jpg/x", folder / "pool/through.jpg")
     (folder / "pool" / os.fsdecode(b"\xff.jpg")).touch()
-    listing = list_folder(folder)
-    assert len(listing) == 5 + 6
-    found = reasons(listing)
+    listed = list_folder(folder)
+    assert len(listed) == 5 + 9
+    found = reasons(listed)
     assert found["labeled/lost.jpg"] == "in no folder of a class"
     assert found["readme.txt"] == found["other/f.jpg"] == "outside of labeled/, pool/ and test/"
-    assert found["pool/.DS_Store"] == "hidden"
-    assert found["pool/round"] == "a link to a folder, which is not followed"
+    assert found["pool/.DS_Store"] == HIDDEN
+    assert found["pool/may/june/round"] == LINKED
+    assert {"pool/loop.jpg", "pool/long.jpg", "pool/through.jpg"} <= set(listed.files["path"])  # links to no folder
     assert found["pool/\\xff.jpg"] == "its name is no UTF-8"
+
+
+@pytest.mark.parametrize("linked", ["pool", "test", "pool/june", "labeled/horse"])
+def test_a_linked_split_class_or_drop_is_refused(folder, tmp_path, linked):
+    (tmp_path / "elsewhere").mkdir()
+    shutil.rmtree(folder / linked, ignore_errors=True)
+    os.symlink(tmp_path / "elsewhere", folder / linked)
+    with pytest.raises(Refusal, match=f"{linked} is a link to a folder"):
+        list_folder(folder)
 
 
 def test_names_may_be_anything(folder):
@@ -66,6 +82,14 @@ def test_names_may_be_anything(folder):
 def test_a_folder_without_labels_is_refused(tmp_path):
     with pytest.raises(Refusal, match="has no folder labeled/"):
         list_folder(tmp_path)
+
+
+def test_a_small_manifest_that_holds_much_is_refused(tmp_path, monkeypatch):
+    path = manifest(tmp_path, "images.parquet", path=["x" * 1000] * 20_000, label=[""] * 20_000)
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr(listing, "MAX_BYTES", 1_000_000)
+    with pytest.raises(Refusal, match="holds more than 1,000,000 bytes"):
+        list_manifest(path)
 
 
 def manifest(tmp_path, name="images.csv", **columns):

@@ -128,9 +128,11 @@ def test_too_many_bad_files_stop_the_stage_with_the_commonest_reasons(here, caps
     for number in range(3):
         (here / f"images/pool/{number}.jpg").write_bytes(b"text")
     (here / "images/pool/empty.jpg").touch()
+    (here / "images/pool/.DS_Store").touch()  # of the system's, and no bad image
     said = refused(capsys, max_bad_fraction=0.01)
-    assert "4 of 54 files cannot be used, more than data.max_bad_fraction 0.01 allows" in said
+    assert "4 of 55 files cannot be used, more than data.max_bad_fraction 0.01 allows" in said
     assert "3 no image of a known format, such as pool/0.jpg; 1 empty" in said
+    assert "hidden" not in said
     assert "all are in work/quarantine.csv" in said
     assert len(pd.read_csv("work/quarantine.csv")) == 4
     assert not os.path.exists("out")
@@ -209,10 +211,11 @@ def test_corrections_move_an_image_from_the_pool_to_the_labeled_ones(here):
         ("id,label\nnowhere.png,cat\n", "labels 'nowhere.png', which is no image"),
         ("id,label\npool/030.png,cot\n", "did you mean cat?"),
         ("id,label\npool/030.png,cat\npool/030.png,a dog\n", "two labels; keep one"),
-        ("path,class\n", "has no columns id and label"),
-        ("", "has no columns id and label"),
+        ("path,class\n", "has not one column id and one label"),
+        ("id,label,label\n", "has not one column id and one label"),
+        ("", "has not one column id and one label"),
         ("id,label\npool/030.png,cat,dog\n", "another number of fields in line 2"),
-        ("id,label\npool/030.png\n", "another number of fields in line 2"),
+        ("id,label\n\n\npool/030.png\n", "another number of fields in line 4"),
     ],
 )
 def test_corrections_that_cannot_be_are_refused(here, capsys, lines, said):

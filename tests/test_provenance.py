@@ -111,6 +111,12 @@ def test_a_change_of_code_is_named(here, monkeypatch):
         refuse_drift(before, None)
 
 
+def test_code_that_is_dated_in_the_future_is_named(monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    with pytest.raises(Refusal, match=r"^noisy_student/__init__.py is dated in the future"):
+        provenance(HERE, None, {})
+
+
 def test_code_that_was_written_after_the_start_is_refused(monkeypatch):
     monkeypatch.setattr("noisy_student.provenance.STARTED", 0.0)
     with pytest.raises(Refusal, match=r"^noisy_student/__init__.py changed while predict_pool ran"):

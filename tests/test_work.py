@@ -194,12 +194,14 @@ def test_a_killed_process_holds_nothing(here, other):
 def test_cleaning_says_what_it_frees_and_leaves_what_is_worked_on(here, other, capsys):
     (here / "pool").write_bytes(b"other")
     make()
+    (here / "work/quarantine.csv").touch()
     (finished,) = (here / "work").glob("*/result")
     clean_work.main()
     said = capsys.readouterr().out
     assert f"process {other[0].pid} on " in said
     assert "0.0 MB freed in work" in said
     assert not finished.exists()
+    assert not (here / "work/quarantine.csv").exists()
     assert len(list((here / "work").glob("*/part"))) == 1
     assert (here / "out/a.npy").exists()
 
