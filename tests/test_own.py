@@ -1,7 +1,10 @@
 """One's own images from the folder to the splits, with all that a folder can hold."""
 
 import json
+import multiprocessing
 import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from noisy_student.decoding import Preparation
 from noisy_student.errors import Refusal
 from noisy_student.images import pixel_hash, read_split
 from noisy_student.own import load_own
+from noisy_student.stopping import Stopped
 
 HOW = Preparation(image_size=8, resize="crop", background=0, max_megapixels=1)
 OWN = {
@@ -266,6 +270,22 @@ def test_the_card_shows_every_class_and_counts_what_was_written(here):
         "pool.png",
     ]
     assert Image.open(here / "out/card/pool.png").size == (12 * 68 + 4, 2 * 68 + 4)
+
+
+def test_a_signal_ends_the_decoding_at_once(here, monkeypatch):
+    def stop(number, frame):
+        raise Stopped(number)
+
+    monkeypatch.setattr("noisy_student.staging.decode", lambda *_: time.sleep(60))
+    before, started = signal.signal(signal.SIGALRM, stop), time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(Stopped):
+            load_own("folder", here / "images", HOW, 0.0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - started < 10
+    assert not multiprocessing.active_children()
 
 
 def test_memory_and_disk_are_looked_at_first(here, monkeypatch):
