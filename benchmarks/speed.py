@@ -23,7 +23,7 @@ import tempfile
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,6 @@ from benchmarks.expand import expanded, written
 from benchmarks.study import copy_project
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.files import read_json, write_json
-from noisy_student.runtime import processor
 
 ROOT = Path(__file__).parent.parent
 SPEED = ROOT / "benchmarks" / "speed.json"
@@ -112,8 +111,15 @@ def compared(
         "images_per_second": round(statistics.median(own.speed for own, _ in rounds)) if counted else None,
         "seconds": None if counted else round(statistics.median(1 / own.speed for own, _ in rounds), 2),
         "peak_mb": round(max(own.peak_mb for own, _ in rounds)),
-        "hardware": f"{processor()}, {os.cpu_count()} cores",
+        "hardware": hardware(),
     }
+
+
+@cache
+def hardware() -> str:
+    """Asked in another process: a process has at least the memory of the one that starts it, and torch takes much."""
+    processor = run(ROOT, sys.executable, "-c", "from noisy_student.runtime import processor; print(processor())")
+    return f"{processor.output.strip()}, {os.cpu_count()} cores"
 
 
 def rate(module: str, *probe: str) -> Measured:
