@@ -1,9 +1,9 @@
 """Folders of small photos, all distinct, for what is measured on one's own images.
 
-    python -m benchmarks.pictures FOLDER NUMBER
+    python -m benchmarks.pictures FOLDER NUMBER [SIDE]
 
 FOLDER then has labeled/<one of two classes>/, one image in ten, and pool/ with the others, in subfolders of 10,000:
-JPEG files of SIDE pixels, each another blur of random colours.
+JPEG files of SIDE pixels, 32 if it is not named, each another blur of random colours.
 """
 
 import sys
@@ -12,21 +12,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIDE, COARSE, QUALITY = 32, 8, 90  # pixels a side, of the blur's grid; of the JPEG
+COARSE, QUALITY = 8, 90  # colours a side of the blur; of the JPEG
 A_FOLDER = 10_000
 
 
-def main(folder: str, number: str) -> None:
-    write(Path(folder), int(number))
+def main(folder: str, number: str, side: str = "32") -> None:
+    write(Path(folder), int(number), int(side))
 
 
-def write(folder: Path, number: int) -> None:
-    """Write the pictures from 0 to before `number`; each is the same whatever their number."""
+def write(folder: Path, number: int, side: int = 32) -> None:
+    """Write the pictures from 0 to before `number`, `side` pixels square; each is the same whatever their number."""
     for picture in range(number):
         where = below(folder, picture)
         where.mkdir(parents=True, exist_ok=True)
         colours = np.random.default_rng(picture).integers(256, size=(COARSE, COARSE, 3), dtype=np.uint8)
-        image = Image.fromarray(colours).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        image = Image.fromarray(colours).resize((side, side), Image.Resampling.BICUBIC)
         image.save(where / f"{picture:07}.jpg", quality=QUALITY)
 
 
