@@ -34,7 +34,7 @@ NOISE = NoiseParams(
 )
 MODEL, CLASSES, BATCH, WORKERS, ROUNDS = "cnn_24", 10, 128, 2, 3
 SIDES = (32, 96)
-OURS, THEIRS = ("ours", "ours in bfloat16"), ("torchvision", "kornia")
+WAYS = {"noise": ["ours", "torchvision", "kornia"], "training": ["ours", "ours in bfloat16", "torchvision"]}
 
 
 class Pictures(Dataset):
@@ -129,10 +129,8 @@ def measured(kind: str, way: str, side: int) -> float:
 
 def lines() -> Iterator[str]:
     """The rows of the table."""
-    ways = {"noise": ("ours", "torchvision", "kornia"), "training": (*OURS, "torchvision")}
-    if importlib.util.find_spec("kornia") is None:
-        ways["noise"] = ways["noise"][:2]
-    for kind, names in ways.items():
+    for kind, ways in WAYS.items():
+        names = [way for way in ways if way != "kornia" or importlib.util.find_spec("kornia")]
         for side in SIDES:
             rounds = [{way: measured(kind, way, side) for way in names} for _ in range(ROUNDS)]
             for way in names:
@@ -143,10 +141,9 @@ def lines() -> Iterator[str]:
 
 
 def main() -> None:
-    about = (
-        f"RandAugment {OPERATIONS} at {MAGNITUDE}, crop {CROP}, flip; {MODEL}, batches of {BATCH}; median of {ROUNDS}"
-    )
-    head = ["# Side by side", "", f"{about} runs in turn; loaders with {WORKERS} processes. {hardware()}.", ""]
+    about = f"RandAugment {OPERATIONS} at {MAGNITUDE}, crop {CROP}, flip; training of {MODEL} in batches of {BATCH}"
+    runs = f"Medians of {ROUNDS} runs in turn, on {limits.THREADS} threads, or {WORKERS} processes of a loader"
+    head = ["# Side by side", "", f"{about}. {runs}. {hardware()}.", ""]
     head += ["| work | pixels a side | by | images/s | ours, times that |", "|---|---:|---|---:|---:|"]
     write_bytes(ROOT / "benchmarks" / "side_by_side.md", ("\n".join([*head, *lines()]) + "\n").encode())
 
