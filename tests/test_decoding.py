@@ -145,9 +145,10 @@ def test_transparent_pixels_show_the_background():
 
 
 def test_cmyk_and_palettes_become_colours():
-    cmyk = decode(encoded(COLOURS.convert("CMYK"), "TIFF"), HOW).pixels
-    assert np.abs(cmyk.astype(int) - np.asarray(COLOURS)).mean() < 40
-    assert cmyk.std() > 30
+    for kind in ("TIFF", "JPEG"):
+        cmyk = decode(encoded(COLOURS.convert("CMYK"), kind), HOW).pixels
+        assert np.abs(cmyk.astype(int) - np.asarray(COLOURS)).mean() < 40
+        assert cmyk.std() > 30
     palette = COLOURS.quantize(64)
     assert np.array_equal(decode(encoded(palette), HOW).pixels, np.asarray(palette.convert("RGB")))
 
@@ -232,6 +233,19 @@ def test_files_and_links_inside_are_read(folder):
     os.symlink("deep/a.png", f"{folder}/link")
     assert read_inside(folder, "deep/a.png") == b"inside"
     assert read_inside(folder, "link") == b"inside"
+
+
+def test_what_may_not_be_read_is_bad(folder):
+    os.chmod(f"{folder}/deep/a.png", 0)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)  # root may read everything
+    try:
+        with pytest.raises(BadImage, match="cannot be read: Permission denied"):
+            read_inside(folder, "deep/a.png")
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 @pytest.mark.parametrize(
