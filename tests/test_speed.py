@@ -3,9 +3,10 @@
 import json
 import sys
 
+import pandas as pd
 import pytest
 
-from benchmarks import speed
+from benchmarks import bare_decode, growth, pictures, speed
 from noisy_student.errors import Refusal
 
 
@@ -42,6 +43,27 @@ def test_the_empty_pipeline_has_the_same_stages_and_nothing_to_do(tmp_path):
     assert json.loads(status.splitlines()[-1]) == {}
     assert len(list(folder.glob("models/[!.]*"))) == 4
     assert stages == 17
+
+
+def test_pictures_are_distinct_and_the_same_whatever_their_number(tmp_path, capsys):
+    pictures.write(tmp_path / "few", 12)
+    pictures.write(tmp_path / "more", 25)
+    few, more = (
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.jpg")}
+        for name in ("few", "more")
+    )
+    assert len(set(more.values())) == 25
+    assert few.items() <= more.items()
+    assert {path.parts[0] for path in more} == {"labeled", "pool"}
+    bare_decode.main(str(tmp_path / "more"))
+    assert json.loads(capsys.readouterr().out)["images"] == 25
+
+
+def test_growth_is_over_what_a_stage_takes_to_start():
+    seconds = {"prepare_seconds": [1.0, 2.0, 11.5], "labeling_seconds": [2.0, 2.5, 7.0]}
+    peaks = {"prepare_peak_mb": [100.0, 150.0, 160.0], "labeling_peak_mb": [300.0, 310.0, 320.0]}
+    rows = pd.DataFrame({"images": [1000, 10_000, 100_000], **seconds, **peaks, "files": 3, "hardware": "a processor"})
+    assert "| 100000 | 10.5 | 10.5 | 160 | 5.0 | 10.0 | 320 | 3 |" in growth.table(rows)
 
 
 @pytest.mark.usefixtures("torch_settings")
