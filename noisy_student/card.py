@@ -84,7 +84,7 @@ def markdown(report: dict[str, Any], alike: bool, tables: dict[str, pd.DataFrame
 def save_sheet(path: Path, images: np.ndarray, numbered: bool = False) -> None:
     """Write `images` uint8 (n,H,W,C) as one picture, with their numbers from 1 on where they are to be `numbered`."""
     content = io.BytesIO()
-    _sheet(images, numbered).save(content, "PNG")
+    _sheet(images, numbered).save(content, "PNG", compress_level=1)
     write_bytes(path, content.getvalue())
 
 

