@@ -127,7 +127,8 @@ def _still_runs_at_its_moment(run: Run, project: Project, name: str, draw: rando
     if draw.random() < 0.1:
         return run.until(lambda: True, draw.uniform(0, 1.1 * seconds))
     if name.startswith("predict_pool"):
-        return run.until(lambda: project.work(name, "part/*.npy"), draw.uniform(0, 0.1))
+        shards = len(project.work(name, "part/*.npy"))
+        return run.until(lambda: len(project.work(name, "part/*.npy")) > shards, draw.uniform(0, 0.02), pause=0.001)
     if name not in TRAINERS:
         return run.until(lambda: project.works(name, run), draw.uniform(0, 0.2))
     if number == signal.SIGKILL and draw.random() < 0.2:
