@@ -74,7 +74,7 @@ def table(rows: pd.DataFrame) -> str:
         shown[f"{what}, s"] = seconds.round(2)
         shown[f"{what}, times the row above"] = (seconds / seconds.shift()).round(1)
         shown[f"{what}, peak MB"] = rows[f"{what}_peak_mb"].round().astype(int)
-    shown["files of pool and logits"] = rows["files"]
+    shown["files of pool and logits"] = rows["files"].astype(int)
     cells = [["images", *shown], ["---:"] * (len(shown.columns) + 1), *shown.reset_index().astype(object).to_numpy()]
     lines = [f"| {' | '.join('' if pd.isna(cell) else str(cell) for cell in line)} |" for line in cells]
     about = ABOUT.format(start=START, hardware=rows["hardware"].iloc[-1])
