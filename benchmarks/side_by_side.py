@@ -12,21 +12,20 @@ import importlib.util
 import json
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks import limits
+from benchmarks import limits, work
 from benchmarks.speed import ROOT, hardware, run
-from noisy_student import models, noise
+from noisy_student import models
 from noisy_student.config import Params
 from noisy_student.files import write_bytes
 from noisy_student.noise import NoiseParams
 from noisy_student.pipeline import check
-from noisy_student.randomness import generator
 
 OPERATIONS, MAGNITUDE, CROP, FILL = 2, 15, 4, 128
 NOISE = NoiseParams(
@@ -78,6 +77,17 @@ def batches(side: int) -> Iterator[list[torch.Tensor]]:
         yield from loader
 
 
+def ours(way: str, side: int, rate: Callable[..., float]) -> float:
+    """Images a second through our own work, by a student's recipe with MODEL and NOISE."""
+    everything = check(Params())
+    precision = "bfloat16" if way == "ours in bfloat16" else "float32"
+    runtime = everything.runtime.model_copy(update={"precision": precision})
+    student = everything.recipes()["iter1"]
+    training = student.training.model_copy(update={"batch_size": BATCH})
+    recipe = student.model_copy(update={"model": MODEL, "noise": NOISE, "training": training})
+    return rate(pictures(side), recipe, everything.model_copy(update={"runtime": runtime}), torch.device("cpu"))
+
+
 def noise_rate(way: str, side: int) -> float:
     """Images a second through the noise."""
     batch = torch.from_numpy(pictures(side)[:BATCH]).permute(0, 3, 1, 2).contiguous()
@@ -92,23 +102,13 @@ def noise_rate(way: str, side: int) -> float:
             crop, kornia.RandomHorizontalFlip(), kornia.auto.RandAugment(OPERATIONS, MAGNITUDE)
         )
         return limits.images_per_second(lambda: whole(batch.float() / 255), BATCH)
-    steps = iter(range(10**9))
-    return limits.images_per_second(lambda: noise.augment(batch, NOISE, generator(0, "noise", next(steps))), BATCH)
+    return ours(way, side, work.noising)
 
 
 def training_rate(way: str, side: int) -> float:
     """Images a second through steps of training."""
     if way != "torchvision":
-        from benchmarks import work
-
-        everything = check(Params())
-        precision = "bfloat16" if way == "ours in bfloat16" else "float32"
-        runtime = everything.runtime.model_copy(update={"precision": precision})
-        recipe = everything.recipes()["iter1"].model_copy(update={"model": MODEL, "noise": NOISE})
-        of_batch = recipe.training.model_copy(update={"batch_size": BATCH})
-        recipe = recipe.model_copy(update={"training": of_batch})
-        device = torch.device("cpu")
-        return work.training(pictures(side), recipe, everything.model_copy(update={"runtime": runtime}), device)
+        return ours(way, side, work.training)
     network = models.build(MODEL, 3, CLASSES, (side, side), dropout=0.0, stochastic_depth=0.0)
     optimizer, found = torch.optim.SGD(network.parameters(), 0.1, 0.9, nesterov=True), batches(side)
 
