@@ -17,7 +17,7 @@ from noisy_student.files import REMEDY
 from noisy_student.images import Split
 from noisy_student.models import build
 from noisy_student.progress import Meter, meter
-from noisy_student.runtime import RuntimeParams, autocast, explained
+from noisy_student.runtime import RuntimeParams, autocast, explained, memory_format
 
 BATCH = 512  # images in a forward pass; the logits do not depend on it
 
@@ -30,14 +30,20 @@ class Classifier(nn.Module):
 
     def __init__(self, network: nn.Module, mean: Tensor, std: Tensor):
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network
+        self.memory_format = torch.contiguous_format
         self.register_buffer("mean", mean.reshape(1, -1, 1, 1))  # (1,C,1,1), of pixels scaled to 0..1
         self.register_buffer("std", std.reshape(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B,K) of uint8 `images` (B,C,H,W)."""
         pixels = (images.float() / 255 - self.mean) / self.std
-        return self.network(pixels.contiguous(memory_format=torch.channels_last))
+        return self.network(pixels.contiguous(memory_format=self.memory_format))
+
+    def laid_out(self, memory_format: torch.memory_format) -> "Classifier":
+        """Itself, with pixels and the weights of convolutions in that memory format from now on."""
+        self.memory_format = memory_format
+        return self.to(memory_format=memory_format)  # type: ignore[call-overload]
 
 
 def new_classifier(name: str, labeled: Split, dropout: float = 0.0, stochastic_depth: float = 0.0) -> Classifier:
@@ -73,7 +79,7 @@ def predict(
     classifier: Classifier, images: np.ndarray, runtime: RuntimeParams, progress: Meter | None = None
 ) -> np.ndarray:
     """Noiseless logits float32 (N,K), in eval mode, of uint8 `images` (N,H,W,C), which may be memory-mapped."""
-    classifier.eval()
+    classifier.eval().laid_out(memory_format(runtime))
     device = classifier.mean.device
     batches = []
     for start in range(0, len(images), BATCH):

@@ -6,7 +6,7 @@ and the same draw gives the same images again.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from noisy_student.config import Section
 from noisy_student.errors import Refusal
 from noisy_student.operations import OPERATIONS, erase, move, randaugment
 
+PER_SLOT = ("operation", "strength")  # of a draw: its arrays (slots,N)
 CPU_VALUES = 2**21  # so many uint8 values at once: past that a CPU spends its time on getting fresh memory
 
 
@@ -96,6 +97,13 @@ class Draw:
         """The draw of the images at `index`."""
         per_slot = self.operation[:, index], self.strength[:, index]
         return Draw(*per_slot, self.shift[index], self.mirrored[index], self.centre[index])
+
+    @classmethod
+    def joined(cls, draws: Sequence["Draw"]) -> "Draw":
+        """The draw of the images of all `draws`, in their order."""
+        operation, strength = (np.concatenate([getattr(draw, name) for draw in draws], axis=1) for name in PER_SLOT)
+        rest = (np.concatenate([getattr(draw, name) for draw in draws]) for name in ("shift", "mirrored", "centre"))
+        return cls(operation, strength, *rest)
 
 
 def check_crop(params: NoiseParams, size: tuple[int, int]) -> None:

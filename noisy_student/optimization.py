@@ -5,6 +5,7 @@ B images in a batch, K classes.
 
 import copy
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,17 +20,17 @@ def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> 
     return -(weights * (targets * F.log_softmax(logits, dim=1)).sum(dim=1)).sum()
 
 
-def make_optimizer(classifier: Classifier, params: TrainingParams) -> torch.optim.Optimizer:
-    """The optimizer that `params` names; only weights with two or more dimensions decay."""
+def make_optimizer(classifier: Classifier, params: TrainingParams, fused: bool) -> torch.optim.Optimizer:
+    """The optimizer that `params` names, `fused` or not; only weights with two or more dimensions decay."""
     parameters = list(classifier.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": params.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    way: dict[str, Any] = {"lr": params.learning_rate, "fused": fused, "foreach": not fused}
     if params.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=params.learning_rate, betas=(params.momentum, 0.999), foreach=True)
-    nesterov = params.momentum > 0
-    return torch.optim.SGD(groups, lr=params.learning_rate, momentum=params.momentum, nesterov=nesterov, foreach=True)
+        return torch.optim.AdamW(groups, betas=(params.momentum, 0.999), **way)
+    return torch.optim.SGD(groups, momentum=params.momentum, nesterov=params.momentum > 0, **way)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, params: TrainingParams, step: int) -> None:

@@ -17,6 +17,7 @@ from noisy_student.randomness import generator
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "safetensors")  # another version may give other bytes
 NOT_DETERMINISTIC = "does not have a deterministic implementation"  # torch's words, as the following are
+COMPILERS = ("torch._dynamo", "torch._inductor")  # where the errors of torch.compile are defined
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
@@ -26,6 +27,9 @@ class RuntimeParams(Section):
     device: Literal["auto", "cpu", "cuda"]  # auto: a GPU if there is one
     precision: Literal["float32", "bfloat16"]  # of the forward and backward pass; weights stay float32
     threads: int = Field(ge=1, le=1024)  # CPU threads of a stage; another number gives other bytes
+    channels_last: bool  # keep the channels of a pixel side by side, as convolutions on most hardware like it best
+    fused: bool  # take an optimiser step in one operation for all weights, instead of one for each of its terms
+    compile: bool  # translate the network with torch.compile before training: half a minute, then a faster step or not
     deterministic: bool  # refuse operations whose result differs from run to run on a GPU
 
 
@@ -72,19 +76,27 @@ def pick_device(params: RuntimeParams) -> torch.device:
 
 @contextmanager
 def explained(remedy: str) -> Iterator[None]:
-    """Turn what the device cannot do, in the block, into a `Refusal`: too little memory, whose `remedy` is given, or an
-    operation without a deterministic form."""
+    """Turn what the device cannot do, in the block, into a `Refusal`: too little memory, whose `remedy` is given, or a
+    network that cannot be compiled, or an operation without a deterministic form."""
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
             raise Refusal(f"the device has too little memory; {remedy}") from None
+        if type(error).__module__.startswith(COMPILERS):
+            reason = str(error).splitlines()[0]
+            raise Refusal(f"torch.compile failed ({reason}); set runtime.compile to false") from None
         if NOT_DETERMINISTIC not in str(error):
             raise
         operation = str(error).split()[0]
         raise Refusal(
             f"{operation} has no deterministic form on a GPU; take another model or set runtime.deterministic to false"
         ) from None
+
+
+def memory_format(params: RuntimeParams) -> torch.memory_format:
+    """How the pixels and weights of convolutions are laid out."""
+    return torch.channels_last if params.channels_last else torch.contiguous_format
 
 
 def autocast(params: RuntimeParams, device: torch.device) -> torch.autocast:
@@ -94,4 +106,7 @@ def autocast(params: RuntimeParams, device: torch.device) -> torch.autocast:
 
 def reseed_torch(seed: int, purpose: str, step: int = 0) -> None:
     """Seed torch's own generators (initial weights, dropout, stochastic depth) for one step of one purpose."""
-    torch.manual_seed(int(generator(seed, purpose, step).integers(2**63)))
+    number = int(generator(seed, purpose, step).integers(2**63))
+    torch.default_generator.manual_seed(number)  # torch.manual_seed takes a hundred times as long
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)

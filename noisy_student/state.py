@@ -23,10 +23,10 @@ class State:
     step: int = 0
 
     @classmethod
-    def start(cls, classifier: Classifier, params: TrainingParams) -> "State":
-        """Before the first step."""
+    def start(cls, classifier: Classifier, params: TrainingParams, fused: bool) -> "State":
+        """Before the first step; `fused` is the optimizer."""
         losses = torch.zeros(params.steps, device=classifier.mean.device)
-        return cls(classifier, make_optimizer(classifier, params), Average(classifier), losses)
+        return cls(classifier, make_optimizer(classifier, params, fused), Average(classifier), losses)
 
     def dump(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The state as tensors by name, and the rest of it, which JSON can hold."""
@@ -48,10 +48,14 @@ class State:
         self.average.classifier.load_state_dict(_below("average", tensors))
         for number, parameter in enumerate(self._parameters()):
             for name, tensor in _below(f"optimizer.{number}", tensors).items():
-                like = tensor if name == "step" else torch.empty_like(parameter)  # the count of steps stays on the CPU
+                like = self._count_of_steps(parameter) if name == "step" else torch.empty_like(parameter)
                 self.optimizer.state[parameter][name] = like.copy_(tensor).detach()
         self.losses.copy_(tensors["losses"])
         self.step, self.curve = rest["step"], rest["curve"]
+
+    def _count_of_steps(self, parameter: Tensor) -> Tensor:
+        """A tensor to hold it: beside the parameter for fused optimizers, on the CPU for others."""
+        return torch.empty((), device=parameter.device if self.optimizer.defaults["fused"] else "cpu")
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from noisy_student.batches import Examples, batch_parts, examples
+from noisy_student.batches import Batches, Examples, examples
 from noisy_student.checkpoint import Checkpoints, save_model
 from noisy_student.errors import Refusal
 from noisy_student.files import write_csv
@@ -23,7 +23,7 @@ from noisy_student.optimization import set_learning_rate, weighted_cross_entropy
 from noisy_student.progress import Meter, meter
 from noisy_student.randomness import generator
 from noisy_student.recipes import Recipe, TrainingParams
-from noisy_student.runtime import RuntimeParams, autocast, explained, reseed_torch
+from noisy_student.runtime import RuntimeParams, autocast, explained, memory_format, reseed_torch
 from noisy_student.state import State
 from noisy_student.stopping import Stopped, finishes_the_step
 from noisy_student.targets import one_hot
@@ -142,14 +142,17 @@ def train(
     """
     params = recipe.training
     report_after = report_steps(params)
-    state = State.start(classifier, params)
+    classifier.laid_out(memory_format(runtime))
+    state, batches = State.start(classifier, params, runtime.fused), Batches(recipe, labeled, pool, seed)
+    if runtime.compile:
+        classifier.network.compile()
     if checkpoints and (found := checkpoints.latest()):
         state.restore(*found)
         progress.resume(state.step * params.batch_size, f"goes on after step {state.step:,} of {params.steps:,}")
 
     with finishes_the_step() as asked:  # all in one: DVC passes Ctrl-C on, so that a second signal often comes
         while state.step < params.steps and not asked:
-            take_step(state, recipe, labeled, pool, runtime, seed)
+            take_step(state, batches, runtime)
             progress.advance(params.batch_size)
             if state.step in report_after:  # the only steps that wait for the device
                 look(state, held_out, runtime)
@@ -161,15 +164,13 @@ def train(
     return state.average.classifier, state.curve
 
 
-def take_step(
-    state: State, recipe: Recipe, labeled: Examples, pool: Examples | None, runtime: RuntimeParams, seed: int
-) -> None:
+def take_step(state: State, batches: Batches, runtime: RuntimeParams) -> None:
     """Take `state` one optimiser step on."""
-    params, step = recipe.training, state.step
+    params, step = batches.recipe.training, state.step
     set_learning_rate(state.optimizer, params, step)
-    reseed_torch(seed, "model noise", step)
+    reseed_torch(batches.seed, "model noise", step)
     state.classifier.train()
-    for images, targets, weights in batch_parts(recipe, labeled, pool, seed, step):
+    for images, targets, weights in batches.parts(step):
         with autocast(runtime, images.device):
             logits = state.classifier(images)
         loss = weighted_cross_entropy(logits.float(), targets, weights)

@@ -52,7 +52,9 @@ def make_split(digits) -> Callable[..., Split]:
 
 @pytest.fixture(scope="session")
 def runtime() -> RuntimeParams:
-    return RuntimeParams(device="cpu", precision="float32", threads=1, deterministic=True)
+    return RuntimeParams(
+        device="cpu", precision="float32", threads=1, channels_last=True, fused=True, compile=False, deterministic=True
+    )
 
 
 @pytest.fixture

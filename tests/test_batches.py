@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisy_student.batches import Examples, batch_parts, examples, rows_of_step, smooth
+from noisy_student.batches import MOST_AHEAD, Batches, Examples, examples, rows_of_step, smooth, steps_ahead
+from noisy_student.errors import Refusal
 from noisy_student.noise import NoiseParams
 
 CPU = torch.device("cpu")
@@ -23,7 +24,7 @@ LABELED, POOL = numbered(0, 10, [1, 0, 0]), numbered(100, 30, [0.2, 0.3, 0.5])
 
 
 def batch(recipe, pool=POOL, seed=0, step=0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return tuple(torch.cat(parts) for parts in zip(*batch_parts(recipe, LABELED, pool, seed, step), strict=True))
+    return tuple(torch.cat(parts) for parts in zip(*Batches(recipe, LABELED, pool, seed).parts(step), strict=True))
 
 
 def numbers(images: torch.Tensor) -> list[int]:
@@ -73,7 +74,7 @@ def test_true_labels_are_never_altered_by_pseudo_labels(make_recipe, smoothing):
 def test_each_image_stands_beside_its_own_target(make_recipe):
     rng = np.random.default_rng(0)
     labeled = Examples(LABELED.images, torch.from_numpy(rng.dirichlet([1, 1, 1], 10)).float(), LABELED.order)
-    for images, targets, _ in batch_parts(make_recipe(batch_size=24, accumulation=3), labeled, None, 0, 0):
+    for images, targets, _ in Batches(make_recipe(batch_size=24, accumulation=3), labeled, None, 0).parts(0):
         assert torch.equal(targets, labeled.targets[numbers(images)])
 
 
@@ -95,7 +96,8 @@ def test_labels_alone_fill_the_batch_with_equal_weights(make_recipe):
 def test_the_parts_together_are_the_batch_and_each_has_labeled_and_pool_images(make_recipe, accumulation):
     recipe = make_recipe(noise=NOISE, batch_size=32, pool_ratio=3)
     whole = batch(recipe)
-    parts = list(batch_parts(make_recipe(noise=NOISE, batch_size=32, accumulation=accumulation), LABELED, POOL, 0, 0))
+    in_parts = make_recipe(noise=NOISE, batch_size=32, accumulation=accumulation)
+    parts = list(Batches(in_parts, LABELED, POOL, 0).parts(0))
     assert [len(weights) for _, _, weights in parts] == [32 // accumulation] * accumulation
     for i, tensor in enumerate(whole):
         assert torch.equal(torch.stack([part[i] for part in parts], dim=1).flatten(0, 1), tensor)
@@ -113,9 +115,35 @@ def test_a_batch_is_a_function_of_seed_and_step_whatever_came_before(make_recipe
     assert not torch.equal(first[0], batch(recipe, seed=4, step=7)[0])
 
 
+@pytest.mark.parametrize("ahead", ["2", "5", ""])
+@pytest.mark.parametrize("first", [0, 3])
+def test_batches_made_several_at_once_are_those_made_one_by_one(make_recipe, monkeypatch, ahead, first):
+    recipe = make_recipe(noise=NOISE, steps=9)
+    monkeypatch.setenv("NOISY_STUDENT_STEPS_AHEAD", "1")
+    alone = [batch(recipe, step=step) for step in range(first, 9)]
+    monkeypatch.setenv("NOISY_STUDENT_STEPS_AHEAD", ahead)
+    batches = Batches(recipe, LABELED, POOL, 0)
+    assert batches.ahead == int(ahead or MOST_AHEAD)
+    for step, expected in enumerate(alone, start=first):
+        assert all(map(torch.equal, next(batches.parts(step)), expected))
+    assert not batches.made  # nothing is made for steps that will not come
+
+
+def test_as_many_batches_are_made_at_once_as_leave_the_memory_alone():
+    assert [steps_ahead(values) for values in (1, 2**18, 2**21, 2**30)] == [MOST_AHEAD, 8, 1, 1]
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "many", "1.5"])
+def test_a_number_of_batches_that_is_none_is_refused(monkeypatch, asked):
+    monkeypatch.setenv("NOISY_STUDENT_STEPS_AHEAD", asked)
+    with pytest.raises(Refusal, match=r"NOISY_STUDENT_STEPS_AHEAD was .* set it to a whole number"):
+        steps_ahead(1)
+
+
 def test_an_image_is_noised_anew_in_every_step(make_recipe):
     one = examples(np.random.default_rng(0).integers(256, size=(1, 8, 8, 1), dtype=np.uint8), np.eye(1), CPU)
-    noised = [next(batch_parts(make_recipe(noise=NOISE), one, None, 0, step))[0] for step in range(2)]
+    batches = Batches(make_recipe(noise=NOISE), one, None, 0)
+    noised = [next(batches.parts(step))[0] for step in range(2)]
     assert not torch.equal(*noised)
 
 

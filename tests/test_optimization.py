@@ -48,7 +48,7 @@ def test_only_weights_decay_and_every_parameter_is_trained(make_recipe, optimize
     layers = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Linear(2, 3))
     classifier = Classifier(layers, torch.zeros(1), torch.ones(1))
     training = make_recipe(optimizer=optimizer, weight_decay=0.1).training
-    decayed, kept = make_optimizer(classifier, training).param_groups
+    decayed, kept = make_optimizer(classifier, training, fused=True).param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0)
     assert {parameter.ndim for parameter in decayed["params"]} == {2, 4}
     assert {parameter.ndim for parameter in kept["params"]} == {1}

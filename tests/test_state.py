@@ -17,9 +17,9 @@ class Scaled(nn.Module):
         return (self.gain * self.norm(self.conv(pixels))).mean(dim=(2, 3))
 
 
-def fresh(recipe) -> State:
+def fresh(recipe, fused=True) -> State:
     torch.manual_seed(0)
-    return State.start(Classifier(Scaled(), torch.zeros(1), torch.ones(1)).train(), recipe.training)
+    return State.start(Classifier(Scaled(), torch.zeros(1), torch.ones(1)).train(), recipe.training, fused)
 
 
 def advance(state: State, steps: int) -> None:
@@ -34,10 +34,11 @@ def advance(state: State, steps: int) -> None:
         state.step += 1
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_restored_state_goes_on_as_the_one_that_was_dumped(make_recipe, optimizer):
+def test_a_restored_state_goes_on_as_the_one_that_was_dumped(make_recipe, optimizer, fused):
     recipe = make_recipe(optimizer=optimizer, steps=9, learning_rate=0.01)
-    whole, first, second = fresh(recipe), fresh(recipe), fresh(recipe)
+    whole, first, second = (fresh(recipe, fused) for _ in range(3))
     advance(whole, 9)
     advance(first, 4)
     tensors, rest = first.dump()
@@ -51,6 +52,8 @@ def test_a_restored_state_goes_on_as_the_one_that_was_dumped(make_recipe, optimi
 
 def test_restored_tensors_keep_the_memory_format_of_the_weights(make_recipe):
     first, second = fresh(make_recipe()), fresh(make_recipe())
+    for state in (first, second):
+        state.classifier.laid_out(torch.channels_last)
     advance(first, 1)
     second.restore(*first.dump())
     weight = second.classifier.network.conv.weight

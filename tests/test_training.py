@@ -8,8 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from noisy_student import training
-from noisy_student.batches import batch_parts
+from noisy_student.batches import Batches
 from noisy_student.errors import Refusal
 from noisy_student.files import read_csv, read_json
 from noisy_student.inference import Classifier, load_classifier, predict
@@ -224,13 +223,15 @@ def at_step(monkeypatch):
     monkeypatch.setenv("NOISY_STUDENT_CHECKPOINT_SECONDS", "0")
     monkeypatch.setattr("noisy_student.checkpoint.SHARE", 1e9)
 
-    def arrange(number, happening):
-        def draw(*args):
-            if args[-1] == number:
-                happening()
-            return batch_parts(*args)
+    parts = Batches.parts
 
-        monkeypatch.setattr(training, "batch_parts", draw)
+    def arrange(number, happening):
+        def draw(batches, step):
+            if step == number:
+                happening()
+            return parts(batches, step)
+
+        monkeypatch.setattr(Batches, "parts", draw)
 
     yield arrange
     monkeypatch.undo()
@@ -306,3 +307,42 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_aloud(tmp_path, run, 
     assert "is damaged" in capsys.readouterr().out
     assert seen == [7]
     assert as_bytes(resumed.classifier) == as_bytes(whole.classifier)
+
+
+PLAIN = {"channels_last": False, "fused": False, "compile": False, "precision": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("fast", "tolerance"),
+    [
+        ({}, 0),
+        ({"fused": True}, 1e-5),
+        ({"channels_last": True}, 1e-5),
+        ({"channels_last": True, "fused": True}, 1e-5),
+        ({"precision": "bfloat16"}, 0.05),
+        pytest.param({"compile": True}, 1e-5, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_every_fast_path_trains_to_the_weights_of_the_plain_one(
+    run, make_recipe, make_pool, monkeypatch, fast, tolerance, optimizer
+):
+    model_noise = {"dropout": 0.3, "stochastic_depth": 0.3}
+    if "compile" in fast:  # a compiled network draws its model noise in another way
+        model_noise = {"dropout": 0.0, "stochastic_depth": 0.0}
+    recipe = make_recipe("cnn_4", {**NOISE, **model_noise}, steps=8, optimizer=optimizer, learning_rate=1e-3)
+    fast_run = run(recipe, make_pool(), **{**PLAIN, **fast})
+    monkeypatch.setenv("NOISY_STUDENT_STEPS_AHEAD", "1")
+    plain = run(recipe, make_pool(), **PLAIN)
+    assert fast_run.curve[-1]["loss"] == pytest.approx(plain.curve[-1]["loss"], rel=tolerance)
+    for one, other in zip(*(each.classifier.state_dict().values() for each in (fast_run, plain)), strict=True):
+        assert torch.allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+def test_a_compiler_that_is_not_there_is_said_in_a_sentence(run, make_recipe, monkeypatch):
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("nonexistent",))
+    with pytest.raises(Refusal, match=r"torch.compile failed \(.*\); set runtime.compile to false"):
+        run(make_recipe("cnn_2", {}, steps=1), compile=True)
