@@ -1,0 +1,141 @@
+"""Where the time goes: python -m benchmarks.profile
+
+    step       one training step of a student, by its parts, on the CPU
+    pipeline   the default run, by its stages, each beside the bare start of its program
+
+Writes benchmarks/profile.md.
+"""
+
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pandas as pd
+import torch
+
+from benchmarks import work
+from benchmarks.expand import commands
+from benchmarks.speed import MODELS, ROOT, hardware, pipeline, run
+from benchmarks.study import copy_project
+from noisy_student import batches, optimization, training
+from noisy_student.files import write_bytes
+
+PROFILE = ROOT / "benchmarks" / "profile.md"
+STEP = "cnn_24"
+BATCH = "choosing and noising the batch"
+PARTS: dict[str, tuple[Any, str]] = {  # each a function that a step calls, and none calls another
+    BATCH: (batches.Batches, "_make"),
+    "seeding model noise": (training, "reseed_torch"),
+    "forward pass": (training.Classifier, "forward"),
+    "loss": (training, "weighted_cross_entropy"),
+    "backward pass": (torch.Tensor, "backward"),
+    "optimizer": (torch.optim.AdamW, "step"),
+    "average of the weights": (optimization.Average, "update"),
+}
+WHOLE = (training, "take_step")
+IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1])"
+
+
+def main() -> None:
+    step, stages = step_table(STEP), pipeline_table()
+    total, start = stages["seconds"].sum(), stages["start"].sum()
+    text = f"""# Where the time goes
+
+{hardware()}.
+
+## One step of {STEP}
+
+Milliseconds of a step with a batch of 128 images of {MODELS[STEP][0]} pixels, all noise on, the mean of some hundred.
+What is left beside the model is {step["share"][BATCH]:.0%} for the batch and its noise.
+
+{markdown(step, "part")}
+
+## The default run
+
+Seconds of each program of dvc.yaml, and how many of them a program takes that only imports the same; DVC's own time is
+not in it. The run takes {total:.0f} s, of which {start / total:.0%} are starts of Python, torch and pandas, and nearly
+all of the rest the steps of the four trainings.
+
+{markdown(stages, "stage")}
+"""
+    write_bytes(PROFILE, text.encode())
+    print(text)
+
+
+def step_table(model: str) -> pd.DataFrame:
+    """Milliseconds and share of each part of a step of `model`."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    with ExitStack() as stack:
+        for name, place in {**PARTS, "whole": WHOLE}.items():
+            stack.enter_context(timed(*place, name, seconds))
+        calls = stack.enter_context(counted(*WHOLE))
+        work.main("training", model, *map(str, MODELS[model]))
+    rows = {name: 1000 * seconds[name] / len(calls) for name in PARTS}
+    whole = 1000 * seconds["whole"] / len(calls)
+    table = pd.DataFrame({"ms": {**rows, "all else": whole - sum(rows.values()), "the step": whole}})
+    return table.assign(share=table["ms"] / whole)
+
+
+@contextmanager
+def timed(owner: Any, attribute: str, name: str, seconds: defaultdict[str, float]) -> Iterator[None]:
+    """Within the block, what calls of `owner.attribute` take is added to `seconds[name]`."""
+    original: Callable[..., Any] = getattr(owner, attribute)
+
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            seconds[name] += time.perf_counter() - started
+
+    with patch.object(owner, attribute, measured):
+        yield
+
+
+@contextmanager
+def counted(owner: Any, attribute: str) -> Iterator[list[None]]:
+    """Within the block, the list grows by an item for each call of `owner.attribute`."""
+    original: Callable[..., Any] = getattr(owner, attribute)
+    calls: list[None] = []
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        return original(*args, **kwargs)
+
+    with patch.object(owner, attribute, noted):
+        yield calls
+
+
+def pipeline_table() -> pd.DataFrame:
+    """Seconds of each stage's programs in their order, and seconds of their imports."""
+    rows, imports = {}, {}
+    params = pipeline()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, lines in commands(copy_project(Path(folder), params), params):
+            programs = [line.split()[1:] for line in lines]
+            for program in programs:
+                if program[1] not in imports:
+                    imports[program[1]] = 1 / run(Path(folder), sys.executable, "-c", IMPORT, program[1]).speed
+            took = [1 / run(Path(folder), sys.executable, *program).speed for program in programs]
+            rows[name] = {"seconds": sum(took), "start": sum(imports[program[1]] for program in programs)}
+            print(f"{name}: {sum(took):.2f} s", flush=True)
+    return pd.DataFrame(rows).T
+
+
+def markdown(table: pd.DataFrame, index: str) -> str:
+    """The table with two decimals, shares in per cent."""
+    lines = [f"| {index} | {' | '.join(table.columns)} |", f"|---|{'---:|' * len(table.columns)}"]
+    for name, row in table.iterrows():
+        cells = [f"{value:.0%}" if column == "share" else f"{value:.2f}" for column, value in row.items()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
