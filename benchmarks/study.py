@@ -164,7 +164,8 @@ def copy_project(folder: Path, params: dict[str, Any]) -> dict[str, Any]:
     if params["data"]["source"] not in LISTS:
         (folder / params["data"]["path"]).mkdir(parents=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    (folder / "metrics" / "controls").mkdir(parents=True)
+    for outputs in ("metrics/controls", "models/pool_controls"):
+        (folder / outputs).mkdir(parents=True)
     return yaml.safe_load((ROOT / "dvc.yaml").read_text())
 
 

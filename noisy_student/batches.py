@@ -4,8 +4,8 @@ B images in a batch, N in a split, C channels, H x W pixels, K classes.
 """
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from noisy_student import noise
 from noisy_student.errors import Refusal
+from noisy_student.mixing import mix
+from noisy_student.noise import NoiseParams
 from noisy_student.randomness import generator
 from noisy_student.recipes import Recipe, TrainingParams, labeled_in_batch
 
@@ -39,6 +41,21 @@ def examples(
     return Examples(pixels.to(device), torch.tensor(targets, dtype=torch.float32, device=device), order)
 
 
+@dataclass(frozen=True)
+class Part:
+    """B images of a batch, or as many of them as fit the memory at once."""
+
+    images: Tensor  # uint8 (B,C,H,W), noised
+    targets: Tensor  # float32 (B,K), rows sum to 1
+    weights: Tensor  # float32 (B,); those of a batch sum to 1
+    from_pool: Tensor  # float32 (B,), 1 for pool images and 0 for labeled ones
+    weak: Tensor  # uint8 (B,C,H,W), the same images weakly noised for an objective that looks at both, else as they are
+
+    def every(self, stride: int, first: int) -> "Part":
+        """Every `stride`-th image from the `first` on."""
+        return Part(*(getattr(self, field.name)[first::stride] for field in fields(self)))
+
+
 class Batches:
     """The batches of a run, each a function of `seed` and its step.
 
@@ -48,41 +65,52 @@ class Batches:
 
     def __init__(self, recipe: Recipe, labeled: Examples, pool: Examples | None, seed: int):
         self.recipe, self.labeled, self.pool, self.seed = recipe, labeled, pool, seed
-        self.weights = weights(recipe.training, pool is not None).to(labeled.images.device)
         self.ahead = steps_ahead(recipe.training.batch_size * labeled.images[0].numel())
-        self.made: dict[int, tuple[Tensor, Tensor]] = {}  # images and targets of the next steps
+        self.made: dict[int, Part] = {}  # the batches of the next steps
 
-    def parts(self, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The batch of `step`, noised, in `accumulation` parts: images uint8 (b,C,H,W), targets (b,K), weights (b,)."""
+    def parts(self, step: int) -> Iterator[Part]:
+        """The batch of `step` in `accumulation` parts, each with labeled and pool images in the batch's proportion."""
         if step not in self.made:
             self.made = self._make(range(step, min(step + self.ahead, max(self.recipe.training.steps, step + 1))))
-        images, targets = self.made.pop(step)
-        parts = self.recipe.training.accumulation
-        for part in range(parts):  # every n-th row, so that each part has labeled and pool images
-            yield images[part::parts], targets[part::parts], self.weights[part::parts]
+        batch, count = self.made.pop(step), self.recipe.training.accumulation
+        return (batch.every(count, first) for first in range(count))
 
-    def _make(self, steps: range) -> dict[int, tuple[Tensor, Tensor]]:
-        params, count = self.recipe.noise, self.recipe.training.batch_size
-        height, width = self.labeled.images.shape[2:]
-        images, targets = zip(*(self._plain(step) for step in steps), strict=True)
-        draws = [
-            noise.draw(params, count, (height, width), generator(self.seed, "input noise", step)) for step in steps
-        ]
-        noised = noise.apply(torch.cat(images), noise.Draw.joined(draws), params).chunk(len(steps))
-        return {step: (noised[i], targets[i]) for i, step in enumerate(steps)}
+    def _make(self, steps: range) -> dict[int, Part]:
+        plain = [self._plain(step) for step in steps]
+        images = torch.cat([part.images for part in plain])
+        noised = self._noised(images, steps, self.recipe.noise, "input noise")
+        weak: Sequence[Tensor] = [part.images for part in plain]
+        if self.pool and self.recipe.training.objective != "pseudo_labels":
+            weak = self._noised(images, steps, self.recipe.noise.weak(), "weak noise")
+        made = [replace(part, images=noised[i], weak=weak[i]) for i, part in enumerate(plain)]
+        return {step: self._mixed(part, step) for step, part in zip(steps, made, strict=True)}
 
-    def _plain(self, step: int) -> tuple[Tensor, Tensor]:
-        """The images of `step` without noise, the labeled ones first, and their targets."""
+    def _noised(self, images: Tensor, steps: range, params: NoiseParams, purpose: str) -> Sequence[Tensor]:
+        """The images of all `steps` with the noise of each step's draw, by step."""
+        count, (height, width) = len(images) // len(steps), images.shape[2:]
+        draws = [noise.draw(params, count, (height, width), generator(self.seed, purpose, step)) for step in steps]
+        return noise.apply(images, noise.Draw.joined(draws), params).chunk(len(steps))
+
+    def _mixed(self, part: Part, step: int) -> Part:
+        params = self.recipe.noise
+        if params.mix == "none":
+            return part
+        draw = generator(self.seed, "mix", step)
+        images, targets, weights = mix(part.images, part.targets, part.weights, params.mix, params.mix_alpha, draw)
+        return replace(part, images=images, targets=targets, weights=weights)
+
+    def _plain(self, step: int) -> Part:
+        """The batch of `step` without noise, the labeled images first."""
         params = self.recipe.training
-        labeled_count = labeled_in_batch(params) if self.pool else params.batch_size
-        rows = rows_of_step(self.labeled.order, labeled_count, self.seed, "labeled", step)
-        images, targets = take(self.labeled, rows)
+        labeled, pool = composition(params, step, self.pool is not None)
+        images, targets = take(self.labeled, rows_of_step(self.labeled.order, labeled, self.seed, "labeled", step))
         targets = smooth(targets, params.label_smoothing)
-        if not self.pool:
-            return images, targets
-        rows = rows_of_step(self.pool.order, params.batch_size - labeled_count, self.seed, "pool", step)
-        pool_images, pool_targets = take(self.pool, rows)
-        return torch.cat([images, pool_images]), torch.cat([targets, pool_targets])
+        if self.pool:
+            pool_images, pool_targets = take(self.pool, rows_of_step(self.pool.order, pool, self.seed, "pool", step))
+            images, targets = torch.cat([images, pool_images]), torch.cat([targets, pool_targets])
+        from_pool = torch.cat([torch.zeros(labeled), torch.ones(pool)])
+        weights = image_weights(params, labeled, pool).to(images.device)
+        return Part(images, targets, weights, from_pool.to(images.device), images)
 
 
 def steps_ahead(values: int) -> int:
@@ -98,15 +126,24 @@ def steps_ahead(values: int) -> int:
     return int(asked)
 
 
-def weights(params: TrainingParams, with_pool: bool) -> Tensor:
+def composition(params: TrainingParams, step: int, with_pool: bool) -> tuple[int, int]:
+    """How many labeled and how many pool images the batch of `step` has."""
+    size = params.batch_size
+    if not with_pool:
+        return size, 0
+    if params.finetune:  # pretrain, then finetune (Xie et al. 2019, section 4.1 and appendix A.2)
+        return (size, 0) if step >= round(params.steps * (1 - params.finetune)) else (0, size)
+    return labeled_in_batch(params), size - labeled_in_batch(params)
+
+
+def image_weights(params: TrainingParams, labeled: int, pool: int) -> Tensor:
     """The weight of each image of a batch (B,), the labeled ones first; they sum to 1.
 
-    Labeled images share 1 / (1 + pool_weight), pool images the rest.
+    Where there are both, labeled images share 1 / (1 + pool_weight) and pool images the rest.
     """
-    labeled = labeled_in_batch(params) if with_pool else params.batch_size
-    pool = params.batch_size - labeled
-    whole = torch.cat([torch.full((labeled,), 1 / labeled), torch.full((pool,), params.pool_weight / max(pool, 1))])
-    return whole / (1 + params.pool_weight) if with_pool else whole
+    shares = (1.0, params.pool_weight) if labeled and pool else (1.0, 1.0)
+    whole = torch.cat([torch.full((n,), share / max(n, 1)) for n, share in zip((labeled, pool), shares, strict=True)])
+    return whole / (sum(shares) if labeled and pool else 1)
 
 
 def take(source: Examples, rows: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -117,6 +154,8 @@ def take(source: Examples, rows: np.ndarray) -> tuple[Tensor, Tensor]:
 
 def rows_of_step(order: np.ndarray, count: int, seed: int, purpose: str, step: int) -> np.ndarray:
     """The `count` rows of `step`: `order` is gone through in one permutation after another, none carried along."""
+    if count == 0:
+        return order[:0]
     first, last = step * count, (step + 1) * count  # positions in the endless row of permutations
     epochs = range(first // len(order), (last - 1) // len(order) + 1)
     positions = np.concatenate([_permutation(len(order), seed, purpose, epoch) for epoch in epochs])

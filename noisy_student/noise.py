@@ -8,7 +8,7 @@ and the same draw gives the same images again.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class NoiseParams(Section):
     flip: bool  # mirror left-right with probability 1/2
     cutout: float = Field(ge=0, le=1)  # side of the erased square, as a fraction of the image's shorter side (0: off)
     fill: int = Field(ge=0, le=255)  # grey value of what a move or a cutout uncovers
+    mix: Literal["none", "mixup", "cutmix", "fmix"] = "none"  # how two images of a batch become one, see mixing.py
+    mix_alpha: float = Field(default=1.0, gt=0, le=100)  # of Beta(alpha, alpha), from which an image's share is drawn
     dropout: float = Field(ge=0, lt=1)  # fraction of the features before the classifier dropped in training
     stochastic_depth: float = Field(ge=0, lt=1)  # rate at which the deepest residual branch is skipped, linear decay
 
@@ -39,6 +41,10 @@ class NoiseParams(Section):
     def none(cls) -> "NoiseParams":
         """Everything off, as for a control without noise."""
         return cls(operations=0, magnitude=0, crop=0, flip=False, cutout=0, fill=0, dropout=0, stochastic_depth=0)
+
+    def weak(self) -> "NoiseParams":
+        """Crop and flip alone, the weak noise of consistency objectives (Sohn et al. 2020, section 2.2)."""
+        return NoiseParams.none().model_copy(update={"crop": self.crop, "flip": self.flip, "fill": self.fill})
 
 
 class Scale(NamedTuple):

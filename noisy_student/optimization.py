@@ -1,23 +1,14 @@
-"""What turns gradients into a model: the loss, the optimizer, its rate over time, and the average of the weights.
-
-B images in a batch, K classes.
-"""
+"""What turns gradients into a model: the optimizer, its rate over time, and the average of the weights."""
 
 import copy
 import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from noisy_student.inference import Classifier
 from noisy_student.recipes import TrainingParams
-
-
-def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """The sum over the images of weight (B,) times cross-entropy of `logits` (B,K) against soft `targets` (B,K)."""
-    return -(weights * (targets * F.log_softmax(logits, dim=1)).sum(dim=1)).sum()
 
 
 def make_optimizer(classifier: Classifier, params: TrainingParams, fused: bool) -> torch.optim.Optimizer:

@@ -13,11 +13,13 @@ from noisy_student.randomness import Seed
 from noisy_student.recipes import (
     ControlParams,
     IterationParams,
+    PoolControlParams,
     Recipe,
     TeacherParams,
     TrainingParams,
     control_recipe,
     iteration_recipe,
+    pool_control_recipe,
     teacher_recipe,
 )
 from noisy_student.runtime import RuntimeParams, pick_device
@@ -41,6 +43,12 @@ class Everything(Section):
     training: TrainingParams
     iterations: dict[str, IterationParams]
     controls: dict[str, ControlParams]
+    pool_controls: dict[str, PoolControlParams]
+
+    def key(self, name: str) -> str:
+        """The dotted key of the model of that name: iter0, an iteration or a control."""
+        sections = ("iterations", "controls", "pool_controls")
+        return next((f"{section}.{name}" for section in sections if name in getattr(self, section)), "teacher")
 
     def recipes(self) -> dict[str, Recipe]:
         """How each model is trained, by its name: iter0, the iterations, the controls."""
@@ -49,6 +57,9 @@ class Everything(Section):
             found[name] = iteration_recipe(self.noise, self.training, iteration, name)
         for name, control in self.controls.items():
             found[name] = control_recipe(self.training, self.iterations[control.of].model, control, name)
+        for name, pool_control in self.pool_controls.items():
+            of = self.iterations[pool_control.of]
+            found[name] = pool_control_recipe(self.noise, self.training, of, pool_control)
         return found
 
 
@@ -61,9 +72,7 @@ def check(params: Params) -> Everything:
         overlay(everything.pseudo_labels, iteration.pseudo_labels, f"iterations.{name}.pseudo_labels")
     recipes = everything.recipes()
     for name, recipe in recipes.items():
-        key = {"iter0": "teacher"}.get(
-            name, f"iterations.{name}" if name in everything.iterations else f"controls.{name}"
-        )
+        key = everything.key(name)
         _at(f"{key}.model", check_name, recipe.model)
         _at(f"{key}.noise", check_rates, recipe.model, recipe.noise.dropout, recipe.noise.stochastic_depth)
         _at(f"{key}.noise", check_crop, recipe.noise, everything.data.shape()[:2])
@@ -71,6 +80,7 @@ def check(params: Params) -> Everything:
             raise Refusal(
                 f"params.yaml: {key}.noise.flip was True; it must be False, for {everything.data.source} has digits"
             )
+    _check_warm(everything, recipes)
     _check_controls(everything, recipes)
     check_sizes(everything.data)
     pick_device(everything.runtime)
@@ -98,7 +108,8 @@ def orphans(everything: Everything, pipeline: Path = PIPELINE_FILE) -> list[Path
             patterns.add(out.replace("${key}", "[!.]*"))
             expected |= {out.replace("${key}", name) for name in items}
     found = {path for pattern in patterns for path in pipeline.parent.glob(pattern)}
-    return sorted(found - {pipeline.parent / out for out in expected})
+    shared = {pipeline.parent / Path(pattern).parent for pattern in patterns}  # a folder may be of several patterns
+    return sorted(found - shared - {pipeline.parent / out for out in expected})
 
 
 def _sections(params: Params) -> Everything:
@@ -111,7 +122,12 @@ def _sections(params: Params) -> Everything:
 
 
 def _check_names(everything: Everything) -> None:
-    for section, pattern, example in (("iterations", ITERATION, "iter3"), ("controls", CONTROL, "same_size")):
+    kinds = (
+        ("iterations", ITERATION, "iter3"),
+        ("controls", CONTROL, "same_size"),
+        ("pool_controls", CONTROL, "oracle"),
+    )
+    for section, pattern, example in kinds:
         for name in getattr(everything, section):
             if not pattern.fullmatch(name) or (pattern is CONTROL and name.startswith("iter")):
                 raise Refusal(f"params.yaml: the key {section}.{name} must be named like {example}")
@@ -124,12 +140,15 @@ def _check_teachers(everything: Everything) -> None:
         _no_cycle(name, everything.iterations)
     _one_of("current", everything.current, known)
     taken: dict[tuple[str, str], str] = {}
-    for name, control in everything.controls.items():
-        _one_of(f"controls.{name}.of", control.of, list(everything.iterations))
+    if both := everything.controls.keys() & everything.pool_controls.keys():
+        raise Refusal(f"params.yaml: {min(both)} stands in controls and in pool_controls; give one another name")
+    for name, control in (everything.controls | everything.pool_controls).items():
+        key = everything.key(name)
+        _one_of(f"{key}.of", control.of, list(everything.iterations))
         other = taken.setdefault((control.kind, control.of), name)
         if other != name:
             raise Refusal(
-                f"params.yaml: controls.{name} and controls.{other} are the same control of {control.of}; keep one"
+                f"params.yaml: {key} and {everything.key(other)} are the same control of {control.of}; keep one"
             )
 
 
@@ -143,6 +162,17 @@ def _check_controls(everything: Everything, recipes: dict[str, Recipe]) -> None:
                     f"params.yaml: controls.{name} would train with {key} {has} and its iteration {control.of} with "
                     f"{wanted}; set controls.{name}.training.{key} to {wanted}"
                 )
+
+
+def _check_warm(everything: Everything, recipes: dict[str, Recipe]) -> None:
+    """A student that begins with its teacher's weights is of the teacher's size."""
+    for name, iteration in everything.iterations.items():
+        model, teacher = recipes[name].model, recipes[iteration.teacher].model
+        if recipes[name].training.initial == "warm" and model != teacher:
+            raise Refusal(
+                f"params.yaml: iterations.{name} cannot begin with the weights of {iteration.teacher}, for it is a "
+                f"{model} and its teacher a {teacher}; set iterations.{name}.training.initial to scratch"
+            )
 
 
 def _no_cycle(name: str, iterations: dict[str, IterationParams]) -> None:

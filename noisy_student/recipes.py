@@ -15,6 +15,12 @@ class TrainingParams(Section):
     batch_size: int = Field(ge=2, le=2**16)  # images a step, labeled and pool together
     pool_ratio: float = Field(gt=0)  # pool images for each labeled image of a batch
     pool_weight: float = Field(gt=0)  # weight of the pool's mean loss beside the labeled images'
+    objective: Literal["pseudo_labels", "consistency", "joined"] = "pseudo_labels"  # of students, see objectives.py
+    consistency_threshold: float = Field(default=0.8, ge=0, le=1)  # least confidence in a label made on the fly
+    consistency_temperature: float = Field(default=0.4, ge=0)  # that sharpens it, 0: a hard label
+    initial: Literal["scratch", "warm"] = "scratch"  # weights of students: drawn, or the teacher's of the same net
+    finetune: float = Field(default=0.0, ge=0, lt=1)  # last fraction of a student's steps, on labels alone; the pool's
+    # images alone come before (0: labeled and pool images together throughout)
     accumulation: int = Field(ge=1, le=2**15)  # parts that a batch is cut into, to save memory
     optimizer: Literal["sgd", "adamw"]  # Nesterov momentum, or AdamW
     learning_rate: float = Field(gt=0)  # the highest, at the end of the warm-up
@@ -69,6 +75,13 @@ class ControlParams(Section):
     training: dict[str, Any] = {}  # in place of the defaults
 
 
+class PoolControlParams(Section):
+    """A control that sees the pool: its iteration's model, steps and images, all but one thing."""
+
+    kind: Literal["unnoised", "oracle", "shuffled"]  # no noise; true labels; each pseudo-label beside another image
+    of: str  # the iteration
+
+
 class Recipe(Section):
     """All that one training run is made of, but its images and its seed."""
 
@@ -101,3 +114,18 @@ def control_recipe(training: TrainingParams, model: str, control: ControlParams,
     """How the control called `name` is trained, `model` being that of its iteration."""
     training = overlay(training, control.training, f"controls.{name}.training")
     return Recipe(model=model, noise=control.noise, training=training)
+
+
+def pool_control_recipe(
+    noise: NoiseParams, training: TrainingParams, iteration: IterationParams, control: PoolControlParams
+) -> Recipe:
+    """How a control that sees the pool is trained: as `iteration`, which it is of, from weights of its own."""
+    whole = iteration_recipe(noise, training, iteration, control.of)
+    changed = {"initial": "scratch"}
+    if control.kind != "unnoised":  # the labels that it is told are all that it is about
+        changed["objective"] = "pseudo_labels"
+    return Recipe(
+        model=whole.model,
+        noise=NoiseParams.none() if control.kind == "unnoised" else whole.noise,
+        training=whole.training.model_copy(update=changed),
+    )

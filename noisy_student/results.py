@@ -10,7 +10,12 @@ from rich.table import Table
 from noisy_student import metrics
 from noisy_student.history import History
 
-CONTROL_NAMES = {"supervised": "control"}  # what a gain over each kind of control is called
+CONTROL_NAMES = {  # what a gain over each kind of control is called
+    "supervised": "control",
+    "unnoised": "unnoised_control",
+    "oracle": "oracle_control",
+    "shuffled": "shuffled_control",
+}
 
 
 def evaluation(logits: np.ndarray, labels: np.ndarray, description: dict[str, Any]) -> dict[str, Any]:

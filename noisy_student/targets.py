@@ -3,13 +3,13 @@
 N pool images, n of them kept, K classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from noisy_student.config import Section
 from noisy_student.errors import Refusal
@@ -25,8 +25,30 @@ class PseudoLabelParams(Section):
 
     kind: Literal["soft", "hard"]  # the teacher's probabilities, or its most probable class
     calibrate: bool  # divide the logits by a temperature fitted on the calibration split first (Guo et al. 2017)
+    target_temperature: float = Field(default=1.0, gt=0)  # that divides calibrated logits of soft targets; <1: sharper
     threshold: float = Field(ge=0, le=1)  # the least confidence at which a pool image is kept
+    precision: float | None = Field(default=None, gt=0, le=1)  # in place of the threshold: the lowest one at which this
+    # fraction of the calibration images that reach it is right
+    in_distribution: float | None = Field(default=None, gt=0, le=1)  # fraction of the calibration images with less
+    # energy than a pool image may have; null: no filter
     balance: bool  # equally many images a class: the most confident, or duplicates where they are too few
+    per_class: int | None = Field(default=None, ge=1)  # that many, with duplicates; null: the mean over the classes
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> "PseudoLabelParams":
+        if self.per_class and not self.balance:
+            raise ValueError("should have balance true where per_class is set")
+        if self.precision and self.threshold:
+            raise ValueError("should have threshold 0 where precision chooses it")
+        return self
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a pool image has to reach to be kept."""
+
+    threshold: float  # its confidence, at least
+    evidence: float = -np.inf  # its logits' logsumexp, at least: less is further from what the teacher knows
 
 
 @dataclass(frozen=True)
@@ -41,44 +63,106 @@ class PseudoLabels:
 
 
 def make(
-    logits: np.ndarray, params: PseudoLabelParams, temperature: float, generator: np.random.Generator
+    logits: np.ndarray,
+    params: PseudoLabelParams,
+    temperature: float,
+    generator: np.random.Generator,
+    limits: Limits | None = None,
 ) -> PseudoLabels:
     """Pseudo-labels out of the teacher's `logits` (N,K) for the pool (Xie et al. 2019, algorithm 1 and section 3.2).
 
-    Raises `Refusal` when no image reaches the threshold.
+    `limits` are those of `find_limits`; without them the threshold of `params` alone parts the pool. Raises `Refusal`
+    when no image reaches them.
     """
+    limits = limits or Limits(params.threshold)
     probabilities = softmax(logits, temperature)
     confidence, labels = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    rows = np.flatnonzero(confidence >= params.threshold)
+    rows = np.flatnonzero((confidence >= limits.threshold) & (evidence(logits) >= limits.evidence))
     if not len(rows):
         raise Refusal(
-            f"no pool image reaches pseudo_labels.threshold {params.threshold}: the teacher's highest confidence is "
+            f"no pool image reaches pseudo_labels.threshold {limits.threshold}: the teacher's highest confidence is "
             f"{confidence.max() if len(confidence) else 0:.3f}; lower the threshold"
         )
     copies = np.ones(len(rows), dtype=np.int64)
     if params.balance:
-        copies = balanced_copies(labels[rows], confidence[rows], generator)
+        copies = balanced_copies(labels[rows], confidence[rows], generator, params.per_class)
     rows, copies = rows[copies > 0], copies[copies > 0]
-    targets = probabilities[rows] if params.kind == "soft" else one_hot(labels[rows], logits.shape[1])
+    targets = one_hot(labels[rows], logits.shape[1])
+    if params.kind == "soft":
+        targets = softmax(logits[rows], temperature * params.target_temperature)
     return PseudoLabels(rows, labels[rows], confidence[rows].astype(np.float32), targets.astype(np.float32), copies)
 
 
-def balanced_copies(labels: np.ndarray, confidence: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def find_limits(params: PseudoLabelParams, logits: np.ndarray, labels: np.ndarray, temperature: float) -> Limits:
+    """What a pool image has to reach, by the teacher's `logits` (M,K) and `labels` (M,) of the calibration split."""
+    threshold, least = params.threshold, -np.inf
+    if params.precision:
+        threshold = precise_threshold(softmax(logits, temperature), labels, params.precision)
+    if params.in_distribution:
+        least = float(np.quantile(evidence(logits), 1 - params.in_distribution))
+    return Limits(threshold, least)
+
+
+def precise_threshold(probabilities: np.ndarray, labels: np.ndarray, precision: float) -> float:
+    """The lowest confidence such that of the images (M,K) that reach it a fraction of `precision` is labeled right.
+
+    Raises `Refusal` when there is none.
+    """
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    reached = np.sort(confidence)
+    precise = [c for c in reached if right[confidence >= c].mean() >= precision]
+    if not precise:
+        best = max(right[confidence >= c].mean() for c in reached)
+        raise Refusal(
+            f"at no threshold {precision} of the calibration images are labeled right: at most {best:.3f} are; lower "
+            "pseudo_labels.precision, or set it to null"
+        )
+    return float(precise[0])
+
+
+def evidence(logits: np.ndarray) -> np.ndarray:
+    """The negative energy (N,) of `logits` (N,K), which is low for images unlike those of training (Liu et al. 2020,
+    "Energy-based Out-of-distribution Detection", arXiv 2010.03759, section 3.1, at temperature 1)."""
+    return np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+
+
+def balanced_copies(
+    labels: np.ndarray, confidence: np.ndarray, generator: np.random.Generator, per_class: int | None = None
+) -> np.ndarray:
     """How often each image is used (n,) so that every class that occurs has equally many.
 
-    That many is the mean over the classes that occur, rounded up. A larger class keeps its most confident images, a
-    smaller one keeps all and repeats some, evenly and by the generator's choice (Xie et al. 2019, section 3.2, "data
-    balancing").
+    That many is `per_class` or the mean over the classes that occur, rounded up. A larger class keeps its most
+    confident images, a smaller one keeps all and repeats some, evenly and by the generator's choice (Xie et al. 2019,
+    section 3.2, "data balancing").
     """
     copies = np.zeros(len(labels), dtype=np.int64)
     present = np.unique(labels)
-    wanted = -(-len(labels) // len(present))
+    wanted = per_class or -(-len(labels) // len(present))
     for k in present:
         members = np.flatnonzero(labels == k)
         best = members[np.argsort(-confidence[members], kind="stable")[:wanted]]
         copies[best] = wanted // len(best)
         copies[generator.permutation(best)[: wanted % len(best)]] += 1
     return copies
+
+
+def true_labels(truth: np.ndarray, classes: int) -> PseudoLabels:
+    """What an oracle says of the pool, whose labels are `truth` (N,), -1 where unknown.
+
+    Raises `Refusal` when none is known.
+    """
+    rows = np.flatnonzero(truth >= 0)
+    if not len(rows):
+        raise Refusal("no label of the pool is known, so there is no oracle; take the control of kind oracle out")
+    sure, once = np.ones(len(rows), dtype=np.float32), np.ones(len(rows), dtype=np.int64)
+    return PseudoLabels(rows, truth[rows], sure, one_hot(truth[rows], classes), once)
+
+
+def shuffled(made: PseudoLabels, generator: np.random.Generator) -> PseudoLabels:
+    """The same images and targets, each target with an image of the generator's choice."""
+    order = generator.permutation(len(made.rows))
+    taken = {name: getattr(made, name)[order] for name in ("labels", "confidence", "targets")}
+    return replace(made, **taken)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -108,7 +192,9 @@ def read_logits(folder: Path, split: str) -> np.ndarray:
     return np.concatenate([read_array(shard) for shard in shards])
 
 
-def save_pseudo_labels(folder: Path, made: PseudoLabels, classes: list[str], temperature: float, pool: int) -> None:
+def save_pseudo_labels(
+    folder: Path, made: PseudoLabels, classes: list[str], temperature: float, limits: Limits, pool: int
+) -> None:
     """Write pseudo-labels as a table, and beside it what a person wants to know of them."""
     flat = pa.array(made.targets.reshape(-1))
     columns = {
@@ -123,6 +209,8 @@ def save_pseudo_labels(folder: Path, made: PseudoLabels, classes: list[str], tem
     report = {
         "pool_images": pool,
         "temperature": temperature,
+        "threshold": limits.threshold,
+        "least_evidence": limits.evidence if np.isfinite(limits.evidence) else None,
         "unique_images": len(made.rows),
         "images_with_copies": int(made.copies.sum()),
         "unique_by_class": dict(zip(classes, unique.astype(int).tolist(), strict=True)),

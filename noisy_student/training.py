@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from noisy_student.batches import Batches, Examples, examples
 from noisy_student.checkpoint import Checkpoints, save_model
 from noisy_student.errors import Refusal
 from noisy_student.files import write_csv
 from noisy_student.images import Split
-from noisy_student.inference import Classifier, new_classifier, predict
+from noisy_student.inference import Classifier, load_classifier, new_classifier, predict
 from noisy_student.metrics import accuracy, accuracy_interval, nll, softmax
 from noisy_student.models import size_and_cost
-from noisy_student.optimization import set_learning_rate, weighted_cross_entropy
+from noisy_student.objectives import OBJECTIVES
+from noisy_student.optimization import set_learning_rate
 from noisy_student.progress import Meter, meter
 from noisy_student.randomness import generator
 from noisy_student.recipes import Recipe, TrainingParams
@@ -66,10 +68,12 @@ def fit(
     device: torch.device,
     seed: int,
     checkpoints: Path | None = None,
+    teacher: Path | None = None,
 ) -> Trained:
-    """Train the model called `name` from scratch by `recipe`, on labels alone where `data` has no pool.
+    """Train the model called `name` by `recipe`, on labels alone where `data` has no pool.
 
-    The run goes on from the last of its `checkpoints`, a folder, and keeps the next ones there.
+    The weights are drawn anew, or with `initial: warm` those in the folder of its `teacher`. The run goes on from the
+    last of its `checkpoints`, a folder, and keeps the next ones there.
     """
     run_seed = int(generator(seed, f"training of {name}").integers(2**32))
     reseed_torch(run_seed, "initial weights")
@@ -78,6 +82,8 @@ def fit(
     print(f"{name}: {recipe.model}, {images:,} images in {recipe.training.steps:,} steps on {device}", flush=True)
     with meter(name, images) as progress, explained(SMALLER_BATCH):
         classifier = new_classifier(recipe.model, labeled, *rates).to(device)
+        if teacher and recipe.training.initial == "warm":
+            classifier.load_state_dict(load_classifier(teacher, device)[0].state_dict())
         labeled_examples = examples(labeled.images(), one_hot(labeled.labels, len(labeled.classes)), device)
         pool_examples = examples(data.pool[0], data.pool[1], device, data.pool[2]) if data.pool else None
         held_out = HeldOut(data.validation.images(), data.validation.labels)
@@ -170,10 +176,14 @@ def take_step(state: State, batches: Batches, runtime: RuntimeParams) -> None:
     set_learning_rate(state.optimizer, params, step)
     reseed_torch(batches.seed, "model noise", step)
     state.classifier.train()
-    for images, targets, weights in batches.parts(step):
+    objective = OBJECTIVES[params.objective if batches.pool else "pseudo_labels"]
+
+    def look(images: Tensor) -> Tensor:
         with autocast(runtime, images.device):
-            logits = state.classifier(images)
-        loss = weighted_cross_entropy(logits.float(), targets, weights)
+            return state.classifier(images).float()
+
+    for part in batches.parts(step):
+        loss = objective(look, part, params)
         loss.backward()
         state.losses[step] += loss.detach()
     state.optimizer.step()

@@ -13,7 +13,7 @@ from noisy_student.config import Params, overlay
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split
 from noisy_student.randomness import Seed, generator
-from noisy_student.targets import PseudoLabelParams, fit_temperature, save_pseudo_labels
+from noisy_student.targets import PseudoLabelParams, find_limits, fit_temperature, save_pseudo_labels
 from noisy_student.work import guarded
 
 
@@ -34,13 +34,12 @@ def main(argv: list[str] | None = None) -> None:
 
     with guarded(__file__, params, {"logits": args.logits, "calibration": args.calibration}):
         calibration = read_split(args.calibration)
-        temperature = 1.0
-        if chosen.calibrate:
-            temperature = fit_temperature(targets.read_logits(args.logits, "calibration"), calibration.labels)
-        pool_logits = targets.read_logits(args.logits, "pool")
-        made = targets.make(pool_logits, chosen, temperature, generator(seed, f"balance of {args.iteration}"))
-        save_pseudo_labels(args.out, made, calibration.classes, temperature, len(pool_logits))
-        kept = f"{len(made.rows):,} of {len(pool_logits):,} pool images kept"
+        known, pool = (targets.read_logits(args.logits, split) for split in ("calibration", "pool"))
+        temperature = fit_temperature(known, calibration.labels) if chosen.calibrate else 1.0
+        limits = find_limits(chosen, known, calibration.labels, temperature)
+        made = targets.make(pool, chosen, temperature, generator(seed, f"balance of {args.iteration}"), limits)
+        save_pseudo_labels(args.out, made, calibration.classes, temperature, limits, len(pool))
+        kept = f"{len(made.rows):,} of {len(pool):,} pool images kept"
         print(f"{args.iteration}: {kept}, logits divided by {temperature:.2f}")
 
 

@@ -2,7 +2,7 @@
 
 Reads   the current iteration's history, the controls' results
 Writes  summary.json, history.csv, curves.csv (learning curves), confusion.csv (actual and predicted class)
-Params  current, controls
+Params  current, controls, pool_controls
 """
 
 from argparse import ArgumentParser
@@ -29,10 +29,10 @@ def main(argv: list[str] | None = None) -> None:
 
     params = Params()
     current = params.section("current", str)
-    controls = params.section("controls", dict)
+    controls = [*params.section("controls", dict), *params.section("pool_controls", dict)]
     with guarded(__file__, params, {"history": args.history, "controls": args.controls}):
         history = read_history(args.history)
-        figures = summary(history, current, read_controls(args.controls, list(controls), current))
+        figures = summary(history, current, read_controls(args.controls, controls, current))
         confusion = history.predictions[["actual", current]].rename(columns={current: "predicted"})
 
         write_json(args.summary_out, figures)

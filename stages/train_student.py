@@ -1,6 +1,6 @@
-"""Train an iteration's noised student, from scratch, on labeled and pseudo-labeled images together.
+"""Train an iteration's noised student on labeled and pseudo-labeled images.
 
-Reads   the labeled split, the pool, the iteration's pseudo-labels, the validation split
+Reads   the labeled split, the pool, the iteration's pseudo-labels, the validation split, its teacher's folder
 Writes  the model's folder: weights, description, learning curve
 Params  seed, runtime, noise, training, iterations.<iteration>
 """
@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--labeled", type=Path, required=True)
     parser.add_argument("--pool", type=Path, required=True)
     parser.add_argument("--pseudo-labels", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--validation", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         "labeled": args.labeled,
         "pool": args.pool,
         "pseudo_labels": args.pseudo_labels,
+        "teacher": args.teacher,
         "validation": args.validation,
     }
     with work(args.out, __file__, params, inputs, machine(device)) as job:
@@ -50,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
             pseudo_labels = read_pseudo_labels(args.pseudo_labels)
             kept = (read_split(args.pool).images(pseudo_labels.rows), pseudo_labels.targets, pseudo_labels.copies)
             data = TrainingData(read_split(args.labeled), read_split(args.validation), kept)
-            trained = fit(args.iteration, recipe, data, runtime, device, seed, job.checkpoints)
+            trained = fit(args.iteration, recipe, data, runtime, device, seed, job.checkpoints, args.teacher)
             save_trained(job.part, trained, data)
 
 

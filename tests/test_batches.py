@@ -24,7 +24,8 @@ LABELED, POOL = numbered(0, 10, [1, 0, 0]), numbered(100, 30, [0.2, 0.3, 0.5])
 
 
 def batch(recipe, pool=POOL, seed=0, step=0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return tuple(torch.cat(parts) for parts in zip(*Batches(recipe, LABELED, pool, seed).parts(step), strict=True))
+    parts = list(Batches(recipe, LABELED, pool, seed).parts(step))
+    return tuple(torch.cat([getattr(part, name) for part in parts]) for name in ("images", "targets", "weights"))
 
 
 def numbers(images: torch.Tensor) -> list[int]:
@@ -74,8 +75,8 @@ def test_true_labels_are_never_altered_by_pseudo_labels(make_recipe, smoothing):
 def test_each_image_stands_beside_its_own_target(make_recipe):
     rng = np.random.default_rng(0)
     labeled = Examples(LABELED.images, torch.from_numpy(rng.dirichlet([1, 1, 1], 10)).float(), LABELED.order)
-    for images, targets, _ in Batches(make_recipe(batch_size=24, accumulation=3), labeled, None, 0).parts(0):
-        assert torch.equal(targets, labeled.targets[numbers(images)])
+    for part in Batches(make_recipe(batch_size=24, accumulation=3), labeled, None, 0).parts(0):
+        assert torch.equal(part.targets, labeled.targets[numbers(part.images)])
 
 
 @pytest.mark.parametrize("pool_weight", [0.5, 4])
@@ -98,11 +99,13 @@ def test_the_parts_together_are_the_batch_and_each_has_labeled_and_pool_images(m
     whole = batch(recipe)
     in_parts = make_recipe(noise=NOISE, batch_size=32, accumulation=accumulation)
     parts = list(Batches(in_parts, LABELED, POOL, 0).parts(0))
-    assert [len(weights) for _, _, weights in parts] == [32 // accumulation] * accumulation
-    for i, tensor in enumerate(whole):
-        assert torch.equal(torch.stack([part[i] for part in parts], dim=1).flatten(0, 1), tensor)
-    for _, targets, _ in parts:
-        assert {tuple(target) for target in targets.tolist()} == {tuple(t.targets[0].tolist()) for t in (LABELED, POOL)}
+    assert [len(part.weights) for part in parts] == [32 // accumulation] * accumulation
+    for name, tensor in zip(("images", "targets", "weights"), whole, strict=True):
+        assert torch.equal(torch.stack([getattr(part, name) for part in parts], dim=1).flatten(0, 1), tensor)
+    for part in parts:
+        assert {tuple(target) for target in part.targets.tolist()} == {
+            tuple(t.targets[0].tolist()) for t in (LABELED, POOL)
+        }
 
 
 def test_a_batch_is_a_function_of_seed_and_step_whatever_came_before(make_recipe):
@@ -125,7 +128,8 @@ def test_batches_made_several_at_once_are_those_made_one_by_one(make_recipe, mon
     batches = Batches(recipe, LABELED, POOL, 0)
     assert batches.ahead == int(ahead or MOST_AHEAD)
     for step, expected in enumerate(alone, start=first):
-        assert all(map(torch.equal, next(batches.parts(step)), expected))
+        part = next(batches.parts(step))
+        assert all(map(torch.equal, (part.images, part.targets, part.weights), expected))
     assert not batches.made  # nothing is made for steps that will not come
 
 
@@ -140,10 +144,35 @@ def test_a_number_of_batches_that_is_none_is_refused(monkeypatch, asked):
         steps_ahead(1)
 
 
+def test_a_finetuned_student_sees_the_pool_first_and_then_the_labels(make_recipe):
+    recipe = make_recipe(steps=8, finetune=0.25)
+    kinds = [set((torch.tensor(numbers(batch(recipe, step=step)[0])) >= 100).tolist()) for step in range(8)]
+    assert kinds == [{True}] * 6 + [{False}] * 2
+    assert all(batch(recipe, step=step)[2].sum() == pytest.approx(1) for step in range(8))
+    assert max(numbers(batch(recipe, pool=None)[0])) < 100
+
+
+@pytest.mark.parametrize("objective", ["consistency", "joined"])
+def test_weak_and_strong_views_are_of_the_same_images(make_recipe, objective):
+    recipe = make_recipe(noise=NOISE | {"crop": 0, "flip": False}, objective=objective)
+    part = next(Batches(recipe, LABELED, POOL, 0).parts(0))
+    plain = next(Batches(make_recipe(), LABELED, POOL, 0).parts(0))
+    assert torch.equal(part.weak, plain.images)
+    assert not torch.equal(part.images, part.weak)
+    assert torch.equal(part.from_pool > 0, torch.tensor(numbers(part.weak)) >= 100)
+
+
+def test_pool_images_may_be_mixed_with_labeled_ones(make_recipe):
+    images, targets, weights = batch(make_recipe(noise={"mix": "mixup"}))
+    assert not torch.equal(images, batch(make_recipe())[0])
+    assert weights.sum() == pytest.approx(1, rel=0.2)
+    assert torch.allclose(targets.sum(dim=1), torch.ones(len(targets)))
+
+
 def test_an_image_is_noised_anew_in_every_step(make_recipe):
     one = examples(np.random.default_rng(0).integers(256, size=(1, 8, 8, 1), dtype=np.uint8), np.eye(1), CPU)
     batches = Batches(make_recipe(noise=NOISE), one, None, 0)
-    noised = [next(batches.parts(step))[0] for step in range(2)]
+    noised = [next(batches.parts(step)).images for step in range(2)]
     assert not torch.equal(*noised)
 
 

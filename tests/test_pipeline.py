@@ -129,7 +129,8 @@ def test_a_dep_or_a_parameter_that_is_taken_out_is_noticed(name):
         assert name == "check" or declared_params(stage) != read_params(stage)
 
 
-READERS = {"evaluate", "evaluate_teacher", "evaluate_control"}  # of the test split and of the pool's truth
+READERS = {"evaluate", "evaluate_teacher", "evaluate_control", "evaluate_pool_control"}  # of the test split
+TOLD = {"evaluate", "train_pool_control"}  # the pool's truth; of the latter a control of kind oracle alone reads it
 LEARNERS = ["train_teacher", "predict_pool", "pseudo_label", "train_student", "train_control"]
 
 
@@ -156,7 +157,7 @@ def test_everything_waits_for_the_check(name):
 @pytest.mark.parametrize("name", LEARNERS)
 def test_nothing_of_the_test_split_or_the_truth_reaches_what_trains_labels_or_chooses(name):
     reached = behind(name)
-    assert not reached & (READERS | {"history", "summarize"})
+    assert not reached & (READERS | TOLD | {"history", "summarize"})
     for stage in reached:
         deps = BODIES[stage]["deps"]
         assert not {"data/test", "data/pool_truth.parquet"} & set(deps)
@@ -165,10 +166,11 @@ def test_nothing_of_the_test_split_or_the_truth_reaches_what_trains_labels_or_ch
 
 def test_the_test_split_is_read_by_the_evaluations_alone():
     assert {stage for stage in BODIES if "data/test" in BODIES[stage]["deps"]} == READERS
+    assert {stage for stage in BODIES if "data/pool_truth.parquet" in BODIES[stage]["deps"]} == TOLD
 
 
 def test_a_change_to_the_summary_retrains_nothing_and_a_change_to_the_loss_does():
-    trainers = ("train_teacher", "train_student", "train_control")
+    trainers = ("train_teacher", "train_student", "train_control", "train_pool_control")
     for room in ("noisy_student/results.py", "noisy_student/history.py", "stages/summarize.py"):
         assert all(room not in BODIES[name]["deps"] for name in (*trainers, "predict_pool", "pseudo_label", "prepare"))
     assert all("noisy_student/training.py" in BODIES[name]["deps"] for name in trainers)

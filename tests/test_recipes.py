@@ -3,13 +3,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noisy_student.errors import Refusal
+from noisy_student.noise import NoiseParams
 from noisy_student.recipes import (
     ControlParams,
     IterationParams,
+    PoolControlParams,
     TeacherParams,
     control_recipe,
     iteration_recipe,
     labeled_in_batch,
+    pool_control_recipe,
     teacher_recipe,
 )
 
@@ -38,6 +41,20 @@ def test_a_control_has_the_model_and_steps_of_its_iteration_and_noise_of_its_own
     recipe = control_recipe(defaults.training, "cnn_8", control, "same_size")
     assert (recipe.model, recipe.training.steps, recipe.training.batch_size) == ("cnn_8", 100, 8)
     assert recipe.noise == make_recipe().noise
+
+
+@pytest.mark.parametrize("kind", ["unnoised", "oracle", "shuffled"])
+def test_a_control_that_sees_the_pool_is_its_iteration_but_for_one_thing(defaults, kind):
+    changed = {"training": {"objective": "joined", "initial": "warm"}, "noise": {"crop": 3}}
+    iteration = IterationParams(teacher="iter0", model="cnn_8", **changed)
+    whole = iteration_recipe(defaults.noise, defaults.training, iteration, "iter1")
+    control = pool_control_recipe(
+        defaults.noise, defaults.training, iteration, PoolControlParams(kind=kind, of="iter1")
+    )
+    assert control.model == whole.model
+    assert control.noise == (NoiseParams.none() if kind == "unnoised" else whole.noise)
+    assert control.training.objective == ("joined" if kind == "unnoised" else "pseudo_labels")
+    assert control.training.initial == "scratch"
 
 
 def test_an_unknown_key_of_an_override_is_named_in_full(defaults):

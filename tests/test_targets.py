@@ -12,14 +12,20 @@ from noisy_student.files import write_array, write_parquet
 from noisy_student.metrics import softmax
 from noisy_student.targets import (
     TEMPERATURES,
+    Limits,
     PseudoLabelParams,
     balanced_copies,
+    evidence,
+    find_limits,
     fit_temperature,
     make,
     one_hot,
+    precise_threshold,
     read_logits,
     read_pseudo_labels,
     save_pseudo_labels,
+    shuffled,
+    true_labels,
 )
 
 LOGITS = arrays(np.float32, st.tuples(st.integers(1, 40), st.just(4)), elements=st.floats(-5, 5, width=32))
@@ -133,7 +139,7 @@ def test_one_class_alone_is_its_own_balance():
 @pytest.mark.parametrize("kind", ["soft", "hard"])
 def test_pseudo_labels_come_back_as_they_were_saved(tmp_path, kind):
     made = make(rng().normal(size=(50, 3)), options(kind=kind, balance=True), 1.0, rng())
-    save_pseudo_labels(tmp_path, made, ["a", "b", "c"], 1.0, 50)
+    save_pseudo_labels(tmp_path, made, ["a", "b", "c"], 1.0, Limits(0.0), 50)
     back = read_pseudo_labels(tmp_path)
     for name, array in vars(made).items():
         assert getattr(back, name).dtype == array.dtype
@@ -143,10 +149,12 @@ def test_pseudo_labels_come_back_as_they_were_saved(tmp_path, kind):
 def test_the_report_counts_unique_images_and_copies_apart_and_names_classes_without_any(tmp_path):
     logits = np.eye(3)[[0] * 6 + [1] * 2] * 9  # none of the third class
     made = make(logits, options(balance=True), 1.5, rng())
-    save_pseudo_labels(tmp_path, made, ["a", "b", "c"], 1.5, 20)
+    save_pseudo_labels(tmp_path, made, ["a", "b", "c"], 1.5, Limits(0.3, 2.0), 20)
     assert json.loads((tmp_path / "report.json").read_text()) == {
         "pool_images": 20,
         "temperature": 1.5,
+        "threshold": 0.3,
+        "least_evidence": 2.0,
         "unique_images": 6,
         "images_with_copies": 8,
         "unique_by_class": {"a": 4, "b": 2, "c": 0},
@@ -177,3 +185,85 @@ def test_logits_of_shards_are_laid_end_to_end(tmp_path):
     assert np.array_equal(read_logits(tmp_path, "pool"), logits)
     with pytest.raises(Refusal, match="no logits of the test split"):
         read_logits(tmp_path, "test")
+
+
+@given(logits=LOGITS, temperature=st.floats(0.1, 1))
+def test_a_target_temperature_sharpens_targets_and_changes_nothing_else(logits, temperature):
+    plain, sharp = (make(logits, options(target_temperature=t), 1.0, rng()) for t in (1.0, temperature))
+    assert np.array_equal(plain.rows, sharp.rows)
+    assert np.array_equal(plain.confidence, sharp.confidence)
+    assert (sharp.targets.max(axis=1) >= plain.targets.max(axis=1) - 1e-6).all()
+    assert np.allclose(sharp.targets, softmax(logits, temperature), atol=1e-6)
+
+
+@given(logits=LOGITS, seed=st.integers(0, 5), precision=st.floats(0.1, 1))
+def test_the_threshold_for_a_precision_is_the_lowest_that_has_it(logits, seed, precision):
+    labels = np.random.default_rng(seed).integers(4, size=len(logits))
+    confidence, right = softmax(logits).max(axis=1), logits.argmax(axis=1) == labels
+
+    def reached(threshold: float) -> float:
+        return right[confidence >= threshold].mean()
+
+    try:
+        threshold = precise_threshold(softmax(logits), labels, precision)
+    except Refusal:
+        assert all(reached(c) < precision for c in confidence)
+    else:
+        assert reached(threshold) >= precision
+        assert all(reached(c) < precision for c in confidence if c < threshold)
+
+
+def test_a_precision_that_cannot_be_had_is_refused_with_the_best_there_is():
+    logits = np.array([[2.0, 0.0], [3.0, 0.0]])
+    with pytest.raises(Refusal, match=r"labeled right: at most 0.500 are; lower pseudo_labels.precision"):
+        precise_threshold(softmax(logits), np.array([0, 1]), 0.9)
+
+
+def test_images_unlike_those_of_training_are_left_out_by_their_energy():
+    known = rng().normal(size=(200, 3)) + np.eye(3)[rng().integers(3, size=200)] * 8
+    strange = rng().normal(size=(100, 3))
+    limits = find_limits(options(in_distribution=0.95), known, np.zeros(200, int), 1.0)
+    assert np.mean(evidence(known) >= limits.evidence) == pytest.approx(0.95, abs=0.01)
+    rows = make(np.concatenate([known, strange]), SOFT, 1.0, rng(), limits).rows
+    assert np.mean(rows < 200) > 0.99
+
+
+def test_without_options_the_threshold_alone_parts_the_pool():
+    assert find_limits(options(threshold=0.4), np.eye(3), np.arange(3), 1.0) == Limits(0.4)
+
+
+@pytest.mark.parametrize("per_class", [1, 7, 30])
+def test_so_many_images_a_class_as_asked_for_stand_in_an_epoch(per_class):
+    made = make(rng().normal(size=(60, 3)), options(balance=True, per_class=per_class), 1.0, rng())
+    assert np.bincount(made.labels, made.copies).tolist() == [per_class] * 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"per_class": 3, "balance": False}, "should have balance true where per_class is set"),
+        ({"precision": 0.9, "threshold": 0.5}, "should have threshold 0 where precision chooses it"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(changed, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        options(**changed)
+
+
+def test_an_oracle_says_what_is_true_of_what_is_known():
+    told = true_labels(np.array([2, -1, 0]), 3)
+    assert told.rows.tolist() == [0, 2]
+    assert told.targets.tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert told.copies.tolist() == [1, 1]
+    with pytest.raises(Refusal, match="no label of the pool is known"):
+        true_labels(np.array([-1, -1]), 3)
+
+
+def test_shuffled_pseudo_labels_are_the_same_ones_elsewhere():
+    made = make(rng().normal(size=(50, 3)), options(balance=True), 1.0, rng())
+    moved = shuffled(made, np.random.default_rng(1))
+    assert np.array_equal(moved.rows, made.rows)
+    assert np.array_equal(moved.copies, made.copies)
+    assert not np.array_equal(moved.targets, made.targets)
+    assert sorted(map(tuple, moved.targets)) == sorted(map(tuple, made.targets))
+    assert np.array_equal(moved.targets.argmax(axis=1), moved.labels)

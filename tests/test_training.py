@@ -37,10 +37,12 @@ def teacher_logits(labels: np.ndarray, seed: int) -> np.ndarray:
 def run(make_recipe, make_split, runtime):
     """Trains on 30 labeled images, and on 100 of the pool where it is given pseudo-labels."""
 
-    def train(recipe, pool=None, seed=0, name="iter1", validation=(400, 450), checkpoints=None, **setting):
+    def train(
+        recipe, pool=None, seed=0, name="iter1", validation=(400, 450), checkpoints=None, teacher=None, **setting
+    ):
         precision = runtime.model_copy(update=setting)
         data = TrainingData(make_split(0, 30), make_split(*validation), pool)
-        return fit(name, recipe, data, precision, CPU, seed, checkpoints)
+        return fit(name, recipe, data, precision, CPU, seed, checkpoints, teacher)
 
     return train
 
@@ -146,7 +148,9 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole(run, make_recipe, mak
     ("target", "balance", False),
     ("training", "label_smoothing", 0.0), ("training", "pool_weight", 0.5), ("training", "pool_ratio", 1.0),
     ("training", "learning_rate", 0.001), ("training", "optimizer", "sgd"), ("training", "weight_decay", 1.0),
-    ("training", "warmup", 0.9), ("training", "momentum", 0.0),
+    ("training", "warmup", 0.9), ("training", "momentum", 0.0), ("training", "objective", "consistency"),
+    ("training", "objective", "joined"), ("training", "finetune", 0.4), ("noise", "mix", "mixup"),
+    ("noise", "mix", "cutmix"), ("noise", "mix", "fmix"),
 ], ids=lambda switched: switched[1])  # fmt: skip
 def test_every_option_of_noise_targets_and_training_tells_on_the_loss(loss, kind_option_value):
     assert loss(*kind_option_value) != loss()
@@ -346,3 +350,15 @@ def test_a_compiler_that_is_not_there_is_said_in_a_sentence(run, make_recipe, mo
     monkeypatch.setattr(config.cpp, "cxx", ("nonexistent",))
     with pytest.raises(Refusal, match=r"torch.compile failed \(.*\); set runtime.compile to false"):
         run(make_recipe("cnn_2", {}, steps=1), compile=True)
+
+
+def test_a_student_may_begin_with_the_weights_of_its_teacher(tmp_path, run, make_recipe, make_split):
+    data = TrainingData(make_split(0, 30), make_split(400, 450))
+    teacher = run(make_recipe("cnn_4", steps=40))
+    save_trained(tmp_path, teacher, data)
+    barely = {"steps": 1, "learning_rate": 1e-6}
+    warm = run(make_recipe("cnn_4", initial="warm", **barely), teacher=tmp_path)
+    drawn = run(make_recipe("cnn_4", initial="scratch", **barely), teacher=tmp_path)
+    weight = "network.classifier.weight"
+    assert torch.allclose(warm.classifier.state_dict()[weight], teacher.classifier.state_dict()[weight], atol=1e-4)
+    assert not torch.allclose(drawn.classifier.state_dict()[weight], teacher.classifier.state_dict()[weight], atol=0.1)

@@ -1,0 +1,66 @@
+"""Train a control that sees the pool as its iteration did, but for its noise or for what it is told of the pool.
+
+Reads   the labeled and the validation split, the pool, the iteration's pseudo-labels, the pool's truth (oracle alone)
+Writes  the model's folder: weights, description, learning curve
+Params  seed, runtime, noise, training, pool_controls.<control>, iterations.<the iteration it is of>
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from noisy_student.config import Params
+from noisy_student.errors import exits_with_a_sentence
+from noisy_student.images import read_split, read_truth
+from noisy_student.noise import NoiseParams
+from noisy_student.randomness import Seed, generator
+from noisy_student.recipes import IterationParams, PoolControlParams, TrainingParams, pool_control_recipe
+from noisy_student.runtime import RuntimeParams, machine, setup
+from noisy_student.targets import read_pseudo_labels, shuffled, true_labels
+from noisy_student.training import TrainingData, fit, save_trained
+from noisy_student.work import work
+
+
+@exits_with_a_sentence
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--control", required=True)
+    parser.add_argument("--of", required=True)
+    parser.add_argument("--labeled", type=Path, required=True)
+    parser.add_argument("--pool", type=Path, required=True)
+    parser.add_argument("--pseudo-labels", type=Path, required=True)
+    parser.add_argument("--pool-truth", type=Path, required=True)
+    parser.add_argument("--validation", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+
+    params = Params()
+    seed = params.section("seed", Seed)
+    runtime = params.section("runtime", RuntimeParams)
+    noise, training = params.section("noise", NoiseParams), params.section("training", TrainingParams)
+    iteration = params.section(f"iterations.{args.of}", IterationParams)
+    control = params.section(f"pool_controls.{args.control}", PoolControlParams)
+    recipe = pool_control_recipe(noise, training, iteration, control)
+
+    device = setup(runtime)
+    inputs = {
+        "labeled": args.labeled,
+        "pool": args.pool,
+        "pseudo_labels": args.pseudo_labels,
+        "pool_truth": args.pool_truth,
+        "validation": args.validation,
+    }
+    with work(args.out, __file__, params, inputs, machine(device)) as job:
+        if not job.finished:
+            labeled, told = read_split(args.labeled), read_pseudo_labels(args.pseudo_labels)
+            if control.kind == "oracle":
+                told = true_labels(read_truth(args.pool_truth), len(labeled.classes))
+            if control.kind == "shuffled":
+                told = shuffled(told, generator(seed, f"shuffling of {args.control}"))
+            pool = (read_split(args.pool).images(told.rows), told.targets, told.copies)
+            data = TrainingData(labeled, read_split(args.validation), pool)
+            trained = fit(args.control, recipe, data, runtime, device, seed, job.checkpoints)
+            save_trained(job.part, trained, data)
+
+
+if __name__ == "__main__":
+    main()

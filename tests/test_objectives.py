@@ -1,0 +1,78 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from noisy_student.batches import Part
+from noisy_student.objectives import OBJECTIVES, consistency, joined, pseudo_labels, weighted_cross_entropy
+
+LABELED, POOL = 2, 3
+IMAGES = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)
+FROM_POOL = torch.tensor([0.0] * LABELED + [1.0] * POOL)
+TARGETS = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0.2, 0.2, 0.6], [0.5, 0.5, 0], [0, 0, 1]])
+LOGITS = torch.tensor([[0.0, 1, 2], [3, 0, 0], [9, 0, 0], [0, 9, 0], [1.1, 1, 1], [0.5, 0, 1], [1, 2, 3], [0, 0.5, 2]])
+
+
+def part(weights=None) -> Part:
+    """Pool image 2 and 3 are surely classes 0 and 1 where weakly noised, image 4 could be any."""
+    weak = IMAGES  # image number i: the model's logits are LOGITS[i], and those of its strong view LOGITS[i + 3]
+    return Part(IMAGES + 3, TARGETS, torch.full((5,), 0.2) if weights is None else weights, FROM_POOL, weak)
+
+
+def look(images: torch.Tensor) -> torch.Tensor:
+    return LOGITS[images.flatten().long()]
+
+
+def params(make_recipe, **changed):
+    return make_recipe(**{"consistency_threshold": 0.8, "consistency_temperature": 0.0, **changed}).training
+
+
+def test_cross_entropy_is_torchs_for_hard_and_soft_targets():
+    logits, labels = torch.randn(8, 3, generator=torch.manual_seed(0)), torch.arange(8) % 3
+    hard, soft = F.one_hot(labels, 3).float(), torch.softmax(torch.randn(8, 3), dim=1)
+    even = torch.full((8,), 1 / 8)
+    assert torch.allclose(weighted_cross_entropy(logits, hard, even), F.cross_entropy(logits, labels))
+    assert torch.allclose(weighted_cross_entropy(logits, soft, even), F.cross_entropy(logits, soft))
+    uneven = torch.tensor([0.5, 0.5, 0, 0, 0, 0, 0, 0])
+    assert torch.allclose(weighted_cross_entropy(logits, soft, uneven), F.cross_entropy(logits[:2], soft[:2]))
+
+
+def test_pseudo_labels_are_learned_as_they_are(make_recipe):
+    expected = F.cross_entropy(LOGITS[3:], TARGETS)
+    assert torch.allclose(pseudo_labels(look, part(), params(make_recipe)), expected)
+
+
+def test_consistency_teaches_sure_labels_of_its_own_and_never_those_of_the_teacher(make_recipe):
+    own = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]])
+    expected = F.cross_entropy(LOGITS[3:7], own, reduction="sum") / 5  # the last image is not sure
+    assert torch.allclose(consistency(look, part(), params(make_recipe)), expected)
+
+
+def test_sharpened_labels_are_between_the_probabilities_and_the_hard_ones(make_recipe):
+    losses = [
+        consistency(look, part(), params(make_recipe, consistency_threshold=0.0, consistency_temperature=temperature))
+        for temperature in (0.0, 1e-3, 0.4, 1.0)
+    ]
+    assert losses[0] == pytest.approx(losses[1])
+    assert losses[0] != losses[2] != losses[3]
+
+
+def test_what_is_joined_is_the_teacher_where_the_model_is_not_sure(make_recipe):
+    assert torch.allclose(
+        joined(look, part(), params(make_recipe, consistency_threshold=1.0)),
+        pseudo_labels(look, part(), params(make_recipe)),
+    )
+    half = TARGETS.clone()
+    half[2], half[3] = (TARGETS[2] + torch.eye(3)[0]) / 2, (TARGETS[3] + torch.eye(3)[1]) / 2
+    assert torch.allclose(joined(look, part(), params(make_recipe)), F.cross_entropy(LOGITS[3:], half))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_learns_from_labels_and_sends_no_gradient_through_its_own(make_recipe, name):
+    seen = []
+
+    def looked(images: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.is_grad_enabled())
+        return look(images).requires_grad_()
+
+    OBJECTIVES[name](looked, part(), params(make_recipe)).backward()
+    assert seen.count(True) == 1
