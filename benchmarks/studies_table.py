@@ -43,7 +43,18 @@ def markdown(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> str:
         for what, differences in found.items():
             above = f"{int((differences > 0).sum())} of {len(differences)}"
             lines.append(f"| {setting} | {what} | {len(differences)} | {_percent(differences, sign='+')} | {above} |")
+    if "gain_over_oracle_control" in rows:
+        lines += ["", f"Of the gap between iter0 and the oracle control {_percent(gap_closed(rows))} % is closed."]
+    if "answer" in plan:
+        lines += ["", plan["answer"]]
     return "\n".join(lines) + "\n"
+
+
+def gap_closed(rows: pd.DataFrame) -> pd.Series:
+    """By setting and seed: how much of the way from iter0 to the oracle control the last iteration has gone."""
+    runs = rows.groupby(["setting", "seed"])
+    first, last, over = runs["accuracy"].first(), runs["accuracy"].last(), runs["gain_over_oracle_control"].last()
+    return (last - first) / (last - over - first)
 
 
 def _between_iterations(group: pd.DataFrame) -> dict[str, pd.Series]:
@@ -53,8 +64,9 @@ def _between_iterations(group: pd.DataFrame) -> dict[str, pd.Series]:
     found = {f"{b} - {a}": (by_seed[b] - by_seed[a]).dropna() for a, b in pairwise(order)}
     if len(order) > 2:
         found[f"{order[-1]} - {order[0]}"] = (by_seed[order[-1]] - by_seed[order[0]]).dropna()
-    if "gain_over_control" in group:
-        found["last iteration - control"] = group["gain_over_control"].dropna()
+    for column in group.columns[group.columns.str.fullmatch("gain_over_(.*_)?control")]:
+        name = column.removeprefix("gain_over_").replace("_", " ")
+        found[f"last iteration - {name}"] = group[column].dropna()
     return {what: differences for what, differences in found.items() if len(differences)}
 
 

@@ -203,8 +203,8 @@ def _rows(history: pd.DataFrame, summary: dict[str, Any], chooses: bool) -> pd.D
     if chooses:
         return history[CHOOSING].copy()
     rows = history.copy()
-    for gain in ("gain_over_teacher", "gain_over_control"):
-        rows.loc[rows["iteration"] == summary["iteration"], gain] = summary.get(gain)
+    for gain in (name for name in summary if name.startswith("gain_over_") and not name.endswith(("_low", "_high"))):
+        rows.loc[rows["iteration"] == summary["iteration"], gain] = summary[gain]
     return rows
 
 

@@ -3,15 +3,18 @@
 B images in a batch, N in all, C channels, H x W pixels, K classes.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from noisy_student.checkpoint import load_model
+from noisy_student.config import Section
 from noisy_student.errors import Refusal
 from noisy_student.files import REMEDY
 from noisy_student.images import Split
@@ -20,6 +23,28 @@ from noisy_student.progress import Meter, meter
 from noisy_student.runtime import RuntimeParams, autocast, explained, memory_format
 
 BATCH = 512  # images in a forward pass; the logits do not depend on it
+
+
+class LabelingParams(Section):
+    """How a teacher looks at the pool and at the calibration split."""
+
+    views: Literal["one", "shifts", "mirrored"]  # of each image, whose logits are averaged; see VIEWS
+
+
+def _shifted(images: Tensor, down: int, right: int) -> Tensor:
+    """The images moved by at most one pixel, the line that comes in a copy of the outermost one."""
+    padded = F.pad(images.float(), (1, 1, 1, 1), mode="replicate").to(images.dtype)
+    height, width = images.shape[2:]
+    return padded[..., 1 - down : 1 - down + height, 1 - right : 1 - right + width]
+
+
+# Test-time augmentation: what is made of images (B,C,H,W) before their logits are averaged (Krizhevsky et al. 2012,
+# section 4.1). Fixed views, no draws: nothing here is noise.
+VIEWS: dict[str, list[Callable[[Tensor], Tensor]]] = {
+    "one": [lambda images: images],
+    "shifts": [partial(_shifted, down=y, right=x) for y, x in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))],
+    "mirrored": [lambda images: images, lambda images: images.flip(3)],
+}
 
 
 class Classifier(nn.Module):
@@ -76,23 +101,37 @@ def load_classifier(folder: Path, device: torch.device) -> tuple[Classifier, dic
 
 @torch.inference_mode()
 def predict(
-    classifier: Classifier, images: np.ndarray, runtime: RuntimeParams, progress: Meter | None = None
+    classifier: Classifier,
+    images: np.ndarray,
+    runtime: RuntimeParams,
+    progress: Meter | None = None,
+    views: str = "one",
 ) -> np.ndarray:
-    """Noiseless logits float32 (N,K), in eval mode, of uint8 `images` (N,H,W,C), which may be memory-mapped."""
+    """Noiseless logits float32 (N,K), in eval mode, of uint8 `images` (N,H,W,C), which may be memory-mapped.
+
+    With more than one of the `views` of VIEWS an image's logits are the mean of theirs.
+    """
     classifier.eval().laid_out(memory_format(runtime))
     device = classifier.mean.device
     batches = []
     for start in range(0, len(images), BATCH):
         batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)  # copied off the disk
         with autocast(runtime, device):
-            batches.append(classifier(batch.permute(0, 3, 1, 2)).float())  # (B,H,W,C) -> (B,C,H,W)
+            first = batch.permute(0, 3, 1, 2)  # (B,H,W,C) -> (B,C,H,W)
+            logits = [classifier(view(first)).float() for view in VIEWS[views]]
+            batches.append(logits[0] if len(logits) == 1 else torch.stack(logits).mean(dim=0))
         if progress:
             progress.advance(len(batch))
     return torch.cat(batches).cpu().numpy()
 
 
 def predict_split(
-    classifier: Classifier, split: Split, runtime: RuntimeParams, title: str, done: Container[int] = ()
+    classifier: Classifier,
+    split: Split,
+    runtime: RuntimeParams,
+    title: str,
+    done: Container[int] = (),
+    views: str = "one",
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Noiseless logits of `split`: the number of each shard that is not `done` yet, and an array float32 (n,K)."""
     todo = [(number, shard) for number, shard in enumerate(split.shards) if number not in done]
@@ -102,4 +141,4 @@ def predict_split(
             before = len(split) - sum(len(shard) for _, shard in todo)
             progress.resume(before, f"goes on with {found:,} of {len(split.shards):,} shards done")
         for number, shard in todo:
-            yield number, predict(classifier, shard, runtime, progress)
+            yield number, predict(classifier, shard, runtime, progress, views)

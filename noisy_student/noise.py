@@ -17,17 +17,20 @@ from torch import Tensor
 
 from noisy_student.config import Section
 from noisy_student.errors import Refusal
-from noisy_student.operations import OPERATIONS, erase, move, randaugment
+from noisy_student.operations import OPERATIONS, erase, move, randaugment, recolor, warp
 
 PER_SLOT = ("operation", "strength")  # of a draw: its arrays (slots,N)
 CPU_VALUES = 2**21  # so many uint8 values at once: past that a CPU spends its time on getting fresh memory
 
 
 class NoiseParams(Section):
-    """Input noise, for `augment`, and the two rates of model noise, which the models carry out."""
+    """Input noise, in the order in which `apply` does it, and the rates of model noise, which the models carry out."""
 
     operations: int = Field(ge=0, le=16)  # RandAugment: operations applied to an image, one after another (0: none)
     magnitude: float = Field(ge=0, le=30)  # RandAugment: strength, from 0 (none) to 30
+    affine: float = Field(default=0.0, ge=0, le=30)  # every image turned, sheared, scaled and moved at once, each by up
+    # to what the operations of RandAugment do at this magnitude (0: off)
+    jitter: float = Field(default=0.0, ge=0, le=30)  # every image's brightness, contrast and color, in the same way
     crop: int = Field(ge=0, le=1024)  # random crop after padding by so many pixels on each side (0: off)
     flip: bool  # mirror left-right with probability 1/2
     cutout: float = Field(ge=0, le=1)  # side of the erased square, as a fraction of the image's shorter side (0: off)
@@ -98,18 +101,18 @@ class Draw:
     shift: np.ndarray  # int64 (N,2): pixels down and right, each within plus or minus the crop
     mirrored: np.ndarray  # bool (N,)
     centre: np.ndarray  # int64 (N,2): row and column of the erased square's centre
+    affine: np.ndarray  # float64 (N,6): see operations.warp
+    jitter: np.ndarray  # float64 (N,3): see operations.recolor
 
     def rows(self, index: slice | np.ndarray) -> "Draw":
         """The draw of the images at `index`."""
-        per_slot = self.operation[:, index], self.strength[:, index]
-        return Draw(*per_slot, self.shift[index], self.mirrored[index], self.centre[index])
+        return Draw(**{name: each[:, index] if name in PER_SLOT else each[index] for name, each in vars(self).items()})
 
     @classmethod
     def joined(cls, draws: Sequence["Draw"]) -> "Draw":
         """The draw of the images of all `draws`, in their order."""
-        operation, strength = (np.concatenate([getattr(draw, name) for draw in draws], axis=1) for name in PER_SLOT)
-        rest = (np.concatenate([getattr(draw, name) for draw in draws]) for name in ("shift", "mirrored", "centre"))
-        return cls(operation, strength, *rest)
+        arrays = {name: [getattr(draw, name) for draw in draws] for name in vars(draws[0])}
+        return cls(**{name: np.concatenate(each, axis=int(name in PER_SLOT)) for name, each in arrays.items()})
 
 
 def check_crop(params: NoiseParams, size: tuple[int, int]) -> None:
@@ -128,14 +131,16 @@ def draw(params: NoiseParams, count: int, size: tuple[int, int], generator: np.r
     mirrored = generator.random(count) < 0.5
     shift = np.floor(generator.random((count, 2)) * (2 * params.crop + 1)).astype(np.int64) - params.crop
     centre = np.floor(generator.random((count, 2)) * size).astype(np.int64)
+    affine = generator.uniform(-1, 1, (count, 6)) * params.affine / 30
+    jitter = 1 + 0.9 * generator.uniform(-1, 1, (count, 3)) * params.jitter / 30
     operation = generator.integers(len(OPERATIONS), size=(params.operations, count))
     side = generator.integers(2, size=operation.shape)
     strength = strengths(params.magnitude, size)[operation, side]
-    return Draw(operation, strength, shift, mirrored & params.flip, centre)
+    return Draw(operation, strength, shift, mirrored & params.flip, centre, affine, jitter)
 
 
 def apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
-    """`images` uint8 (N,C,H,W), C 1 or 3, on any device, after RandAugment, crop, flip and cutout as `draw` says.
+    """`images` uint8 (N,C,H,W), C 1 or 3, on any device, with the noise that `params` switch on, as `draw` says.
 
     A tensor of the same shape and device, `images` itself when all input noise is off. What becomes of an image depends
     on its own row of the draw alone. Raises `Refusal` for images of another type or number.
@@ -156,6 +161,10 @@ def apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
 def _apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
     if len(draw.operation):
         images = randaugment(images, draw.operation, draw.strength, params.fill)
+    if params.affine:
+        images = warp(images, draw.affine, params.fill)
+    if params.jitter:
+        images = recolor(images, draw.jitter)
     if params.crop or params.flip:
         images = move(images, draw.shift, draw.mirrored, params.fill)
     if params.cutout:

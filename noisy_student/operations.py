@@ -49,6 +49,34 @@ def randaugment(images: Tensor, operation: np.ndarray, strength: np.ndarray, fil
     return images.index_select(0, _on(images.device, place))
 
 
+def warp(images: Tensor, amount: np.ndarray, fill: int) -> Tensor:
+    """Each image turned, sheared, scaled and moved at once.
+
+    amount: (N,6) from -1 to 1, of 30 degrees counterclockwise, of the tangents 0.3 left and 0.3 up, of a scale of e to
+    the 0.3, and of 150/331 of the width right and of the height down: the reaches of RandAugment's operations.
+    """
+    h, w = images.shape[2:]
+    turned = _rotate(np.deg2rad(30 * amount[:, 0]))
+    sheared = _taken(1, 0.3 * amount[:, 1], 0, 0.3 * amount[:, 2], 1, 0)[..., :2]
+    square = turned[..., :2] @ sheared / np.exp(0.3 * amount[:, 3])[:, None, None]
+    moved = -150 / 331 * amount[:, 4:] * [w, h]
+    return _whole(_sample(images, np.concatenate([square, moved[..., None]], axis=2), fill))
+
+
+def recolor(images: Tensor, factor: np.ndarray) -> Tensor:
+    """Each image with its brightness, contrast and, where it has three channels, color times `factor` (N,3).
+
+    As Pillow's ImageEnhance, whose factor 1 changes nothing, one after another.
+    """
+    brightness, contrast, color = _on(images.device, factor.astype(np.float32).T)[..., None, None, None]
+    bright = (images.float() * brightness).clamp_(0, 255)
+    mean = _grey(bright).flatten(1).mean(1).round()[:, None, None, None]
+    changed = _blend(mean, bright, contrast)
+    if images.shape[1] == 3:
+        changed = _blend(_grey(changed)[:, None], changed, color)
+    return _whole(changed)
+
+
 def move(images: Tensor, shift: np.ndarray, mirrored: np.ndarray, fill: int) -> Tensor:
     """Each image cut out anew `shift` (N,2) pixels down and right of its corner, then mirrored left-right if so marked.
 

@@ -7,6 +7,7 @@ import yaml
 
 from noisy_student.config import Params, Section, overlay
 from noisy_student.errors import Refusal
+from noisy_student.inference import LabelingParams
 from noisy_student.models import check_name, check_rates
 from noisy_student.noise import NoiseParams, check_crop
 from noisy_student.randomness import Seed
@@ -39,6 +40,7 @@ class Everything(Section):
     data: DataParams
     teacher: TeacherParams
     noise: NoiseParams
+    labeling: LabelingParams
     pseudo_labels: PseudoLabelParams
     training: TrainingParams
     iterations: dict[str, IterationParams]
@@ -80,6 +82,7 @@ def check(params: Params) -> Everything:
             raise Refusal(
                 f"params.yaml: {key}.noise.flip was True; it must be False, for {everything.data.source} has digits"
             )
+    _check_views(everything)
     _check_warm(everything, recipes)
     _check_controls(everything, recipes)
     check_sizes(everything.data)
@@ -162,6 +165,12 @@ def _check_controls(everything: Everything, recipes: dict[str, Recipe]) -> None:
                     f"params.yaml: controls.{name} would train with {key} {has} and its iteration {control.of} with "
                     f"{wanted}; set controls.{name}.training.{key} to {wanted}"
                 )
+
+
+def _check_views(everything: Everything) -> None:
+    source = everything.data.source
+    if everything.labeling.views == "mirrored" and source in DIGITS:
+        raise Refusal(f"params.yaml: labeling.views was mirrored, and {source} has digits; set it to shifts")
 
 
 def _check_warm(everything: Everything, recipes: dict[str, Recipe]) -> None:

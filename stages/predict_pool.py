@@ -3,7 +3,7 @@
 Reads   the teacher's folder, the pool, the calibration split
 Writes  a folder of logits, float32 (n,K),
         pool-00000.npy and calibration-00000.npy, one for each shard of the split
-Params  runtime
+Params  runtime, labeling
 """
 
 from argparse import ArgumentParser
@@ -12,7 +12,7 @@ from pathlib import Path
 from noisy_student.config import Params
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import Split, read_split
-from noisy_student.inference import Classifier, load_classifier, predict_split
+from noisy_student.inference import Classifier, LabelingParams, load_classifier, predict_split
 from noisy_student.runtime import RuntimeParams, machine, setup
 from noisy_student.work import Work, work
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     params = Params()
-    runtime = params.section("runtime", RuntimeParams)
+    runtime, labeling = params.section("runtime", RuntimeParams), params.section("labeling", LabelingParams)
     device = setup(runtime)
     inputs = {"teacher": args.teacher, "pool": args.pool, "calibration": args.calibration}
     with work(args.out, __file__, params, inputs, machine(device)) as job:
@@ -35,13 +35,21 @@ def main(argv: list[str] | None = None) -> None:
             teacher, description = load_classifier(args.teacher, device)
             for name, folder in (("pool", args.pool), ("calibration", args.calibration)):
                 title = f"{description['name']} labels the {name}"
-                label(job, teacher, read_split(folder), f"{name}-{{:05}}.npy", runtime, title)
+                label(job, teacher, read_split(folder), f"{name}-{{:05}}.npy", runtime, labeling, title)
 
 
-def label(job: Work, teacher: Classifier, split: Split, file: str, runtime: RuntimeParams, title: str) -> None:
+def label(
+    job: Work,
+    teacher: Classifier,
+    split: Split,
+    file: str,
+    runtime: RuntimeParams,
+    labeling: LabelingParams,
+    title: str,
+) -> None:
     """Make a `file` of logits for each shard of `split` that has none yet; `file` takes the shard's number."""
     done = {number for number in range(len(split.shards)) if job.has(file.format(number))}
-    for number, logits in predict_split(teacher, split, runtime, title, done):
+    for number, logits in predict_split(teacher, split, runtime, title, done, labeling.views):
         job.add(file.format(number), logits)
 
 

@@ -43,6 +43,15 @@ def test_logits_are_the_networks_of_the_normalised_pixels(runtime):
     assert np.allclose(logits, (IMAGES[..., 0].mean(axis=1) / 255 - 0.5) / 0.25, atol=1e-6)
 
 
+def test_several_views_are_averaged(runtime):
+    one = predict(columns(), IMAGES, runtime)
+    assert np.allclose(predict(columns(), IMAGES, runtime, views="mirrored"), (one + one[:, ::-1]) / 2, atol=1e-6)
+    padded = np.pad(IMAGES, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    windows = [padded[:, 1 + y : 9 + y, 1 + x : 4 + x] for y, x in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))]
+    expected = np.mean([predict(columns(), window, runtime) for window in windows], axis=0)
+    assert np.allclose(predict(columns(), IMAGES, runtime, views="shifts"), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("batch", [1, 7, 20, 512])
 def test_logits_do_not_depend_on_the_batch(runtime, make_split, monkeypatch, batch):
     split = make_split(0, 20)

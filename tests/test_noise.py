@@ -13,7 +13,16 @@ from noisy_student.noise import NoiseParams, apply, augment, draw, strengths
 from noisy_student.operations import OPERATIONS
 from noisy_student.vision import torchvision
 
-STRONG = {"operations": 2, "magnitude": 27.0, "crop": 2, "flip": True, "cutout": 0.4, "fill": 128}
+STRONG = {
+    "operations": 2,
+    "magnitude": 27.0,
+    "crop": 2,
+    "flip": True,
+    "cutout": 0.4,
+    "fill": 128,
+    "affine": 9.0,
+    "jitter": 9.0,
+}
 TORCHVISION = {
     name: "".join(word.capitalize() for word in name.split("_")) for name in OPERATIONS if name != "autocontrast"
 }
@@ -64,13 +73,31 @@ def test_all_off_returns_the_images_unchanged(images):
     assert torch.equal(augment(images, NoiseParams.none(), rng()), images)
 
 
-@pytest.mark.parametrize("option", [{"operations": 1, "magnitude": 9.0}, {"crop": 1}, {"flip": True}, {"cutout": 0.2}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"operations": 1, "magnitude": 9.0},
+        {"crop": 1},
+        {"flip": True},
+        {"cutout": 0.2},
+        {"affine": 5.0},
+        {"jitter": 5.0},
+    ],
+)
 def test_each_option_alone_changes_most_images(images, option):
     changed = (augment(images, make(**option, fill=128), rng()) != images).flatten(1).any(1)
     assert changed.float().mean() > 0.4
 
 
-OFF = [{"operations": 0}, {"crop": 0}, {"flip": False}, {"cutout": 0.0}, {"magnitude": 5.0}]
+OFF = [
+    {"operations": 0},
+    {"crop": 0},
+    {"flip": False},
+    {"cutout": 0.0},
+    {"magnitude": 5.0},
+    {"affine": 0.0},
+    {"jitter": 0.0},
+]
 
 
 @pytest.mark.parametrize("option", OFF)
@@ -80,6 +107,7 @@ def test_switching_one_option_off_changes_the_result_and_no_other_option_s_draw(
     one, other = draw(with_it, 50, (8, 8), rng()), draw(without, 50, (8, 8), rng())
     same = {name: np.array_equal(getattr(one, name), getattr(other, name)) for name in vars(one)}
     touched = {"operations": {"operation", "strength"}, "crop": {"shift"}, "flip": {"mirrored"}, "cutout": set()}
+    touched |= {"affine": {"affine"}, "jitter": {"jitter"}}
     assert {name for name, equal in same.items() if not equal} == touched.get(*option, {"strength"})
 
 
@@ -170,15 +198,20 @@ def test_apply_never_reads_back_from_the_device(channels):
     crop=st.integers(0, 40),
     flip=st.booleans(),
     cutout=st.floats(0, 1),
+    affine=st.floats(0, 30),
+    jitter=st.floats(0, 30),
     fill=st.integers(0, 255),
     seed=st.integers(0, 2**32),
     data=st.data(),
 )
 @settings(max_examples=60, deadline=None)
-def test_any_noise_on_any_images_gives_images(shape, operations, magnitude, crop, flip, cutout, fill, seed, data):
+def test_any_noise_on_any_images_gives_images(
+    shape, operations, magnitude, crop, flip, cutout, affine, jitter, fill, seed, data
+):
     images = torch.from_numpy(data.draw(arrays(np.uint8, shape)))
     crop = min(crop, min(shape[2:]) - 1)
-    params = make(operations=operations, magnitude=magnitude, crop=crop, flip=flip, cutout=cutout, fill=fill)
+    options = {"crop": crop, "flip": flip, "cutout": cutout, "affine": affine, "jitter": jitter, "fill": fill}
+    params = make(operations=operations, magnitude=magnitude, **options)
     out = augment(images, params, rng(seed))
     assert (out.dtype, tuple(out.shape), out.device) == (torch.uint8, shape, images.device)
     assert np.isfinite(draw(params, 5, shape[2:], rng(seed)).strength).all()

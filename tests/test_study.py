@@ -9,7 +9,7 @@ import yaml
 
 from benchmarks import study as studies
 from benchmarks.expand import commands
-from benchmarks.studies_table import markdown
+from benchmarks.studies_table import gap_closed, markdown
 from noisy_student.files import read_csv
 
 ROOT = Path(__file__).parent.parent
@@ -140,6 +140,17 @@ def test_the_table_has_means_intervals_and_paired_differences():
     assert "100 training labels, 200 held-out labels" in text
     assert "| default | iter1 | cnn_16 | 2 | 94.50 ± 6.35 |" in text  # t(0.975, 1) * 0.707 / sqrt(2) = 6.35
     assert "| default | iter1 - iter0 | 2 | +4.50 ± 6.35 | 2 of 2 |" in text
+
+
+def test_the_table_says_how_much_of_the_gap_to_the_oracle_is_closed():
+    accuracies = ((0, 0.95), (1, 0.96))
+    rows = pd.concat([history([0.9, accuracy]).assign(setting="s", seed=seed) for seed, accuracy in accuracies])
+    rows.loc[rows["iteration"] == "iter1", "gain_over_oracle_control"] = [-0.05, 0.0]
+    assert gap_closed(rows).tolist() == pytest.approx([0.5, 1.0])
+    plan = {"question": "?", "answer": "Three quarters of it."}
+    text = markdown("name", plan, rows)
+    assert "| s | last iteration - oracle control | 2 | -2.50 ± 31.77 | 0 of 2 |" in text
+    assert text.endswith("oracle control 75.00 ± 317.66 % is closed.\n\nThree quarters of it.\n")
 
 
 @pytest.mark.slow
