@@ -3,7 +3,7 @@
 B images in a batch, N in all, C channels, H x W pixels, K classes.
 """
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from noisy_student.errors import Refusal
 from noisy_student.files import REMEDY
 from noisy_student.images import Split
 from noisy_student.models import build
+from noisy_student.networks import Ensemble
 from noisy_student.progress import Meter, meter
 from noisy_student.runtime import RuntimeParams, autocast, explained, memory_format
 
@@ -89,14 +90,28 @@ def load_classifier(folder: Path, device: torch.device) -> tuple[Classifier, dic
     tensors, description = load_model(folder)
     try:
         model, channels, size = description["model"], description["channels"], tuple(description["image_size"])
-        network = build(model, channels, len(description["classes"]), size, 0.0, 0.0)
-        classifier = Classifier(network, torch.zeros(channels), torch.ones(channels))
+        networks = [
+            build(model, channels, len(description["classes"]), size, 0.0, 0.0)
+            for _ in range(description.get("members", 1))
+        ]
+        classifier = Classifier(networks[0], torch.zeros(channels), torch.ones(channels))
+        if len(networks) > 1:
+            classifier.network = Ensemble(networks)
         classifier.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise Refusal(f"the weights in {folder} do not fit its description ({reason}); {REMEDY}") from None
     with explained("take a smaller model"):
         return classifier.eval().to(device), description
+
+
+def ensemble(members: Sequence[Classifier]) -> Classifier:
+    """Classifiers with the same normalisation as one; of a single one that one."""
+    if len(members) == 1:
+        return members[0]
+    first = members[0]
+    whole = Classifier(Ensemble([member.network for member in members]), first.mean, first.std)
+    return whole.laid_out(first.memory_format).eval()
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ N images, C channels, H and W their size, F features, K classes.
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -95,6 +95,19 @@ class GlobalMean(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean((2, 3))
+
+
+class Ensemble(nn.Module):
+    """Several networks for the same images, whose logits are averaged (Hansen and Salamon 1990; Xie et al. 2019 let one
+    label the pool)."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.smallest_image_size: Any = members[0].smallest_image_size
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.stack([member(images) for member in self.members]).mean(dim=0)
 
 
 class Network(nn.Module):

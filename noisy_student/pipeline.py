@@ -158,6 +158,12 @@ def _check_teachers(everything: Everything) -> None:
 def _check_controls(everything: Everything, recipes: dict[str, Recipe]) -> None:
     """A control sees as many images as the iteration that it is of, or it would answer another question."""
     for name, control in everything.controls.items():
+        wanted, has = (recipes[model].members for model in (control.of, name))
+        if has != wanted:
+            raise Refusal(
+                f"params.yaml: controls.{name} would train {has} members and its iteration {control.of} {wanted}; set "
+                f"controls.{name}.members to {wanted}"
+            )
         for key in ("steps", "batch_size"):
             wanted, has = (getattr(recipes[model].training, key) for model in (control.of, name))
             if has != wanted:
@@ -176,11 +182,11 @@ def _check_views(everything: Everything) -> None:
 def _check_warm(everything: Everything, recipes: dict[str, Recipe]) -> None:
     """A student that begins with its teacher's weights is of the teacher's size."""
     for name, iteration in everything.iterations.items():
-        model, teacher = recipes[name].model, recipes[iteration.teacher].model
-        if recipes[name].training.initial == "warm" and model != teacher:
+        own, teacher = (f"{recipes[model].members} {recipes[model].model}" for model in (name, iteration.teacher))
+        if recipes[name].training.initial == "warm" and (own != teacher or recipes[name].members > 1):
             raise Refusal(
-                f"params.yaml: iterations.{name} cannot begin with the weights of {iteration.teacher}, for it is a "
-                f"{model} and its teacher a {teacher}; set iterations.{name}.training.initial to scratch"
+                f"params.yaml: iterations.{name} cannot begin with the weights of {iteration.teacher}, for it has "
+                f"{own} and its teacher {teacher}; set iterations.{name}.training.initial to scratch"
             )
 
 

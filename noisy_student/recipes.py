@@ -1,6 +1,6 @@
 """What a model is trained with: the defaults of params.yaml, overlaid by the section of the model itself."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -48,10 +48,14 @@ class TrainingParams(Section):
         return self
 
 
+Members = Annotated[int, Field(ge=1, le=100)]  # nets of a model, each from weights and draws of its own
+
+
 class TeacherParams(Section):
     """iter0, trained on labels alone."""
 
     model: str  # its name, see models.py
+    members: Members = 1  # whose mean logits are the model's
     noise: NoiseParams  # all of it: the students' defaults do not reach the teacher
     training: dict[str, Any] = {}  # in place of the defaults
 
@@ -61,6 +65,7 @@ class IterationParams(Section):
 
     teacher: str  # the iteration that labels the pool for it
     model: str  # its name, see models.py
+    members: Members = 1  # whose mean logits are the model's
     noise: dict[str, Any] = {}  # in place of the defaults, as are the following
     pseudo_labels: dict[str, Any] = {}
     training: dict[str, Any] = {}
@@ -71,6 +76,7 @@ class ControlParams(Section):
 
     kind: Literal["supervised"]  # the iteration's model and steps, on labels alone
     of: str  # the iteration
+    members: Members = 1  # as many as its iteration has
     noise: NoiseParams  # all of it, chosen on validation
     training: dict[str, Any] = {}  # in place of the defaults
 
@@ -88,6 +94,7 @@ class Recipe(Section):
     model: str
     noise: NoiseParams
     training: TrainingParams
+    members: int = 1
 
 
 def labeled_in_batch(training: TrainingParams) -> int:
@@ -98,7 +105,7 @@ def labeled_in_batch(training: TrainingParams) -> int:
 def teacher_recipe(defaults: TrainingParams, teacher: TeacherParams) -> Recipe:
     """How iter0 is trained."""
     training = overlay(defaults, teacher.training, "teacher.training")
-    return Recipe(model=teacher.model, noise=teacher.noise, training=training)
+    return Recipe(model=teacher.model, noise=teacher.noise, training=training, members=teacher.members)
 
 
 def iteration_recipe(noise: NoiseParams, training: TrainingParams, iteration: IterationParams, name: str) -> Recipe:
@@ -107,13 +114,14 @@ def iteration_recipe(noise: NoiseParams, training: TrainingParams, iteration: It
         model=iteration.model,
         noise=overlay(noise, iteration.noise, f"iterations.{name}.noise"),
         training=overlay(training, iteration.training, f"iterations.{name}.training"),
+        members=iteration.members,
     )
 
 
 def control_recipe(training: TrainingParams, model: str, control: ControlParams, name: str) -> Recipe:
     """How the control called `name` is trained, `model` being that of its iteration."""
     training = overlay(training, control.training, f"controls.{name}.training")
-    return Recipe(model=model, noise=control.noise, training=training)
+    return Recipe(model=model, noise=control.noise, training=training, members=control.members)
 
 
 def pool_control_recipe(
@@ -128,4 +136,5 @@ def pool_control_recipe(
         model=whole.model,
         noise=NoiseParams.none() if control.kind == "unnoised" else whole.noise,
         training=whole.training.model_copy(update=changed),
+        members=whole.members,
     )

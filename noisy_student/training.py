@@ -6,6 +6,7 @@ B images in a batch, N in a split, C channels, H x W pixels, K classes.
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from noisy_student.checkpoint import Checkpoints, save_model
 from noisy_student.errors import Refusal
 from noisy_student.files import write_csv
 from noisy_student.images import Split
-from noisy_student.inference import Classifier, load_classifier, new_classifier, predict
+from noisy_student.inference import Classifier, ensemble, load_classifier, new_classifier, predict
 from noisy_student.metrics import accuracy, accuracy_interval, nll, softmax
 from noisy_student.models import size_and_cost
 from noisy_student.objectives import OBJECTIVES
@@ -73,8 +74,32 @@ def fit(
     """Train the model called `name` by `recipe`, on labels alone where `data` has no pool.
 
     The weights are drawn anew, or with `initial: warm` those in the folder of its `teacher`. The run goes on from the
-    last of its `checkpoints`, a folder, and keeps the next ones there.
+    last of its `checkpoints`, a folder, and keeps the next ones there. The members of a model are trained one after
+    another; its learning curve is their mean, but for the last row, where the model as a whole is looked at.
     """
+    if recipe.members == 1:
+        return _fit_one(name, recipe, data, runtime, device, seed, checkpoints, teacher)
+    trained = []
+    for number in range(1, recipe.members + 1):
+        member, folder = f"{name} member {number}", checkpoints and checkpoints / f"member-{number}"
+        trained.append(_fit_one(member, recipe, data, runtime, device, seed, folder, teacher))
+    whole = ensemble([member.classifier for member in trained])
+    curve = pd.concat([pd.DataFrame(member.curve) for member in trained]).groupby("step", as_index=False).mean()
+    rows: list[dict[str, Any]] = curve.to_dict("records")
+    rows[-1] |= figures(whole, HeldOut(data.validation.images(), data.validation.labels), runtime)
+    return Trained(name, recipe, whole, rows)
+
+
+def _fit_one(
+    name: str,
+    recipe: Recipe,
+    data: TrainingData,
+    runtime: RuntimeParams,
+    device: torch.device,
+    seed: int,
+    checkpoints: Path | None,
+    teacher: Path | None,
+) -> Trained:
     run_seed = int(generator(seed, f"training of {name}").integers(2**32))
     reseed_torch(run_seed, "initial weights")
     labeled, rates = data.labeled, (recipe.noise.dropout, recipe.noise.stochastic_depth)
@@ -108,6 +133,7 @@ def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
     description = {
         "name": trained.name,
         "model": trained.recipe.model,
+        "members": trained.recipe.members,
         "classes": labeled.classes,
         "image_size": list(labeled.image_size),
         "channels": labeled.channels,
@@ -167,6 +193,8 @@ def train(
                 checkpoints.save(state.step, *state.dump())
         if asked:
             raise _stopped(asked.signal, state, params.steps, checkpoints)
+        if checkpoints and recipe.members > 1:  # the next one is trained before this one is saved
+            checkpoints.save(state.step, *state.dump())
     return state.average.classifier, state.curve
 
 
@@ -203,18 +231,22 @@ def look(state: State, held_out: HeldOut, runtime: RuntimeParams) -> None:
     Raises `Refusal` when one of them is not finite.
     """
     since = int(state.curve[-1]["step"]) if state.curve else 0
-    probabilities = softmax(predict(state.average.classifier, held_out.images, runtime))
-    row = {
-        "step": state.step,
-        "loss": float(state.losses[since : state.step].mean()),
-        "validation_loss": nll(probabilities, held_out.labels),
-        "validation_accuracy": accuracy(probabilities.argmax(axis=1), held_out.labels),
-    }
+    row = {"step": state.step, "loss": float(state.losses[since : state.step].mean())}
+    row |= figures(state.average.classifier, held_out, runtime)
     for name in ("loss", "validation_loss"):
         if not math.isfinite(row[name]):
             remedy = "lower training.learning_rate or use precision float32"
             raise Refusal(f"the {name.replace('_', ' ')} became {row[name]}; {remedy}")
     state.curve.append(row)
+
+
+def figures(classifier: Classifier, held_out: HeldOut, runtime: RuntimeParams) -> dict[str, float]:
+    """Loss and accuracy of `classifier` on the held-out images, as a learning curve names them."""
+    probabilities = softmax(predict(classifier, held_out.images, runtime))
+    return {
+        "validation_loss": nll(probabilities, held_out.labels),
+        "validation_accuracy": accuracy(probabilities.argmax(axis=1), held_out.labels),
+    }
 
 
 def _stopped(signal: int, state: State, steps: int, checkpoints: Checkpoints | None) -> Stopped:

@@ -362,3 +362,41 @@ def test_a_student_may_begin_with_the_weights_of_its_teacher(tmp_path, run, make
     weight = "network.classifier.weight"
     assert torch.allclose(warm.classifier.state_dict()[weight], teacher.classifier.state_dict()[weight], atol=1e-4)
     assert not torch.allclose(drawn.classifier.state_dict()[weight], teacher.classifier.state_dict()[weight], atol=0.1)
+
+
+def test_the_members_of_a_model_differ_and_their_mean_is_the_model(tmp_path, run, runtime, make_recipe, make_split):
+    recipe = make_recipe("cnn_4", NOISE, steps=10, validations=2).model_copy(update={"members": 3})
+    trained, images = run(recipe, name="iter1"), make_split(400, 450).images()
+    logits = predict(trained.classifier, images, runtime)
+    assert [row["step"] for row in trained.curve] == [5, 10]
+    alone = []
+    for member in trained.classifier.network.members:
+        one = Classifier(member, trained.classifier.mean, trained.classifier.std)
+        alone.append(predict(one, images, runtime))
+    assert not np.allclose(alone[0], alone[1], atol=1e-2)
+    assert np.allclose(logits, np.mean(alone, axis=0), atol=1e-5)
+    right = np.mean(logits.argmax(axis=1) == make_split(400, 450).labels)
+    assert trained.curve[-1]["validation_accuracy"] == pytest.approx(right)
+    save_trained(tmp_path, trained, TrainingData(make_split(0, 30), make_split(400, 450)))
+    loaded, description = load_classifier(tmp_path, CPU)
+    assert description["members"] == 3
+    assert np.array_equal(predict(loaded, images, runtime), logits)
+
+
+@pytest.mark.parametrize("step", [0, 7])
+def test_a_model_of_several_members_goes_on_where_it_was_killed(tmp_path, run, make_recipe, at_step, step):
+    recipe = make_recipe("cnn_4", NOISE, steps=8).model_copy(update={"members": 2})
+    whole = run(recipe)
+    seen = []
+
+    def die_in_the_second() -> None:
+        seen.append(step)
+        if len(seen) == 2:
+            die()
+
+    at_step(step, die_in_the_second)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(recipe, checkpoints=tmp_path)
+    resumed = run(recipe, checkpoints=tmp_path)
+    assert len(seen) == 3  # the first member was not trained again
+    assert as_bytes(resumed.classifier) == as_bytes(whole.classifier)
