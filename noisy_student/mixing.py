@@ -43,6 +43,11 @@ Mask = Callable[[np.random.Generator, np.ndarray, int, int], np.ndarray]  # (N,H
 MASKS: dict[str, Mask] = {"mixup": mixup, "cutmix": cutmix, "fmix": fmix}
 
 
+def blended(first: Tensor, second: Tensor, stays: Tensor) -> Tensor:
+    """Of `first` what `stays` (N,1,H,W) or (N,1,1,1) says, 0 to 1, and of `second` the rest; images uint8 (N,C,H,W)."""
+    return torch.lerp(second.float(), first.float(), stays).add_(0.5).to(torch.uint8)
+
+
 def mix(
     images: Tensor, targets: Tensor, weights: Tensor, kind: str, alpha: float, generator: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,8 +63,7 @@ def mix(
     share = generator.beta(alpha, alpha, size=count)
     mask = MASKS[kind](generator, share, *images.shape[2:])
     stays = torch.from_numpy(mask.astype(np.float32)[:, None]).to(device, non_blocking=True)  # (N,1,H,W) or (N,1,1,1)
-    first, second = images.float(), images.index_select(0, partner).float()
-    mixed = torch.lerp(second, first, stays).add_(0.5).to(torch.uint8)
+    mixed = blended(images, images.index_select(0, partner), stays)
     part = stays.mean(dim=(1, 2, 3)) * weights
     other = weights[partner] * (1 - stays.mean(dim=(1, 2, 3)))
     both = part + other

@@ -1,0 +1,97 @@
+"""What each kind of noise does to your images at rising magnitude, as one picture: python -m commands.noise_sheet OUT
+
+A row for each operation of RandAugment, for affine and jitter, cutout and the three ways to mix two images. From left
+to right magnitudes 0 to 30; what has none goes up to half the side (cutout) or half of the image (a mixture).
+"""
+
+from argparse import ArgumentParser
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from noisy_student.errors import Refusal, exits_with_a_sentence
+from noisy_student.images import read_split
+from noisy_student.mixing import MASKS, blended
+from noisy_student.noise import strengths
+from noisy_student.operations import OPERATIONS, erase, randaugment, recolor, warp
+from noisy_student.randomness import generator
+
+MAGNITUDES = (0, 5, 10, 15, 20, 25, 30)
+TILE, GAP, NAMES, HEAD = 96, 6, 130, 26  # pixels: an image's side, between images, the names' column, the head
+AMOUNT, FACTOR = (0.8, 0.6, -0.4, 0.5, 0.6, -0.4), (0.7, -0.8, 0.9)  # of affine and jitter: one draw, for all rows
+
+
+@exits_with_a_sentence
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="a PNG file to write")
+    parser.add_argument("--images", type=Path, default=Path("data/labeled"), help="a split that prepare made")
+    parser.add_argument("--image", type=int, default=0, help="the number of the one in it that is shown")
+    args = parser.parse_args(argv)
+    split = read_split(args.images)
+    if not 0 <= args.image < len(split):
+        raise Refusal(f"--image was {args.image}; {args.images} has images 0 to {len(split) - 1}")
+    other = (args.image + len(split) // 2) % len(split)
+    two = torch.from_numpy(split.images(np.array([args.image, other]))).permute(0, 3, 1, 2)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet(two).save(args.out)
+    print(f"{args.out} shows every kind of noise")
+
+
+def sheet(two: Tensor) -> Image.Image:
+    """The picture for the first of `two` images uint8 (2,C,H,W), the second being what it is mixed with."""
+    rows: dict[str, Callable[[float], Tensor]]
+    rows = {name.replace("_", " "): partial(operated, two, name) for name in OPERATIONS}
+    rows["affine"] = lambda share: warp(two[:1], share * np.array([AMOUNT]), 0)
+    rows["jitter"] = lambda share: recolor(two[:1], 1 + 0.9 * share * np.array([FACTOR]))
+    rows["cutout"] = lambda share: erased(two, share / 2)
+    for name in MASKS:
+        rows[name] = partial(mixed, two, name)
+    return drawn(rows)
+
+
+def operated(two: Tensor, name: str, share: float) -> Tensor:
+    """The first image after the operation of RandAugment called `name` at that share of the highest magnitude."""
+    number = OPERATIONS.index(name)
+    height, width = two.shape[2:]
+    strength = strengths(30 * share, (height, width))[number, 1]
+    return randaugment(two[:1], np.array([[number]]), np.array([[strength]]), 0)
+
+
+def erased(two: Tensor, fraction: float) -> Tensor:
+    """The first image without a square of that fraction of its side, in the middle."""
+    height, width = two.shape[2:]
+    return erase(two[:1], np.array([[height // 2, width // 2]]), round(fraction * min(height, width)), 0)
+
+
+def mixed(two: Tensor, name: str, share: float) -> Tensor:
+    """The first image, half of `share` of it replaced by the second."""
+    height, width = two.shape[2:]
+    mask = MASKS[name](generator(0, "sheet"), np.array([1 - share / 2]), height, width)
+    return blended(two[:1], two[1:], torch.from_numpy(mask[:, None].astype(np.float32)))
+
+
+def drawn(rows: dict[str, Callable[[float], Tensor]]) -> Image.Image:
+    """The images of `rows`, which are functions of the share of the highest magnitude, with names and magnitudes."""
+    step = TILE + GAP
+    picture = Image.new("RGB", (NAMES + step * len(MAGNITUDES), HEAD + step * len(rows)), "white")
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
+    for column, magnitude in enumerate(MAGNITUDES):
+        pen.text((NAMES + column * step + TILE // 2, HEAD // 2), str(magnitude), "black", font, anchor="mm")
+    for row, (name, make) in enumerate(rows.items()):
+        top = HEAD + row * step
+        pen.text((NAMES - 12, top + TILE // 2), name, "black", font, anchor="rm")
+        for column, magnitude in enumerate(MAGNITUDES):
+            pixels = make(magnitude / MAGNITUDES[-1])[0].permute(1, 2, 0).numpy()
+            tile = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).convert("RGB")
+            picture.paste(tile.resize((TILE, TILE), Image.Resampling.NEAREST), (NAMES + column * step, top))
+    return picture
+
+
+if __name__ == "__main__":
+    main()

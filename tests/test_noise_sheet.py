@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from commands.noise_sheet import HEAD, MAGNITUDES, NAMES, TILE, main, sheet
+from noisy_student.images import pixel_hash, write_split
+
+
+@pytest.fixture
+def split(tmp_path, digits) -> Path:
+    images = digits[0][:5]
+    index = pd.DataFrame({"id": [str(i) for i in range(5)], "label": digits[1][:5], "sha256": pixel_hash(images)})
+    write_split(tmp_path / "labeled", images, index, ["zero", "one", "two"], {}, 1_000_000)
+    return tmp_path / "labeled"
+
+
+def test_every_row_begins_with_the_image_itself_but_for_what_has_no_magnitude(digits):
+    two = torch.from_numpy(digits[0][:2]).permute(0, 3, 1, 2)
+    picture = np.asarray(sheet(two).convert("L")).astype(int)
+    rows = [
+        [picture[top : top + TILE, left : left + TILE] for left in range(NAMES, picture.shape[1], TILE + 6)]
+        for top in range(HEAD, picture.shape[0], TILE + 6)
+    ]
+    assert len(rows) == 20
+    assert all(len(row) == len(MAGNITUDES) for row in rows)
+    itself = rows[0][0]
+    begins = [np.abs(row[0] - itself).max() <= 1 for row in rows]
+    assert begins.count(False) <= 2  # autocontrast and equalize
+    changed = [np.abs(row[-1] - row[0]).mean() for row in rows]
+    assert sum(change > 1 for change in changed) >= 15  # color changes no grey image, nor does identity
+
+
+def test_the_picture_is_written_and_an_image_that_is_not_there_is_refused(split, tmp_path, capsys):
+    main([str(tmp_path / "new" / "noise.png"), "--images", str(split), "--image", "4"])
+    assert Image.open(tmp_path / "new" / "noise.png").size == (NAMES + 7 * (TILE + 6), HEAD + 20 * (TILE + 6))
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "noise.png"), "--images", str(split), "--image", "5"])
+    assert "--image was 5" in capsys.readouterr().err
