@@ -59,6 +59,7 @@ class Project:
                 "dvc.lock",
                 "images",
                 "cifar10",
+                "digits*",
             ),
         )
         (folder / "images").mkdir()
@@ -204,7 +205,7 @@ def test_each_iteration_is_a_revision_and_nothing_is_trained_for_it(project):
     for current in ("iter1", "iter0"):
         assert set(project.experiment(f"one-{current}", f"current={current}")) <= {"check", "summarize"}
     table = project.run("dvc", "metrics", "diff", "one-iter0", "one-iter1", "--md")
-    assert "| metrics/summary.json | accuracy " in table
+    assert "| metrics/summary.json | nll " in table  # of so small a run the accuracies may be the same
 
 
 @pytest.mark.slow
