@@ -59,7 +59,8 @@ class Project:
                 "dvc.lock",
                 "images",
                 "cifar10",
-                "digits*",
+                "digits",
+                "digits_and_others",
             ),
         )
         (folder / "images").mkdir()
