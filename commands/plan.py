@@ -27,6 +27,7 @@ from noisy_student.targets import one_hot
 from noisy_student.training import SMALLER_BATCH, HeldOut, train
 
 TRAINERS = ("train_teacher", "train_student@", "train_control@", "train_pool_control@")
+WITH_POOL = ("train_student@", "train_pool_control@")
 START_SECONDS = 3.0  # about what a stage takes to start
 CLASSES = 10  # of a person's own images, until they are looked at; they decide little of the time
 
@@ -47,11 +48,10 @@ def main() -> None:
     for stage in stages:
         if stage.startswith(TRAINERS):
             recipe = recipes["iter0" if stage == "train_teacher" else stage.split("@")[1]]
-            seconds = forecast(recipe, everything.data, everything.runtime, device)
+            seconds = forecast(recipe, everything.data, everything.runtime, device, stage.startswith(WITH_POOL))
             total += seconds
-            table.add_row(
-                stage, recipe.model, f"{recipe.training.steps * recipe.training.batch_size:,}", clock(seconds)
-            )
+            images = recipe.members * recipe.training.steps * recipe.training.batch_size
+            table.add_row(stage, recipe.model, f"{images:,}", clock(seconds))
     others = len(stages) - table.row_count
     Console().print(table, f"and {others} quick stages; about {clock(total)} in all on {device}\n", sep="")
 
@@ -75,16 +75,19 @@ def _to_run() -> list[str]:
         return [stage.addressing for stage in order]
 
 
-def forecast(recipe: Recipe, data: DataParams, runtime: RuntimeParams, device: torch.device) -> float:
+def forecast(
+    recipe: Recipe, data: DataParams, runtime: RuntimeParams, device: torch.device, with_pool: bool = False
+) -> float:
     """About how many seconds the steps of `recipe` take: three of them, measured on made-up images of that size."""
     classes = CLASSES if data.is_own else len(SIZES[data.source].training)
     classifier = made_up_classifier(recipe, data.shape(), classes, device)
     images = np.zeros((recipe.training.batch_size, *data.shape()), dtype=np.uint8)
     labels = np.arange(len(images)) % classes
     made_up, held_out = examples(images, one_hot(labels, classes), device), HeldOut(images[:1], labels[:1])
+    pool = made_up if with_pool else None
     for steps in (1, 3):  # the first one warms up
-        seconds = training_seconds(steps, classifier, recipe, made_up, None, held_out, runtime)
-    return seconds / steps * recipe.training.steps
+        seconds = training_seconds(steps, classifier, recipe, made_up, pool, held_out, runtime)
+    return seconds / steps * recipe.training.steps * recipe.members
 
 
 def made_up_classifier(recipe: Recipe, shape: tuple[int, int, int], classes: int, device: torch.device) -> Classifier:
