@@ -26,6 +26,7 @@ TINY = {
     "data.validation": 20,
     "data.pool": 200,
     "pseudo_labels.threshold": 0,
+    "pseudo_labels.precision": None,  # so weak a teacher has none
     "pseudo_labels.balance": False,
     "teacher.model": "cnn_4",
     "teacher.training": {"steps": 4, "batch_size": 16, "validations": 2},
