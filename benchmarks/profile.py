@@ -23,7 +23,7 @@ from benchmarks import work
 from benchmarks.expand import commands
 from benchmarks.speed import MODELS, ROOT, hardware, pipeline, run
 from benchmarks.study import copy_project
-from noisy_student import batches, optimization, training
+from noisy_student import batches, objectives, optimization, training
 from noisy_student.files import write_bytes
 
 PROFILE = ROOT / "benchmarks" / "profile.md"
@@ -33,7 +33,7 @@ PARTS: dict[str, tuple[Any, str]] = {  # each a function that a step calls, and 
     BATCH: (batches.Batches, "_make"),
     "seeding model noise": (training, "reseed_torch"),
     "forward pass": (training.Classifier, "forward"),
-    "loss": (training, "weighted_cross_entropy"),
+    "loss": (objectives, "weighted_cross_entropy"),
     "backward pass": (torch.Tensor, "backward"),
     "optimizer": (torch.optim.AdamW, "step"),
     "average of the weights": (optimization.Average, "update"),
