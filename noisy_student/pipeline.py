@@ -83,6 +83,7 @@ def check(params: Params) -> Everything:
                 f"params.yaml: {key}.noise.flip was True; it must be False, for {everything.data.source} has digits"
             )
     _check_views(everything)
+    _check_mixtures(everything, recipes)
     _check_warm(everything, recipes)
     _check_controls(everything, recipes)
     check_sizes(everything.data)
@@ -177,6 +178,17 @@ def _check_views(everything: Everything) -> None:
     source = everything.data.source
     if everything.labeling.views == "mirrored" and source in DIGITS:
         raise Refusal(f"params.yaml: labeling.views was mirrored, and {source} has digits; set it to shifts")
+
+
+def _check_mixtures(everything: Everything, recipes: dict[str, Recipe]) -> None:
+    """A student's own labels are of single images, so that there are none for a mixture of two."""
+    for name in everything.iterations:
+        mix, objective = recipes[name].noise.mix, recipes[name].training.objective
+        if mix != "none" and objective != "pseudo_labels":
+            raise Refusal(
+                f"params.yaml: iterations.{name} would have noise.mix {mix} with training.objective {objective}, which "
+                "labels single images; set noise.mix to none or training.objective to pseudo_labels"
+            )
 
 
 def _check_warm(everything: Everything, recipes: dict[str, Recipe]) -> None:
