@@ -36,7 +36,9 @@ def main(kind: str, model: str, side: str, channels: str) -> None:
     images = np.random.default_rng(0).integers(256, size=(4096, int(side), int(side), int(channels)), dtype=np.uint8)
     everything = check(Params())
     device = setup(everything.runtime)
-    recipe = everything.recipes()["iter1"].model_copy(update={"model": model})
+    student = everything.recipes()["iter1"]
+    training_params = student.training.model_copy(update={"objective": "pseudo_labels"})  # a step with one forward pass
+    recipe = student.model_copy(update={"model": model, "training": training_params})
     rate = {"training": training, "labeling": labeling, "noise": noising}[kind](images, recipe, everything, device)
     print(json.dumps({"images_per_second": rate}))
 
