@@ -157,6 +157,7 @@ def test_the_table_says_how_much_of_the_gap_to_the_oracle_is_closed():
 def test_the_commands_of_the_pipeline_run_without_dvc():
     tiny = {
         "runtime.threads": 1,
+        "pseudo_labels.precision": None,
         "data.pool": 200,
         "pseudo_labels.threshold": 0,
         "teacher.training": {"steps": 4, "batch_size": 16},
