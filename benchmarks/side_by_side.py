@@ -83,7 +83,7 @@ def ours(way: str, side: int, rate: Callable[..., float]) -> float:
     precision = "bfloat16" if way == "ours in bfloat16" else "float32"
     runtime = everything.runtime.model_copy(update={"precision": precision})
     student = everything.recipes()["iter1"]
-    training = student.training.model_copy(update={"batch_size": BATCH, "objective": "pseudo_labels"})
+    training = student.training.model_copy(update={"batch_size": BATCH})
     recipe = student.model_copy(update={"model": MODEL, "noise": NOISE, "training": training})
     return rate(pictures(side), recipe, everything.model_copy(update={"runtime": runtime}), torch.device("cpu"))
 

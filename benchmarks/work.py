@@ -36,15 +36,15 @@ def main(kind: str, model: str, side: str, channels: str) -> None:
     images = np.random.default_rng(0).integers(256, size=(4096, int(side), int(side), int(channels)), dtype=np.uint8)
     everything = check(Params())
     device = setup(everything.runtime)
-    student = everything.recipes()["iter1"]
-    training_params = student.training.model_copy(update={"objective": "pseudo_labels"})  # a step with one forward pass
-    recipe = student.model_copy(update={"model": model, "training": training_params})
+    recipe = everything.recipes()["iter1"].model_copy(update={"model": model})
     rate = {"training": training, "labeling": labeling, "noise": noising}[kind](images, recipe, everything, device)
     print(json.dumps({"images_per_second": rate}))
 
 
 def training(images: np.ndarray, recipe, everything, device: torch.device) -> float:
-    """Steps of a student, with all of its noise, on a pool and a few labels."""
+    """Steps of a student, with all of its noise and one forward pass, on a pool and a few labels."""
+    one_pass = recipe.training.model_copy(update={"objective": "pseudo_labels"})
+    recipe = recipe.model_copy(update={"training": one_pass})
     labels = np.arange(len(images)) % CLASSES
     pool = examples(images, one_hot(labels, CLASSES), device)
     labeled = examples(images[:100], one_hot(labels[:100], CLASSES), device)

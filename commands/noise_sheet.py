@@ -1,4 +1,4 @@
-"""What each kind of noise does to your images at rising magnitude, as one picture: python -m commands.noise_sheet OUT
+"""What noise does to your images at rising magnitude, as one picture: python -m commands.noise_sheet OUT
 
 A row for each operation of RandAugment, for affine and jitter, cutout and the three ways to mix two images. From left
 to right magnitudes 0 to 30; what has none goes up to half the side (cutout) or half of the image (a mixture).

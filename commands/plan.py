@@ -26,8 +26,8 @@ from noisy_student.sources import SIZES, DataParams
 from noisy_student.targets import one_hot
 from noisy_student.training import SMALLER_BATCH, HeldOut, train
 
-TRAINERS = ("train_teacher", "train_student@", "train_control@", "train_pool_control@")
 WITH_POOL = ("train_student@", "train_pool_control@")
+TRAINERS = ("train_teacher", "train_control@", *WITH_POOL)
 START_SECONDS = 3.0  # about what a stage takes to start
 CLASSES = 10  # of a person's own images, until they are looked at; they decide little of the time
 

@@ -17,7 +17,7 @@ from noisy_student.errors import Refusal
 from noisy_student.mixing import mix
 from noisy_student.noise import NoiseParams
 from noisy_student.randomness import generator
-from noisy_student.recipes import Recipe, TrainingParams, labeled_in_batch
+from noisy_student.recipes import OWN_LABELS, Recipe, TrainingParams, labeled_in_batch
 
 AHEAD = "NOISY_STUDENT_STEPS_AHEAD"  # environment variable: batches noised together, in place of what follows
 MOST_AHEAD, VALUES_AHEAD = 16, 2**21  # batches noised together, and uint8 values in them
@@ -69,7 +69,7 @@ class Batches:
         self.made: dict[int, Part] = {}  # the batches of the next steps
 
     def parts(self, step: int) -> Iterator[Part]:
-        """The batch of `step` in `accumulation` parts, each with labeled and pool images in the batch's proportion."""
+        """The batch of `step` in `accumulation` parts, among which its labeled and pool images are spread evenly."""
         if step not in self.made:
             self.made = self._make(range(step, min(step + self.ahead, max(self.recipe.training.steps, step + 1))))
         batch, count = self.made.pop(step), self.recipe.training.accumulation
@@ -80,7 +80,7 @@ class Batches:
         images = torch.cat([part.images for part in plain])
         noised = self._noised(images, steps, self.recipe.noise, "input noise")
         weak: Sequence[Tensor] = [part.images for part in plain]
-        if self.pool and self.recipe.training.objective != "pseudo_labels":
+        if self.pool and self.recipe.training.objective in OWN_LABELS:
             weak = self._noised(images, steps, self.recipe.noise.weak(), "weak noise")
         made = [replace(part, images=noised[i], weak=weak[i]) for i, part in enumerate(plain)]
         return {step: self._mixed(part, step) for step, part in zip(steps, made, strict=True)}
@@ -108,9 +108,7 @@ class Batches:
         if self.pool:
             pool_images, pool_targets = take(self.pool, rows_of_step(self.pool.order, pool, self.seed, "pool", step))
             images, targets = torch.cat([images, pool_images]), torch.cat([targets, pool_targets])
-        from_pool = torch.cat([torch.zeros(labeled), torch.ones(pool)])
-        weights = image_weights(params, labeled, pool).to(images.device)
-        return Part(images, targets, weights, from_pool.to(images.device), images)
+        return Part(images, targets, *_roles(params.pool_weight, labeled, pool, images.device), images)
 
 
 def steps_ahead(values: int) -> int:
@@ -136,12 +134,19 @@ def composition(params: TrainingParams, step: int, with_pool: bool) -> tuple[int
     return labeled_in_batch(params), size - labeled_in_batch(params)
 
 
-def image_weights(params: TrainingParams, labeled: int, pool: int) -> Tensor:
+@lru_cache(maxsize=8)
+def _roles(pool_weight: float, labeled: int, pool: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The weights and which images are from the pool, of all batches with so many of each."""
+    from_pool = torch.cat([torch.zeros(labeled), torch.ones(pool)])
+    return image_weights(pool_weight, labeled, pool).to(device), from_pool.to(device)
+
+
+def image_weights(pool_weight: float, labeled: int, pool: int) -> Tensor:
     """The weight of each image of a batch (B,), the labeled ones first; they sum to 1.
 
     Where there are both, labeled images share 1 / (1 + pool_weight) and pool images the rest.
     """
-    shares = (1.0, params.pool_weight) if labeled and pool else (1.0, 1.0)
+    shares = (1.0, pool_weight) if labeled and pool else (1.0, 1.0)
     whole = torch.cat([torch.full((n,), share / max(n, 1)) for n, share in zip((labeled, pool), shares, strict=True)])
     return whole / (sum(shares) if labeled and pool else 1)
 

@@ -94,9 +94,8 @@ def load_classifier(folder: Path, device: torch.device) -> tuple[Classifier, dic
             build(model, channels, len(description["classes"]), size, 0.0, 0.0)
             for _ in range(description.get("members", 1))
         ]
-        classifier = Classifier(networks[0], torch.zeros(channels), torch.ones(channels))
-        if len(networks) > 1:
-            classifier.network = Ensemble(networks)
+        network = networks[0] if len(networks) == 1 else Ensemble(networks)
+        classifier = Classifier(network, torch.zeros(channels), torch.ones(channels))
         classifier.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
@@ -106,9 +105,7 @@ def load_classifier(folder: Path, device: torch.device) -> tuple[Classifier, dic
 
 
 def ensemble(members: Sequence[Classifier]) -> Classifier:
-    """Classifiers with the same normalisation as one; of a single one that one."""
-    if len(members) == 1:
-        return members[0]
+    """Classifiers with the same normalisation as one."""
     first = members[0]
     whole = Classifier(Ensemble([member.network for member in members]), first.mean, first.std)
     return whole.laid_out(first.memory_format).eval()
@@ -133,8 +130,7 @@ def predict(
         batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)  # copied off the disk
         with autocast(runtime, device):
             first = batch.permute(0, 3, 1, 2)  # (B,H,W,C) -> (B,C,H,W)
-            logits = [classifier(view(first)).float() for view in VIEWS[views]]
-            batches.append(logits[0] if len(logits) == 1 else torch.stack(logits).mean(dim=0))
+            batches.append(torch.stack([classifier(view(first)).float() for view in VIEWS[views]]).mean(dim=0))
         if progress:
             progress.advance(len(batch))
     return torch.cat(batches).cpu().numpy()

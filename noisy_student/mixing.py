@@ -64,7 +64,7 @@ def mix(
     mask = MASKS[kind](generator, share, *images.shape[2:])
     stays = torch.from_numpy(mask.astype(np.float32)[:, None]).to(device, non_blocking=True)  # (N,1,H,W) or (N,1,1,1)
     mixed = blended(images, images.index_select(0, partner), stays)
-    part = stays.mean(dim=(1, 2, 3)) * weights
-    other = weights[partner] * (1 - stays.mean(dim=(1, 2, 3)))
+    kept = stays.mean(dim=(1, 2, 3))
+    part, other = kept * weights, weights[partner] * (1 - kept)
     both = part + other
     return mixed, (part[:, None] * targets + other[:, None] * targets[partner]) / both[:, None], both

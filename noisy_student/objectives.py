@@ -12,7 +12,7 @@ from torch import Tensor
 from noisy_student.batches import Part
 from noisy_student.recipes import TrainingParams
 
-Look = Callable[[Tensor], Tensor]  # the classifier in training: uint8 images (B,C,H,W) to float32 logits (B,K)
+Forward = Callable[[Tensor], Tensor]  # the classifier in training: uint8 images (B,C,H,W) to float32 logits (B,K)
 
 
 def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -20,33 +20,33 @@ def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> 
     return -(weights * (targets * F.log_softmax(logits, dim=1)).sum(dim=1)).sum()
 
 
-def pseudo_labels(look: Look, part: Part, params: TrainingParams) -> Tensor:
+def pseudo_labels(forward: Forward, part: Part, params: TrainingParams) -> Tensor:
     """Learn what the teacher said about the pool, and the labels (Xie et al. 2019, algorithm 1)."""
-    return weighted_cross_entropy(look(part.images), part.targets, part.weights)
+    return weighted_cross_entropy(forward(part.images), part.targets, part.weights)
 
 
-def consistency(look: Look, part: Part, params: TrainingParams) -> Tensor:
+def consistency(forward: Forward, part: Part, params: TrainingParams) -> Tensor:
     """Say of a strongly noised pool image what one says of the weakly noised one, where one is sure; and the labels.
 
-    No teacher: the labels are the model's own, made on the fly. Soft and sharpened they are those of UDA (Xie et al.
-    2020, arXiv 1904.12848, section 3.2), with `consistency_temperature` 0 hard ones, those of FixMatch (Sohn et al.
-    2020, arXiv 2001.07685, section 2.2).
+    The labels are the model's own, made on the fly; the teacher's decide alone which pool images are there. Soft and
+    sharpened they are those of UDA (Xie et al. 2020, arXiv 1904.12848, section 3.2), with `consistency_temperature` 0
+    hard ones, those of FixMatch (Sohn et al. 2020, arXiv 2001.07685, section 2.2).
     """
-    targets, sure = own_labels(look, part, params)
-    return weighted_cross_entropy(look(part.images), targets, part.weights * sure)
+    targets, sure = own_labels(forward, part, params)
+    return weighted_cross_entropy(forward(part.images), targets, part.weights * sure)
 
 
-def joined(look: Look, part: Part, params: TrainingParams) -> Tensor:
+def joined(forward: Forward, part: Part, params: TrainingParams) -> Tensor:
     """Both of the above, half and half: the teacher where the model is not sure yet, and more and more itself."""
-    targets, sure = own_labels(look, part, params)
+    targets, sure = own_labels(forward, part, params)
     share = (0.5 * sure * part.from_pool)[:, None]
-    return weighted_cross_entropy(look(part.images), torch.lerp(part.targets, targets, share), part.weights)
+    return weighted_cross_entropy(forward(part.images), torch.lerp(part.targets, targets, share), part.weights)
 
 
-def own_labels(look: Look, part: Part, params: TrainingParams) -> tuple[Tensor, Tensor]:
+def own_labels(forward: Forward, part: Part, params: TrainingParams) -> tuple[Tensor, Tensor]:
     """What the model says of the weakly noised pool images, and the labels of the others (B,K); 1 where sure (B,)."""
     with torch.no_grad():
-        logits = look(part.weak)
+        logits = forward(part.weak)
     confidence, best = F.softmax(logits, dim=1).max(dim=1)
     if params.consistency_temperature:
         labels = F.softmax(logits / params.consistency_temperature, dim=1)
@@ -56,7 +56,7 @@ def own_labels(look: Look, part: Part, params: TrainingParams) -> tuple[Tensor, 
     return targets, torch.where(part.from_pool > 0, (confidence >= params.consistency_threshold).float(), 1.0)
 
 
-OBJECTIVES: dict[str, Callable[[Look, Part, TrainingParams], Tensor]] = {
+OBJECTIVES: dict[str, Callable[[Forward, Part, TrainingParams], Tensor]] = {
     "pseudo_labels": pseudo_labels,
     "consistency": consistency,
     "joined": joined,

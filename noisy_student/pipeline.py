@@ -1,6 +1,7 @@
 """All of params.yaml at once, and what is wrong with it before anything runs."""
 
 import re
+from operator import attrgetter
 from pathlib import Path
 
 import yaml
@@ -12,6 +13,7 @@ from noisy_student.models import check_name, check_rates
 from noisy_student.noise import NoiseParams, check_crop
 from noisy_student.randomness import Seed
 from noisy_student.recipes import (
+    OWN_LABELS,
     ControlParams,
     IterationParams,
     PoolControlParams,
@@ -159,18 +161,13 @@ def _check_teachers(everything: Everything) -> None:
 def _check_controls(everything: Everything, recipes: dict[str, Recipe]) -> None:
     """A control sees as many images as the iteration that it is of, or it would answer another question."""
     for name, control in everything.controls.items():
-        wanted, has = (recipes[model].members for model in (control.of, name))
-        if has != wanted:
-            raise Refusal(
-                f"params.yaml: controls.{name} would train {has} members and its iteration {control.of} {wanted}; set "
-                f"controls.{name}.members to {wanted}"
-            )
-        for key in ("steps", "batch_size"):
-            wanted, has = (getattr(recipes[model].training, key) for model in (control.of, name))
+        for key in ("members", "training.steps", "training.batch_size"):
+            wanted, has = (attrgetter(key)(recipes[model]) for model in (control.of, name))
             if has != wanted:
+                what = key.removeprefix("training.")
                 raise Refusal(
-                    f"params.yaml: controls.{name} would train with {key} {has} and its iteration {control.of} with "
-                    f"{wanted}; set controls.{name}.training.{key} to {wanted}"
+                    f"params.yaml: controls.{name} would train with {what} {has} and its iteration {control.of} with "
+                    f"{wanted}; set controls.{name}.{key} to {wanted}"
                 )
 
 
@@ -184,7 +181,7 @@ def _check_mixtures(everything: Everything, recipes: dict[str, Recipe]) -> None:
     """A student's own labels are of single images, so that there are none for a mixture of two."""
     for name in everything.iterations:
         mix, objective = recipes[name].noise.mix, recipes[name].training.objective
-        if mix != "none" and objective != "pseudo_labels":
+        if mix != "none" and objective in OWN_LABELS:
             raise Refusal(
                 f"params.yaml: iterations.{name} would have noise.mix {mix} with training.objective {objective}, which "
                 "labels single images; set noise.mix to none or training.objective to pseudo_labels"

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from noisy_student.config import Section, overlay
 from noisy_student.noise import NoiseParams
 
+OWN_LABELS = frozenset({"consistency", "joined"})  # objectives whose labels are the student's own, made on the fly
+
 
 class TrainingParams(Section):
     """One training run of `steps` batches."""
@@ -82,7 +84,10 @@ class ControlParams(Section):
 
 
 class PoolControlParams(Section):
-    """A control that sees the pool: its iteration's model, steps and images, all but one thing."""
+    """A control that sees the pool: its iteration's model and steps.
+
+    An oracle is told the truth of the whole pool, as it is; it and a shuffled control have the plain objective.
+    """
 
     kind: Literal["unnoised", "oracle", "shuffled"]  # no noise; true labels; each pseudo-label beside another image
     of: str  # the iteration

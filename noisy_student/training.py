@@ -29,7 +29,7 @@ from noisy_student.recipes import Recipe, TrainingParams
 from noisy_student.runtime import RuntimeParams, autocast, explained, memory_format, reseed_torch
 from noisy_student.state import State
 from noisy_student.stopping import Stopped, finishes_the_step
-from noisy_student.targets import one_hot
+from noisy_student.targets import PseudoLabels, one_hot
 
 SMALLER_BATCH = "raise training.accumulation or lower training.batch_size"
 
@@ -49,6 +49,11 @@ class TrainingData:
     labeled: Split
     validation: Split
     pool: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # uint8 (N,H,W,C), targets float32 (N,K), copies (N,)
+
+
+def taught(pool: Split, told: PseudoLabels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `TrainingData` has of the `pool` when it is labeled as `told`."""
+    return pool.images(told.rows), told.targets, told.copies
 
 
 @dataclass(frozen=True)
@@ -206,12 +211,12 @@ def take_step(state: State, batches: Batches, runtime: RuntimeParams) -> None:
     state.classifier.train()
     objective = OBJECTIVES[params.objective if batches.pool else "pseudo_labels"]
 
-    def look(images: Tensor) -> Tensor:
+    def forward(images: Tensor) -> Tensor:
         with autocast(runtime, images.device):
             return state.classifier(images).float()
 
     for part in batches.parts(step):
-        loss = objective(look, part, params)
+        loss = objective(forward, part, params)
         loss.backward()
         state.losses[step] += loss.detach()
     state.optimizer.step()

@@ -16,7 +16,7 @@ from noisy_student.randomness import Seed, generator
 from noisy_student.recipes import IterationParams, PoolControlParams, TrainingParams, pool_control_recipe
 from noisy_student.runtime import RuntimeParams, machine, setup
 from noisy_student.targets import read_pseudo_labels, shuffled, true_labels
-from noisy_student.training import TrainingData, fit, save_trained
+from noisy_student.training import TrainingData, fit, save_trained, taught
 from noisy_student.work import work
 
 
@@ -56,8 +56,7 @@ def main(argv: list[str] | None = None) -> None:
                 told = true_labels(read_truth(args.pool_truth), len(labeled.classes))
             if control.kind == "shuffled":
                 told = shuffled(told, generator(seed, f"shuffling of {args.control}"))
-            pool = (read_split(args.pool).images(told.rows), told.targets, told.copies)
-            data = TrainingData(labeled, read_split(args.validation), pool)
+            data = TrainingData(labeled, read_split(args.validation), taught(read_split(args.pool), told))
             trained = fit(args.control, recipe, data, runtime, device, seed, job.checkpoints)
             save_trained(job.part, trained, data)
 

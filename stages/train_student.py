@@ -16,7 +16,7 @@ from noisy_student.randomness import Seed
 from noisy_student.recipes import IterationParams, TrainingParams, iteration_recipe
 from noisy_student.runtime import RuntimeParams, machine, setup
 from noisy_student.targets import read_pseudo_labels
-from noisy_student.training import TrainingData, fit, save_trained
+from noisy_student.training import TrainingData, fit, save_trained, taught
 from noisy_student.work import work
 
 
@@ -49,9 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     }
     with work(args.out, __file__, params, inputs, machine(device)) as job:
         if not job.finished:
-            pseudo_labels = read_pseudo_labels(args.pseudo_labels)
-            kept = (read_split(args.pool).images(pseudo_labels.rows), pseudo_labels.targets, pseudo_labels.copies)
-            data = TrainingData(read_split(args.labeled), read_split(args.validation), kept)
+            pool = taught(read_split(args.pool), read_pseudo_labels(args.pseudo_labels))
+            data = TrainingData(read_split(args.labeled), read_split(args.validation), pool)
             trained = fit(args.iteration, recipe, data, runtime, device, seed, job.checkpoints, args.teacher)
             save_trained(job.part, trained, data)
 

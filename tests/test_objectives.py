@@ -18,7 +18,7 @@ def part(weights=None) -> Part:
     return Part(IMAGES + 3, TARGETS, torch.full((5,), 0.2) if weights is None else weights, FROM_POOL, weak)
 
 
-def look(images: torch.Tensor) -> torch.Tensor:
+def forward(images: torch.Tensor) -> torch.Tensor:
     return LOGITS[images.flatten().long()]
 
 
@@ -38,19 +38,19 @@ def test_cross_entropy_is_torchs_for_hard_and_soft_targets():
 
 def test_pseudo_labels_are_learned_as_they_are(make_recipe):
     expected = F.cross_entropy(LOGITS[3:], TARGETS)
-    assert torch.allclose(pseudo_labels(look, part(), params(make_recipe)), expected)
+    assert torch.allclose(pseudo_labels(forward, part(), params(make_recipe)), expected)
 
 
 def test_consistency_teaches_sure_labels_of_its_own_and_never_those_of_the_teacher(make_recipe):
     own = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]])
     expected = F.cross_entropy(LOGITS[3:7], own, reduction="sum") / 5  # the last image is not sure
-    assert torch.allclose(consistency(look, part(), params(make_recipe)), expected)
+    assert torch.allclose(consistency(forward, part(), params(make_recipe)), expected)
 
 
 def test_sharpened_labels_are_between_the_probabilities_and_the_hard_ones(make_recipe):
     losses = [
-        consistency(look, part(), params(make_recipe, consistency_threshold=0.0, consistency_temperature=temperature))
-        for temperature in (0.0, 1e-3, 0.4, 1.0)
+        consistency(forward, part(), params(make_recipe, consistency_threshold=0.0, consistency_temperature=each))
+        for each in (0.0, 1e-3, 0.4, 1.0)
     ]
     assert losses[0] == pytest.approx(losses[1])
     assert losses[0] != losses[2] != losses[3]
@@ -58,21 +58,21 @@ def test_sharpened_labels_are_between_the_probabilities_and_the_hard_ones(make_r
 
 def test_what_is_joined_is_the_teacher_where_the_model_is_not_sure(make_recipe):
     assert torch.allclose(
-        joined(look, part(), params(make_recipe, consistency_threshold=1.0)),
-        pseudo_labels(look, part(), params(make_recipe)),
+        joined(forward, part(), params(make_recipe, consistency_threshold=1.0)),
+        pseudo_labels(forward, part(), params(make_recipe)),
     )
     half = TARGETS.clone()
     half[2], half[3] = (TARGETS[2] + torch.eye(3)[0]) / 2, (TARGETS[3] + torch.eye(3)[1]) / 2
-    assert torch.allclose(joined(look, part(), params(make_recipe)), F.cross_entropy(LOGITS[3:], half))
+    assert torch.allclose(joined(forward, part(), params(make_recipe)), F.cross_entropy(LOGITS[3:], half))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_learns_from_labels_and_sends_no_gradient_through_its_own(make_recipe, name):
     seen = []
 
-    def looked(images: torch.Tensor) -> torch.Tensor:
+    def watched(images: torch.Tensor) -> torch.Tensor:
         seen.append(torch.is_grad_enabled())
-        return look(images).requires_grad_()
+        return forward(images).requires_grad_()
 
-    OBJECTIVES[name](looked, part(), params(make_recipe)).backward()
+    OBJECTIVES[name](watched, part(), params(make_recipe)).backward()
     assert seen.count(True) == 1

@@ -1,14 +1,21 @@
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from noisy_student.errors import Refusal
+from noisy_student.inference import VIEWS, LabelingParams
+from noisy_student.mixing import MASKS
 from noisy_student.noise import NoiseParams
+from noisy_student.objectives import OBJECTIVES
 from noisy_student.recipes import (
+    OWN_LABELS,
     ControlParams,
     IterationParams,
     PoolControlParams,
     TeacherParams,
+    TrainingParams,
     control_recipe,
     iteration_recipe,
     labeled_in_batch,
@@ -41,6 +48,15 @@ def test_a_control_has_the_model_and_steps_of_its_iteration_and_noise_of_its_own
     recipe = control_recipe(defaults.training, "cnn_8", control, "same_size")
     assert (recipe.model, recipe.training.steps, recipe.training.batch_size) == ("cnn_8", 100, 8)
     assert recipe.noise == make_recipe().noise
+
+
+def test_the_names_that_params_may_have_are_those_that_there_are():
+    def names(section, key: str) -> set[str]:
+        return set(get_args(section.model_fields[key].annotation))
+
+    assert names(TrainingParams, "objective") == set(OBJECTIVES) > OWN_LABELS
+    assert names(NoiseParams, "mix") == {"none", *MASKS}
+    assert names(LabelingParams, "views") == set(VIEWS)
 
 
 @pytest.mark.parametrize("kind", ["unnoised", "oracle", "shuffled"])
