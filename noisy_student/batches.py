@@ -17,7 +17,7 @@ from noisy_student.errors import Refusal
 from noisy_student.mixing import mix
 from noisy_student.noise import NoiseParams
 from noisy_student.randomness import generator
-from noisy_student.recipes import OWN_LABELS, Recipe, TrainingParams, labeled_in_batch
+from noisy_student.recipes import OWN_LABELS, Recipe, TrainingParams, first_finetuned_step, labeled_in_batch
 
 AHEAD = "NOISY_STUDENT_STEPS_AHEAD"  # environment variable: batches noised together, in place of what follows
 MOST_AHEAD, VALUES_AHEAD = 16, 2**21  # batches noised together, and uint8 values in them
@@ -43,17 +43,19 @@ def examples(
 
 @dataclass(frozen=True)
 class Part:
-    """B images of a batch, or as many of them as fit the memory at once."""
+    """B images of a batch, or as many of them as fit the memory at once; the last P of them are from the pool."""
 
     images: Tensor  # uint8 (B,C,H,W), noised
     targets: Tensor  # float32 (B,K), rows sum to 1
     weights: Tensor  # float32 (B,); those of a batch sum to 1
     from_pool: Tensor  # float32 (B,), 1 for pool images and 0 for labeled ones
-    weak: Tensor  # uint8 (B,C,H,W), the same images weakly noised for an objective that looks at both, else as they are
+    weak: Tensor  # uint8 (P,C,H,W), the pool images weakly noised, for an objective whose labels are its own, else none
 
     def every(self, stride: int, first: int) -> "Part":
         """Every `stride`-th image from the `first` on."""
-        return Part(*(getattr(self, field.name)[first::stride] for field in fields(self)))
+        labeled = len(self.images) - len(self.weak)
+        cut = {field.name: getattr(self, field.name)[first::stride] for field in fields(self)}
+        return Part(**cut | {"weak": self.weak[(first - labeled) % stride :: stride]})
 
 
 class Batches:
@@ -77,19 +79,21 @@ class Batches:
 
     def _make(self, steps: range) -> dict[int, Part]:
         plain = [self._plain(step) for step in steps]
-        images = torch.cat([part.images for part in plain])
-        noised = self._noised(images, steps, self.recipe.noise, "input noise")
-        weak: Sequence[Tensor] = [part.images for part in plain]
-        if self.pool and self.recipe.training.objective in OWN_LABELS:
-            weak = self._noised(images, steps, self.recipe.noise.weak(), "weak noise")
+        noised = self._noised([part.images for part in plain], steps, self.recipe.noise, "input noise")
+        weak: Sequence[Tensor] = [part.weak for part in plain]
+        if any(map(len, weak)):
+            weak = self._noised(weak, steps, self.recipe.noise.weak(), "weak noise")
         made = [replace(part, images=noised[i], weak=weak[i]) for i, part in enumerate(plain)]
         return {step: self._mixed(part, step) for step, part in zip(steps, made, strict=True)}
 
-    def _noised(self, images: Tensor, steps: range, params: NoiseParams, purpose: str) -> Sequence[Tensor]:
-        """The images of all `steps` with the noise of each step's draw, by step."""
-        count, (height, width) = len(images) // len(steps), images.shape[2:]
-        draws = [noise.draw(params, count, (height, width), generator(self.seed, purpose, step)) for step in steps]
-        return noise.apply(images, noise.Draw.joined(draws), params).chunk(len(steps))
+    def _noised(self, images: Sequence[Tensor], steps: range, params: NoiseParams, purpose: str) -> Sequence[Tensor]:
+        """The images of each of `steps` with the noise of its draw."""
+        counts, (height, width) = [len(each) for each in images], images[0].shape[2:]
+        draws = [
+            noise.draw(params, count, (height, width), generator(self.seed, purpose, step))
+            for count, step in zip(counts, steps, strict=True)
+        ]
+        return noise.apply(torch.cat(list(images)), noise.Draw.joined(draws), params).split(counts)
 
     def _mixed(self, part: Part, step: int) -> Part:
         params = self.recipe.noise
@@ -108,7 +112,8 @@ class Batches:
         if self.pool:
             pool_images, pool_targets = take(self.pool, rows_of_step(self.pool.order, pool, self.seed, "pool", step))
             images, targets = torch.cat([images, pool_images]), torch.cat([targets, pool_targets])
-        return Part(images, targets, *_roles(params.pool_weight, labeled, pool, images.device), images)
+        weak = images[labeled:] if params.objective in OWN_LABELS else images[:0]
+        return Part(images, targets, *_roles(params.pool_weight, labeled, pool, images.device), weak)
 
 
 def steps_ahead(values: int) -> int:
@@ -130,7 +135,7 @@ def composition(params: TrainingParams, step: int, with_pool: bool) -> tuple[int
     if not with_pool:
         return size, 0
     if params.finetune:  # pretrain, then finetune (Xie et al. 2019, section 4.1 and appendix A.2)
-        return (size, 0) if step >= round(params.steps * (1 - params.finetune)) else (0, size)
+        return (size, 0) if step >= first_finetuned_step(params) else (0, size)
     return labeled_in_batch(params), size - labeled_in_batch(params)
 
 

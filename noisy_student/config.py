@@ -108,11 +108,12 @@ def _sentence(error: ValidationError, kind: Any, name: str) -> str:
         return f"the key {key} is unknown{_nearest(first['loc'], kind)}"
     if first["type"] == "missing":
         return f"the key {key} is missing; add it"
-    message = first["msg"]
-    for prefix in ("Value error, ", "Input ", "should ", "be "):
-        message = message.removeprefix(prefix)
+    rule = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    rule = f"must {rule.removeprefix('should ')}" if rule.startswith("should ") else f"must be {rule}"
+    if isinstance(first["input"], dict) and first["type"] == "value_error":  # about several of its keys at once
+        return f"{key} {rule}"
     was = _shown(first["input"])
-    return f"{key} was {was if len(was) < 80 else was[:77] + '...'}; it must be {message}"
+    return f"{key} was {was if len(was) < 80 else was[:77] + '...'}; it {rule}"
 
 
 def _shown(value: Any) -> str:

@@ -107,7 +107,7 @@ class Ensemble(nn.Module):
         self.smallest_image_size: Any = members[0].smallest_image_size
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.stack([member(images) for member in self.members]).mean(dim=0)
+        return torch.stack([member(images).float() for member in self.members]).mean(dim=0)
 
 
 class Network(nn.Module):

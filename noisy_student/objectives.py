@@ -4,6 +4,7 @@ B images in the part, K classes.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,12 @@ from torch import Tensor
 from noisy_student.batches import Part
 from noisy_student.recipes import TrainingParams
 
-Forward = Callable[[Tensor], Tensor]  # the classifier in training: uint8 images (B,C,H,W) to float32 logits (B,K)
+
+class Student(NamedTuple):
+    """The classifier in training, asked in two ways: uint8 images (B,C,H,W) to float32 logits (B,K)."""
+
+    logits: Callable[[Tensor], Tensor]  # with its model noise, for a loss
+    noiseless_logits: Callable[[Tensor], Tensor]  # in eval mode and without gradients, as a teacher labels
 
 
 def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -20,43 +26,46 @@ def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> 
     return -(weights * (targets * F.log_softmax(logits, dim=1)).sum(dim=1)).sum()
 
 
-def pseudo_labels(forward: Forward, part: Part, params: TrainingParams) -> Tensor:
+def pseudo_labels(student: Student, part: Part, params: TrainingParams) -> Tensor:
     """Learn what the teacher said about the pool, and the labels (Xie et al. 2019, algorithm 1)."""
-    return weighted_cross_entropy(forward(part.images), part.targets, part.weights)
+    return weighted_cross_entropy(student.logits(part.images), part.targets, part.weights)
 
 
-def consistency(forward: Forward, part: Part, params: TrainingParams) -> Tensor:
+def consistency(student: Student, part: Part, params: TrainingParams) -> Tensor:
     """Say of a strongly noised pool image what one says of the weakly noised one, where one is sure; and the labels.
 
     The labels are the model's own, made on the fly; the teacher's decide alone which pool images are there. Soft and
     sharpened they are those of UDA (Xie et al. 2020, arXiv 1904.12848, section 3.2), with `consistency_temperature` 0
     hard ones, those of FixMatch (Sohn et al. 2020, arXiv 2001.07685, section 2.2).
     """
-    targets, sure = own_labels(forward, part, params)
-    return weighted_cross_entropy(forward(part.images), targets, part.weights * sure)
+    targets, sure = own_labels(student, part, params)
+    return weighted_cross_entropy(student.logits(part.images), targets, part.weights * sure)
 
 
-def joined(forward: Forward, part: Part, params: TrainingParams) -> Tensor:
+def joined(student: Student, part: Part, params: TrainingParams) -> Tensor:
     """Both of the above, half and half: the teacher where the model is not sure yet, and more and more itself."""
-    targets, sure = own_labels(forward, part, params)
+    targets, sure = own_labels(student, part, params)
     share = (0.5 * sure * part.from_pool)[:, None]
-    return weighted_cross_entropy(forward(part.images), torch.lerp(part.targets, targets, share), part.weights)
+    return weighted_cross_entropy(student.logits(part.images), torch.lerp(part.targets, targets, share), part.weights)
 
 
-def own_labels(forward: Forward, part: Part, params: TrainingParams) -> tuple[Tensor, Tensor]:
+def own_labels(student: Student, part: Part, params: TrainingParams) -> tuple[Tensor, Tensor]:
     """What the model says of the weakly noised pool images, and the labels of the others (B,K); 1 where sure (B,)."""
-    with torch.no_grad():
-        logits = forward(part.weak)
+    labeled = len(part.images) - len(part.weak)
+    always = torch.ones_like(part.weights[:labeled])
+    if labeled == len(part.images):
+        return part.targets, always
+    logits = student.noiseless_logits(part.weak)
     confidence, best = F.softmax(logits, dim=1).max(dim=1)
     if params.consistency_temperature:
         labels = F.softmax(logits / params.consistency_temperature, dim=1)
     else:
         labels = F.one_hot(best, logits.shape[1]).float()
-    targets = torch.where(part.from_pool[:, None] > 0, labels, part.targets)
-    return targets, torch.where(part.from_pool > 0, (confidence >= params.consistency_threshold).float(), 1.0)
+    sure = (confidence >= params.consistency_threshold).float()
+    return torch.cat([part.targets[:labeled], labels]), torch.cat([always, sure])
 
 
-OBJECTIVES: dict[str, Callable[[Forward, Part, TrainingParams], Tensor]] = {
+OBJECTIVES: dict[str, Callable[[Student, Part, TrainingParams], Tensor]] = {
     "pseudo_labels": pseudo_labels,
     "consistency": consistency,
     "joined": joined,

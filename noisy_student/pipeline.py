@@ -135,7 +135,8 @@ def _check_names(everything: Everything) -> None:
     )
     for section, pattern, example in kinds:
         for name in getattr(everything, section):
-            if not pattern.fullmatch(name) or (pattern is CONTROL and name.startswith("iter")):
+            taken = pattern is CONTROL and (name.startswith("iter") or name == "pool_controls")
+            if taken or not pattern.fullmatch(name):
                 raise Refusal(f"params.yaml: the key {section}.{name} must be named like {example}")
 
 
@@ -194,8 +195,9 @@ def _check_warm(everything: Everything, recipes: dict[str, Recipe]) -> None:
         own, teacher = (f"{recipes[model].members} {recipes[model].model}" for model in (name, iteration.teacher))
         if recipes[name].training.initial == "warm" and (own != teacher or recipes[name].members > 1):
             raise Refusal(
-                f"params.yaml: iterations.{name} cannot begin with the weights of {iteration.teacher}, for it has "
-                f"{own} and its teacher {teacher}; set iterations.{name}.training.initial to scratch"
+                f"params.yaml: iterations.{name} cannot begin with the weights of {iteration.teacher}, for it is {own} "
+                f"and its teacher {teacher}: only one net can begin as another of the same name; set "
+                f"iterations.{name}.training.initial to scratch"
             )
 
 

@@ -5,9 +5,21 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from noisy_student.config import Section, overlay
+from noisy_student.errors import Refusal
 from noisy_student.noise import NoiseParams
 
 OWN_LABELS = frozenset({"consistency", "joined"})  # objectives whose labels are the student's own, made on the fly
+STUDENTS_ALONE = frozenset(  # options of training that mean nothing without a pool or a teacher
+    {
+        "pool_ratio",
+        "pool_weight",
+        "objective",
+        "consistency_threshold",
+        "consistency_temperature",
+        "initial",
+        "finetune",
+    }
+)
 
 
 class TrainingParams(Section):
@@ -49,6 +61,14 @@ class TrainingParams(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _both_phases_learn(self) -> "TrainingParams":
+        if self.finetune and not 0 < first_finetuned_step(self) < self.steps:
+            raise ValueError(f"should leave steps before and after finetune {self.finetune} begins, of {self.steps}")
+        if self.finetune and self.objective == "consistency":
+            raise ValueError("should have finetune 0 with objective consistency, which learns nothing without labels")
+        return self
+
 
 Members = Annotated[int, Field(ge=1, le=100)]  # nets of a model, each from weights and draws of its own
 
@@ -84,12 +104,13 @@ class ControlParams(Section):
 
 
 class PoolControlParams(Section):
-    """A control that sees the pool: its iteration's model and steps.
+    """A control that sees the pool: its iteration's recipe, but for one thing.
 
-    An oracle is told the truth of the whole pool, as it is; it and a shuffled control have the plain objective.
+    An unnoised one has no noise; an oracle is taught by a teacher that is always right and sure; a shuffled one has
+    each pseudo-label beside another image.
     """
 
-    kind: Literal["unnoised", "oracle", "shuffled"]  # no noise; true labels; each pseudo-label beside another image
+    kind: Literal["unnoised", "oracle", "shuffled"]
     of: str  # the iteration
 
 
@@ -102,6 +123,11 @@ class Recipe(Section):
     members: int = 1
 
 
+def first_finetuned_step(training: TrainingParams) -> int:
+    """The first step of the last phase, which is on labels alone; all steps where there is no such phase."""
+    return round(training.steps * (1 - training.finetune))
+
+
 def labeled_in_batch(training: TrainingParams) -> int:
     """How many images of a student's batch are labeled ones; the rest come from the pool."""
     return round(training.batch_size / (1 + training.pool_ratio))
@@ -109,8 +135,17 @@ def labeled_in_batch(training: TrainingParams) -> int:
 
 def teacher_recipe(defaults: TrainingParams, teacher: TeacherParams) -> Recipe:
     """How iter0 is trained."""
+    _refuse_student_options(teacher.training, "teacher")
     training = overlay(defaults, teacher.training, "teacher.training")
     return Recipe(model=teacher.model, noise=teacher.noise, training=training, members=teacher.members)
+
+
+def _refuse_student_options(training: dict[str, Any], key: str) -> None:
+    """Raise `Refusal` where a model that sees labels alone is given an option that only the pool gives a meaning."""
+    if wrong := STUDENTS_ALONE & training.keys():
+        raise Refusal(
+            f"params.yaml: {key}.training.{min(wrong)} changes nothing, for {key} sees labels alone; take it out"
+        )
 
 
 def iteration_recipe(noise: NoiseParams, training: TrainingParams, iteration: IterationParams, name: str) -> Recipe:
@@ -125,6 +160,7 @@ def iteration_recipe(noise: NoiseParams, training: TrainingParams, iteration: It
 
 def control_recipe(training: TrainingParams, model: str, control: ControlParams, name: str) -> Recipe:
     """How the control called `name` is trained, `model` being that of its iteration."""
+    _refuse_student_options(control.training, f"controls.{name}")
     training = overlay(training, control.training, f"controls.{name}.training")
     return Recipe(model=model, noise=control.noise, training=training, members=control.members)
 
@@ -134,12 +170,12 @@ def pool_control_recipe(
 ) -> Recipe:
     """How a control that sees the pool is trained: as `iteration`, which it is of, from weights of its own."""
     whole = iteration_recipe(noise, training, iteration, control.of)
-    changed = {"initial": "scratch"}
-    if control.kind != "unnoised":  # the labels that it is told are all that it is about
-        changed["objective"] = "pseudo_labels"
-    return Recipe(
-        model=whole.model,
-        noise=NoiseParams.none() if control.kind == "unnoised" else whole.noise,
-        training=whole.training.model_copy(update=changed),
-        members=whole.members,
-    )
+    if control.kind != "unnoised" and whole.training.objective == "consistency":
+        raise Refusal(
+            f"params.yaml: a control of kind {control.kind} is about the teacher's labels, and {control.of} learns its "
+            "own (training.objective consistency); take the control out"
+        )
+    changed: dict[str, Any] = {"training": whole.training.model_copy(update={"initial": "scratch"})}
+    if control.kind == "unnoised":
+        changed["noise"] = NoiseParams.none()
+    return whole.model_copy(update=changed)

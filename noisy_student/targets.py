@@ -32,14 +32,18 @@ class PseudoLabelParams(Section):
     in_distribution: float | None = Field(default=None, gt=0, le=1)  # fraction of the calibration images with less
     # energy than a pool image may have; null: no filter
     balance: bool  # equally many images a class: the most confident, or duplicates where they are too few
-    per_class: int | None = Field(default=None, ge=1)  # that many, with duplicates; null: the mean over the classes
+    per_class: int | None = Field(
+        default=None, ge=1, le=10**7
+    )  # that many, with duplicates; null: the mean over the classes
 
     @model_validator(mode="after")
     def _options_agree(self) -> "PseudoLabelParams":
         if self.per_class and not self.balance:
             raise ValueError("should have balance true where per_class is set")
         if self.precision and self.threshold:
-            raise ValueError("should have threshold 0 where precision chooses it")
+            raise ValueError("should have threshold 0 where precision chooses it (or precision null)")
+        if self.kind == "hard" and self.target_temperature != 1:
+            raise ValueError("should have target_temperature 1 where kind is hard, for it sharpens soft ones")
         return self
 
 
@@ -79,9 +83,10 @@ def make(
     confidence, labels = probabilities.max(axis=1), probabilities.argmax(axis=1)
     rows = np.flatnonzero((confidence >= limits.threshold) & (evidence(logits) >= limits.evidence))
     if not len(rows):
+        asked = [name for name in ("threshold", "precision", "in_distribution") if getattr(params, name)]
         raise Refusal(
-            f"no pool image reaches pseudo_labels.threshold {limits.threshold}: the teacher's highest confidence is "
-            f"{confidence.max() if len(confidence) else 0:.3f}; lower the threshold"
+            f"no pool image is kept: a confidence of {limits.threshold:.3f} is asked for, and the highest is "
+            f"{confidence.max() if len(confidence) else 0:.3f}; lower {' or '.join(asked)} of pseudo_labels"
         )
     copies = np.ones(len(rows), dtype=np.int64)
     if params.balance:
@@ -146,16 +151,19 @@ def balanced_copies(
     return copies
 
 
-def true_labels(truth: np.ndarray, classes: int) -> PseudoLabels:
-    """What an oracle says of the pool, whose labels are `truth` (N,), -1 where unknown.
+def true_labels(
+    truth: np.ndarray, classes: int, params: PseudoLabelParams, generator: np.random.Generator
+) -> PseudoLabels:
+    """What a teacher makes of the pool that is sure of the `truth` (N,), -1 where unknown: an oracle.
 
-    Raises `Refusal` when none is known.
+    So all images whose label is known are kept, and balanced where `params` say so. Raises `Refusal` when none is.
     """
     rows = np.flatnonzero(truth >= 0)
     if not len(rows):
         raise Refusal("no label of the pool is known, so there is no oracle; take the control of kind oracle out")
-    sure, once = np.ones(len(rows), dtype=np.float32), np.ones(len(rows), dtype=np.int64)
-    return PseudoLabels(rows, truth[rows], sure, one_hot(truth[rows], classes), once)
+    sure = np.where(one_hot(truth[rows], classes) > 0, 0.0, -np.inf)
+    made = make(sure, params, 1.0, generator, Limits(threshold=0))
+    return replace(made, rows=rows[made.rows])
 
 
 def shuffled(made: PseudoLabels, generator: np.random.Generator) -> PseudoLabels:

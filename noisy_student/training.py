@@ -21,7 +21,7 @@ from noisy_student.images import Split
 from noisy_student.inference import Classifier, ensemble, load_classifier, new_classifier, predict
 from noisy_student.metrics import accuracy, accuracy_interval, nll, softmax
 from noisy_student.models import size_and_cost
-from noisy_student.objectives import OBJECTIVES
+from noisy_student.objectives import OBJECTIVES, Student
 from noisy_student.optimization import set_learning_rate
 from noisy_student.progress import Meter, meter
 from noisy_student.randomness import generator
@@ -209,20 +209,32 @@ def take_step(state: State, batches: Batches, runtime: RuntimeParams) -> None:
     set_learning_rate(state.optimizer, params, step)
     reseed_torch(batches.seed, "model noise", step)
     state.classifier.train()
-    objective = OBJECTIVES[params.objective if batches.pool else "pseudo_labels"]
-
-    def forward(images: Tensor) -> Tensor:
-        with autocast(runtime, images.device):
-            return state.classifier(images).float()
-
+    objective, student = OBJECTIVES[params.objective], as_student(state.classifier, runtime)
     for part in batches.parts(step):
-        loss = objective(forward, part, params)
+        loss = objective(student, part, params)
         loss.backward()
         state.losses[step] += loss.detach()
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.average.update(params.ema_decay, step)
     state.step = step + 1
+
+
+def as_student(classifier: Classifier, runtime: RuntimeParams) -> Student:
+    """The two ways in which an objective asks `classifier`."""
+
+    def logits(images: Tensor) -> Tensor:
+        with autocast(runtime, images.device):
+            return classifier(images).float()
+
+    @torch.no_grad()
+    def noiseless_logits(images: Tensor) -> Tensor:
+        classifier.eval()
+        found = logits(images)
+        classifier.train()
+        return found
+
+    return Student(logits, noiseless_logits)
 
 
 def report_steps(params: TrainingParams) -> set[int]:

@@ -2,20 +2,20 @@
 
 Reads   the labeled and the validation split, the pool, the iteration's pseudo-labels, the pool's truth (oracle alone)
 Writes  the model's folder: weights, description, learning curve
-Params  seed, runtime, noise, training, pool_controls.<control>, iterations.<the iteration it is of>
+Params  seed, runtime, noise, pseudo_labels, training, pool_controls.<control>, iterations.<the iteration it is of>
 """
 
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.config import Params
+from noisy_student.config import Params, overlay
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split, read_truth
 from noisy_student.noise import NoiseParams
 from noisy_student.randomness import Seed, generator
 from noisy_student.recipes import IterationParams, PoolControlParams, TrainingParams, pool_control_recipe
 from noisy_student.runtime import RuntimeParams, machine, setup
-from noisy_student.targets import read_pseudo_labels, shuffled, true_labels
+from noisy_student.targets import PseudoLabelParams, read_pseudo_labels, shuffled, true_labels
 from noisy_student.training import TrainingData, fit, save_trained, taught
 from noisy_student.work import work
 
@@ -40,20 +40,24 @@ def main(argv: list[str] | None = None) -> None:
     iteration = params.section(f"iterations.{args.of}", IterationParams)
     control = params.section(f"pool_controls.{args.control}", PoolControlParams)
     recipe = pool_control_recipe(noise, training, iteration, control)
+    defaults = params.section("pseudo_labels", PseudoLabelParams)
+    pseudo_labels = overlay(defaults, iteration.pseudo_labels, f"iterations.{args.of}.pseudo_labels")
 
     device = setup(runtime)
     inputs = {
         "labeled": args.labeled,
         "pool": args.pool,
         "pseudo_labels": args.pseudo_labels,
-        "pool_truth": args.pool_truth,
         "validation": args.validation,
     }
+    if control.kind == "oracle":
+        inputs["pool_truth"] = args.pool_truth
     with work(args.out, __file__, params, inputs, machine(device)) as job:
         if not job.finished:
             labeled, told = read_split(args.labeled), read_pseudo_labels(args.pseudo_labels)
             if control.kind == "oracle":
-                told = true_labels(read_truth(args.pool_truth), len(labeled.classes))
+                draw = generator(seed, f"balance of {args.of}")
+                told = true_labels(read_truth(args.pool_truth), len(labeled.classes), pseudo_labels, draw)
             if control.kind == "shuffled":
                 told = shuffled(told, generator(seed, f"shuffling of {args.control}"))
             data = TrainingData(labeled, read_split(args.validation), taught(read_split(args.pool), told))

@@ -157,9 +157,22 @@ def test_weak_and_strong_views_are_of_the_same_images(make_recipe, objective):
     recipe = make_recipe(noise=NOISE | {"crop": 0, "flip": False}, objective=objective)
     part = next(Batches(recipe, LABELED, POOL, 0).parts(0))
     plain = next(Batches(make_recipe(), LABELED, POOL, 0).parts(0))
-    assert torch.equal(part.weak, plain.images)
-    assert not torch.equal(part.images, part.weak)
-    assert torch.equal(part.from_pool > 0, torch.tensor(numbers(part.weak)) >= 100)
+    assert torch.equal(part.weak, plain.images[part.from_pool > 0])
+    assert not torch.equal(part.images[part.from_pool > 0], part.weak)
+    assert torch.equal(part.from_pool > 0, torch.tensor(numbers(plain.images)) >= 100)
+
+
+@pytest.mark.parametrize("accumulation", [2, 3, 6])
+def test_weak_views_stay_beside_their_images_in_every_part_of_a_batch(make_recipe, accumulation):
+    recipe = make_recipe(batch_size=24, pool_ratio=2, accumulation=accumulation, objective="joined")
+    for part in Batches(recipe, LABELED, POOL, 0).parts(0):
+        assert torch.equal(part.weak, part.images[part.from_pool > 0])  # without noise
+
+
+def test_weak_views_are_made_in_the_phase_with_the_pool_alone(make_recipe):
+    recipe = make_recipe(steps=8, finetune=0.25, objective="joined")
+    batches = Batches(recipe, LABELED, POOL, 0)
+    assert [len(next(batches.parts(step)).weak) for step in range(8)] == [16] * 6 + [0] * 2
 
 
 def test_pool_images_may_be_mixed_with_labeled_ones(make_recipe):

@@ -114,7 +114,7 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line_that_names_it(leaf
     except Refusal as refused:
         message = str(refused)
         assert len(message.splitlines()) == 1
-        whole = message.startswith("params.yaml: training was ")  # keys that do not go together
+        whole = message.startswith(f"params.yaml: {section} must ")  # keys that do not go together
         assert whole or message.startswith((f"params.yaml: {section}.{key} ", f"params.yaml: {section}.{key}."))
 
 

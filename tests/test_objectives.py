@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from noisy_student.batches import Part
-from noisy_student.objectives import OBJECTIVES, consistency, joined, pseudo_labels, weighted_cross_entropy
+from noisy_student.objectives import OBJECTIVES, Student, consistency, joined, pseudo_labels, weighted_cross_entropy
 
 LABELED, POOL = 2, 3
 IMAGES = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)
@@ -14,12 +14,15 @@ LOGITS = torch.tensor([[0.0, 1, 2], [3, 0, 0], [9, 0, 0], [0, 9, 0], [1.1, 1, 1]
 
 def part(weights=None) -> Part:
     """Pool image 2 and 3 are surely classes 0 and 1 where weakly noised, image 4 could be any."""
-    weak = IMAGES  # image number i: the model's logits are LOGITS[i], and those of its strong view LOGITS[i + 3]
+    weak = IMAGES[LABELED:]  # image number i: the logits are LOGITS[i], and those of its strong view LOGITS[i + 3]
     return Part(IMAGES + 3, TARGETS, torch.full((5,), 0.2) if weights is None else weights, FROM_POOL, weak)
 
 
-def forward(images: torch.Tensor) -> torch.Tensor:
+def said(images: torch.Tensor) -> torch.Tensor:
     return LOGITS[images.flatten().long()]
+
+
+STUDENT = Student(said, said)
 
 
 def params(make_recipe, **changed):
@@ -38,18 +41,18 @@ def test_cross_entropy_is_torchs_for_hard_and_soft_targets():
 
 def test_pseudo_labels_are_learned_as_they_are(make_recipe):
     expected = F.cross_entropy(LOGITS[3:], TARGETS)
-    assert torch.allclose(pseudo_labels(forward, part(), params(make_recipe)), expected)
+    assert torch.allclose(pseudo_labels(STUDENT, part(), params(make_recipe)), expected)
 
 
 def test_consistency_teaches_sure_labels_of_its_own_and_never_those_of_the_teacher(make_recipe):
     own = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]])
     expected = F.cross_entropy(LOGITS[3:7], own, reduction="sum") / 5  # the last image is not sure
-    assert torch.allclose(consistency(forward, part(), params(make_recipe)), expected)
+    assert torch.allclose(consistency(STUDENT, part(), params(make_recipe)), expected)
 
 
 def test_sharpened_labels_are_between_the_probabilities_and_the_hard_ones(make_recipe):
     losses = [
-        consistency(forward, part(), params(make_recipe, consistency_threshold=0.0, consistency_temperature=each))
+        consistency(STUDENT, part(), params(make_recipe, consistency_threshold=0.0, consistency_temperature=each))
         for each in (0.0, 1e-3, 0.4, 1.0)
     ]
     assert losses[0] == pytest.approx(losses[1])
@@ -58,21 +61,32 @@ def test_sharpened_labels_are_between_the_probabilities_and_the_hard_ones(make_r
 
 def test_what_is_joined_is_the_teacher_where_the_model_is_not_sure(make_recipe):
     assert torch.allclose(
-        joined(forward, part(), params(make_recipe, consistency_threshold=1.0)),
-        pseudo_labels(forward, part(), params(make_recipe)),
+        joined(STUDENT, part(), params(make_recipe, consistency_threshold=1.0)),
+        pseudo_labels(STUDENT, part(), params(make_recipe)),
     )
     half = TARGETS.clone()
     half[2], half[3] = (TARGETS[2] + torch.eye(3)[0]) / 2, (TARGETS[3] + torch.eye(3)[1]) / 2
-    assert torch.allclose(joined(forward, part(), params(make_recipe)), F.cross_entropy(LOGITS[3:], half))
+    assert torch.allclose(joined(STUDENT, part(), params(make_recipe)), F.cross_entropy(LOGITS[3:], half))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_learns_from_labels_and_sends_no_gradient_through_its_own(make_recipe, name):
+def test_every_objective_learns_in_one_pass_and_labels_in_at_most_one_without_noise(make_recipe, name):
     seen = []
 
-    def watched(images: torch.Tensor) -> torch.Tensor:
-        seen.append(torch.is_grad_enabled())
-        return forward(images).requires_grad_()
+    def learned(images: torch.Tensor) -> torch.Tensor:
+        seen.append(("learned", len(images)))
+        return said(images).requires_grad_()
 
-    OBJECTIVES[name](watched, part(), params(make_recipe)).backward()
-    assert seen.count(True) == 1
+    def labeled(images: torch.Tensor) -> torch.Tensor:
+        seen.append(("labeled", len(images)))
+        return said(images)
+
+    OBJECTIVES[name](Student(learned, labeled), part(), params(make_recipe)).backward()
+    assert sorted(seen) == [("labeled", POOL)] * (name != "pseudo_labels") + [("learned", 5)]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_where_no_image_is_from_the_pool_every_objective_learns_the_labels(make_recipe, name):
+    labels = Part(IMAGES, TARGETS, torch.full((5,), 0.2), torch.zeros(5), IMAGES[:0])
+    loss = OBJECTIVES[name](Student(said, pytest.fail), labels, params(make_recipe))
+    assert torch.allclose(loss, F.cross_entropy(LOGITS[:5], TARGETS))

@@ -11,6 +11,7 @@ from noisy_student.noise import NoiseParams
 from noisy_student.objectives import OBJECTIVES
 from noisy_student.recipes import (
     OWN_LABELS,
+    STUDENTS_ALONE,
     ControlParams,
     IterationParams,
     PoolControlParams,
@@ -69,8 +70,38 @@ def test_a_control_that_sees_the_pool_is_its_iteration_but_for_one_thing(default
     )
     assert control.model == whole.model
     assert control.noise == (NoiseParams.none() if kind == "unnoised" else whole.noise)
-    assert control.training.objective == ("joined" if kind == "unnoised" else "pseudo_labels")
-    assert control.training.initial == "scratch"
+    assert control.training == whole.training.model_copy(update={"initial": "scratch"})
+
+
+@pytest.mark.parametrize("kind", ["oracle", "shuffled"])
+def test_a_control_about_labels_that_its_iteration_does_not_learn_is_refused(defaults, kind):
+    iteration = IterationParams(teacher="iter0", model="cnn_8", training={"objective": "consistency"})
+    control = PoolControlParams(kind=kind, of="iter1")
+    with pytest.raises(Refusal, match=f"{kind} is about the teacher's labels, and iter1 learns its own"):
+        pool_control_recipe(defaults.noise, defaults.training, iteration, control)
+
+
+@pytest.mark.parametrize("option", sorted(STUDENTS_ALONE))
+def test_an_option_that_only_a_pool_gives_a_meaning_is_refused_elsewhere(defaults, option):
+    training = {option: getattr(defaults.training, option)}
+    with pytest.raises(Refusal, match=f"teacher.training.{option} changes nothing, .* take it out"):
+        teacher_recipe(defaults.training, TeacherParams(model="cnn_8", noise=defaults.noise, training=training))
+    control = ControlParams(kind="supervised", of="iter1", noise=defaults.noise, training=training)
+    with pytest.raises(Refusal, match=f"controls.plain.training.{option} changes nothing"):
+        control_recipe(defaults.training, "cnn_8", control, "plain")
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"finetune": 0.01, "steps": 6}, "must leave steps before and after finetune 0.01 begins, of 6"),
+        ({"finetune": 0.99, "steps": 6}, "must leave steps before and after finetune 0.99 begins, of 6"),
+        ({"finetune": 0.5, "objective": "consistency"}, "must have finetune 0 with objective consistency"),
+    ],
+)
+def test_a_finetuned_student_has_two_phases_that_both_teach_it(make_recipe, changed, sentence):
+    with pytest.raises(Refusal, match=sentence):
+        make_recipe(**changed)
 
 
 def test_an_unknown_key_of_an_override_is_named_in_full(defaults):

@@ -73,7 +73,7 @@ def test_the_threshold_parts_the_pool(logits, threshold):
 
 
 def test_nothing_above_the_threshold_is_refused_with_the_highest_confidence():
-    with pytest.raises(Refusal, match=r"threshold 0.9: the teacher's highest confidence is 0.622; lower the threshold"):
+    with pytest.raises(Refusal, match=r"a confidence of 0.900 is asked for, and the highest is 0.622; lower threshold"):
         make(np.array([[0.5, 0.0], [0.1, 0.0]]), options(threshold=0.9), 1.0, rng())
 
 
@@ -243,6 +243,7 @@ def test_so_many_images_a_class_as_asked_for_stand_in_an_epoch(per_class):
     [
         ({"per_class": 3, "balance": False}, "should have balance true where per_class is set"),
         ({"precision": 0.9, "threshold": 0.5}, "should have threshold 0 where precision chooses it"),
+        ({"kind": "hard", "target_temperature": 0.5}, "should have target_temperature 1 where kind is hard"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(changed, sentence):
@@ -251,12 +252,19 @@ def test_options_that_contradict_each_other_are_refused(changed, sentence):
 
 
 def test_an_oracle_says_what_is_true_of_what_is_known():
-    told = true_labels(np.array([2, -1, 0]), 3)
+    told = true_labels(np.array([2, -1, 0]), 3, options(threshold=1.0, balance=False), rng())
     assert told.rows.tolist() == [0, 2]
     assert told.targets.tolist() == [[0, 0, 1], [1, 0, 0]]
     assert told.copies.tolist() == [1, 1]
     with pytest.raises(Refusal, match="no label of the pool is known"):
-        true_labels(np.array([-1, -1]), 3)
+        true_labels(np.array([-1, -1]), 3, options(), rng())
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_an_oracle_is_balanced_as_its_iteration_is(kind):
+    told = true_labels(np.array([0, 0, 0, 1, -1]), 2, options(kind=kind, balance=True, per_class=6), rng())
+    assert np.bincount(told.labels, told.copies).tolist() == [6, 6]
+    assert told.targets.tolist() == one_hot(told.labels, 2).tolist()
 
 
 def test_shuffled_pseudo_labels_are_the_same_ones_elsewhere():

@@ -75,7 +75,12 @@ def loss(make_recipe, make_pool, run):
         recipe = make_recipe(
             model,
             {**noise, **(changed if kind == "noise" else {})},
-            **{"steps": 3, "label_smoothing": 0.1, **(changed if kind == "training" else {})},
+            **{
+                "steps": 3,
+                "label_smoothing": 0.1,
+                "consistency_threshold": 0.3,
+                **(changed if kind == "training" else {}),
+            },
         )
         return run(recipe, make_pool(**(changed if kind == "target" else {}))).curve[-1]["loss"]
 
