@@ -69,8 +69,8 @@ def labeling(images: np.ndarray, recipe, everything, device: torch.device) -> fl
         teacher = made_up_classifier(recipe, images.shape[1:], CLASSES, device).eval()
 
         def label() -> None:
-            for _, logits in predict_split(teacher, read_split(folder / "pool"), everything.runtime, "benchmark"):
-                write_array(folder / "logits.npy", logits)
+            for _, seen in predict_split(teacher, read_split(folder / "pool"), everything.runtime, "benchmark"):
+                write_array(folder / "logits.npy", seen.logits)
 
         return limits.images_per_second(label, len(images))
 

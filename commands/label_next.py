@@ -44,7 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     pool = read_split(args.pool)
     if [pool.classes, pool.channels, list(pool.image_size)] != [description[key] for key in SAME]:
         raise Refusal(f"{args.pool} has other classes or images than the model was trained on; name another pool")
-    logits = np.concatenate([shard for _, shard in predict_split(classifier, pool, runtime, "looking at the pool")])
+    logits = np.concatenate(
+        [seen.logits for _, seen in predict_split(classifier, pool, runtime, "looking at the pool")]
+    )
     probabilities = softmax(logits)
     rows = worth_labeling(probabilities, args.images)
     guesses = np.array(description["classes"])[probabilities[rows].argmax(axis=1)]

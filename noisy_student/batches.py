@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from noisy_student import noise
@@ -17,7 +18,7 @@ from noisy_student.errors import Refusal
 from noisy_student.mixing import mix
 from noisy_student.noise import NoiseParams
 from noisy_student.randomness import generator
-from noisy_student.recipes import OWN_LABELS, Recipe, TrainingParams, first_finetuned_step, labeled_in_batch
+from noisy_student.recipes import OWN_LABELS, Recipe, TrainingParams, first_step, labeled_in_batch
 
 AHEAD = "NOISY_STUDENT_STEPS_AHEAD"  # environment variable: batches noised together, in place of what follows
 MOST_AHEAD, VALUES_AHEAD = 16, 2**21  # batches noised together, and uint8 values in them
@@ -73,27 +74,28 @@ class Batches:
     def parts(self, step: int) -> Iterator[Part]:
         """The batch of `step` in `accumulation` parts, among which its labeled and pool images are spread evenly."""
         if step not in self.made:
-            self.made = self._make(range(step, min(step + self.ahead, max(self.recipe.training.steps, step + 1))))
+            self.made = self._make(range(step, min(step + self.ahead, phase_end(self.recipe.training, step))))
         batch, count = self.made.pop(step), self.recipe.training.accumulation
         return (batch.every(count, first) for first in range(count))
 
     def _make(self, steps: range) -> dict[int, Part]:
+        """The batches of `steps`, which are of one phase."""
         plain = [self._plain(step) for step in steps]
+        if steps[0] >= first_step(self.recipe.training, "resolution_fix"):
+            return dict(zip(steps, plain, strict=True))
         noised = self._noised([part.images for part in plain], steps, self.recipe.noise, "input noise")
-        weak: Sequence[Tensor] = [part.weak for part in plain]
-        if any(map(len, weak)):
-            weak = self._noised(weak, steps, self.recipe.noise.weak(), "weak noise")
+        weak = self._noised([part.weak for part in plain], steps, self.recipe.noise.weak(), "weak noise")
         made = [replace(part, images=noised[i], weak=weak[i]) for i, part in enumerate(plain)]
         return {step: self._mixed(part, step) for step, part in zip(steps, made, strict=True)}
 
-    def _noised(self, images: Sequence[Tensor], steps: range, params: NoiseParams, purpose: str) -> Sequence[Tensor]:
-        """The images of each of `steps` with the noise of its draw."""
-        counts, (height, width) = [len(each) for each in images], images[0].shape[2:]
-        draws = [
-            noise.draw(params, count, (height, width), generator(self.seed, purpose, step))
-            for count, step in zip(counts, steps, strict=True)
-        ]
-        return noise.apply(torch.cat(list(images)), noise.Draw.joined(draws), params).split(counts)
+    def _noised(self, images: list[Tensor], steps: range, params: NoiseParams, purpose: str) -> Sequence[Tensor]:
+        """The `images` of each of `steps`, equally many, with the noise of its draw, at the resolution of training."""
+        count, (height, width) = len(images[0]), images[0].shape[2:]
+        if not count:
+            return images
+        draws = [noise.draw(params, count, (height, width), generator(self.seed, purpose, step)) for step in steps]
+        noised = noise.apply(torch.cat(images), noise.Draw.joined(draws), params)
+        return shrunk(noised, self.recipe.training.resolution).split(count)
 
     def _mixed(self, part: Part, step: int) -> Part:
         params = self.recipe.noise
@@ -129,13 +131,28 @@ def steps_ahead(values: int) -> int:
     return int(asked)
 
 
+def phase_end(params: TrainingParams, step: int) -> int:
+    """The first step after `step` that is of another phase of the run, or comes after its end."""
+    ends = (first_step(params, "finetune"), first_step(params, "resolution_fix"), params.steps)
+    return min((end for end in ends if end > step), default=step + 1)
+
+
+def shrunk(images: Tensor, resolution: float) -> Tensor:
+    """`images` uint8 (B,C,H,W) with sides of that fraction, at least a pixel."""
+    if resolution == 1:
+        return images
+    size = [max(1, round(side * resolution)) for side in images.shape[2:]]
+    small = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+    return small.round_().clamp_(0, 255).to(torch.uint8)
+
+
 def composition(params: TrainingParams, step: int, with_pool: bool) -> tuple[int, int]:
     """How many labeled and how many pool images the batch of `step` has."""
     size = params.batch_size
     if not with_pool:
         return size, 0
     if params.finetune:  # pretrain, then finetune (Xie et al. 2019, section 4.1 and appendix A.2)
-        return (size, 0) if step >= first_finetuned_step(params) else (0, size)
+        return (size, 0) if step >= first_step(params, "finetune") else (0, size)
     return labeled_in_batch(params), size - labeled_in_batch(params)
 
 

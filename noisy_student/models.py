@@ -80,6 +80,36 @@ def check_rates(name: str, dropout: float, stochastic_depth: float) -> None:
             raise Refusal(f"the model {name} has no place for {noise}; set its rate to 0 or take another model")
 
 
+def check_side(name: str, resolution: float, shape: tuple[int, ...]) -> None:
+    """Raise `Refusal` unless the model takes images of `shape` (H,W,C) at a `resolution` below 1 as well as at 1."""
+    if resolution == 1 or not _is_own(name):  # those of libraries enlarge what is too small
+        return
+    height, width, channels = shape
+    smallest: Any = networks.build(name, channels, 2, (height, width)).smallest_image_size
+    side = round(resolution * min(height, width))
+    if side < smallest:
+        raise Refusal(f"it was {resolution}, which makes images of {side} pixels; {name} takes {smallest} or more")
+
+
+@cache
+def parameters(name: str) -> int:
+    """How many trainable numbers the model `name` has, for two classes of images in colour of 32 pixels a side."""
+    check_name(name)
+    return sum(parameter.numel() for parameter in _on_meta(name, 0.0, 0.0).parameters())
+
+
+def heads(model: nn.Module) -> list[nn.Linear]:
+    """The last linear layer of each member of `model`: what goes into it are the model's features.
+
+    Raises `Refusal` where there is none.
+    """
+    members = model.members if isinstance(model, networks.Ensemble) else [model]
+    linear = [[layer for layer in member.modules() if isinstance(layer, nn.Linear)] for member in members]
+    if not all(linear):
+        raise Refusal("this model has no linear layer at its end, whose input would be features; take another model")
+    return [layers[-1] for layers in linear]
+
+
 def size_and_cost(model: Any, channels: int, image_size: tuple[int, int]) -> dict[str, int]:
     """Size and cost of a model of `build` for images of that many channels and that size (H,W).
 
@@ -215,8 +245,8 @@ def _meta_forward(model: nn.Module, channels: int, image_size: tuple[int, int]) 
 
 @cache
 def _on_meta(name: str, dropout: float, stochastic_depth: float) -> nn.Module:
-    """A library's model for images in colour and two classes, without weights; `check_name` has imported the library,
-    which must not happen on the meta device."""
+    """A model for images in colour and two classes, without weights; `check_name` has imported the library, which must
+    not happen on the meta device."""
     arguments = (name, 3, 2, (32, 32), dropout, stochastic_depth)
     try:
         with torch.device("meta"):

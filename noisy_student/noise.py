@@ -8,7 +8,7 @@ and the same draw gives the same images again.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +23,18 @@ PER_SLOT = ("operation", "strength")  # of a draw: its arrays (slots,N)
 CPU_VALUES = 2**21  # so many uint8 values at once: past that a CPU spends its time on getting fresh memory
 
 
-class NoiseParams(Section):
+Auto = Literal["auto"]  # by the size of the model, see FITTED
+Magnitude = Annotated[float, Field(ge=0, le=30)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+SIZES = (18_000, 280_000)  # trainable numbers of a model, between which FITTED is interpolated, by their logarithm
+FITTED = {"magnitude": (16.0, 22.0), "dropout": (0.1, 0.3), "stochastic_depth": (0.0, 0.1)}  # at each of SIZES
+
+
+class NoiseOptions(Section):
     """Input noise, in the order in which `apply` does it, and the rates of model noise, which the models carry out."""
 
     operations: int = Field(ge=0, le=16)  # RandAugment: operations applied to an image, one after another (0: none)
-    magnitude: float = Field(ge=0, le=30)  # RandAugment: strength, from 0 (none) to 30
+    magnitude: Magnitude | Auto  # RandAugment: strength, from 0 (none) to 30
     affine: float = Field(default=0.0, ge=0, le=30)  # every image turned, sheared, scaled and moved at once, each by up
     # to what the operations of RandAugment do at this magnitude (0: off)
     jitter: float = Field(default=0.0, ge=0, le=30)  # every image's brightness, contrast and color, in the same way
@@ -37,8 +44,26 @@ class NoiseParams(Section):
     fill: int = Field(ge=0, le=255)  # grey value of what a move or a cutout uncovers
     mix: Literal["none", "mixup", "cutmix", "fmix"] = "none"  # how two images of a batch become one, see mixing.py
     mix_alpha: float = Field(default=1.0, gt=0, le=100)  # of Beta(alpha, alpha), from which an image's share is drawn
-    dropout: float = Field(ge=0, lt=1)  # fraction of the features before the classifier dropped in training
-    stochastic_depth: float = Field(ge=0, lt=1)  # rate at which the deepest residual branch is skipped, linear decay
+    dropout: Rate | Auto  # fraction of the features before the classifier dropped in training
+    stochastic_depth: Rate | Auto  # rate at which the deepest residual branch is skipped, linear decay
+
+    def fitted(self, parameters: int) -> "NoiseParams":
+        """The noise of a model of so many trainable `parameters`: larger ones are given more where it says `auto` (Xie
+        et al. 2019, table 7); how much was measured by the study ablation_capacity."""
+        size = np.log(np.clip(parameters, *SIZES) / SIZES[0]) / np.log(SIZES[1] / SIZES[0])  # 0 to 1
+        values = self.model_dump()
+        for name, (low, high) in FITTED.items():
+            if values[name] == "auto":
+                values[name] = round(float(low + size * (high - low)), 2)
+        return NoiseParams(**values)
+
+
+class NoiseParams(NoiseOptions):
+    """The noise of one model."""
+
+    magnitude: Magnitude
+    dropout: Rate
+    stochastic_depth: Rate
 
     @classmethod
     def none(cls) -> "NoiseParams":

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,20 +12,74 @@ from noisy_student.inference import Classifier
 from noisy_student.recipes import TrainingParams
 
 
-def make_optimizer(classifier: Classifier, params: TrainingParams, fused: bool) -> torch.optim.Optimizer:
+class Muon:
+    """Steps of the same length in every direction of a hidden layer's weights, and AdamW's for all else (Jordan et al.
+    2024, "Muon: An optimizer for hidden layers in neural networks", kellerjordan.github.io/posts/muon).
+
+    A convolution's weights are a matrix with a row for each channel that it makes. Steps are scaled to be as large as
+    AdamW's (Liu et al. 2025, "Muon is Scalable for LLM Training", arXiv 2502.16982, section 2.2), so that one learning
+    rate and one weight decay serve both.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], groups: list[dict[str, Any]], params: TrainingParams, fused: bool):
+        self.weights, self.orders = weights, [_order(weight) for weight in weights]
+        self.matrices = [_matrix(weight.detach(), order) for weight, order in zip(weights, self.orders, strict=True)]
+        self.muon = torch.optim.Muon(
+            self.matrices,
+            lr=params.learning_rate,
+            weight_decay=params.weight_decay,
+            momentum=params.momentum,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        self.adamw = _adamw(groups, params, fused)
+        self.param_groups = self.muon.param_groups + self.adamw.param_groups
+        self.state = self.muon.state = self.adamw.state
+        self.defaults = self.adamw.defaults
+
+    def step(self) -> None:
+        for matrix, weight, order in zip(self.matrices, self.weights, self.orders, strict=True):
+            matrix.grad = None if weight.grad is None else _matrix(weight.grad, order)
+        self.muon.step()
+        self.adamw.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for weight in self.weights:
+            weight.grad = None
+        self.adamw.zero_grad(set_to_none)
+
+
+def _order(weight: Tensor) -> tuple[int, ...]:
+    """The dimensions in the order in which they lie in memory, in which alone a matrix of them needs no copy."""
+    return (0, 2, 3, 1) if weight.ndim == 4 and not weight.is_contiguous() else tuple(range(weight.ndim))
+
+
+def _matrix(tensor: Tensor, order: tuple[int, ...]) -> Tensor:
+    return tensor.permute(order).reshape(len(tensor), -1)
+
+
+def make_optimizer(classifier: Classifier, params: TrainingParams, fused: bool) -> torch.optim.Optimizer | Muon:
     """The optimizer that `params` names, `fused` or not; only weights with two or more dimensions decay."""
     parameters = list(classifier.parameters())
+    weights, others = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+    hidden = weights[:-1] if params.optimizer == "muon" else []
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": params.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": weights[len(hidden) :], "weight_decay": params.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
-    way: dict[str, Any] = {"lr": params.learning_rate, "fused": fused, "foreach": not fused}
-    if params.optimizer == "adamw":
-        return torch.optim.AdamW(groups, betas=(params.momentum, 0.999), **way)
-    return torch.optim.SGD(groups, momentum=params.momentum, nesterov=params.momentum > 0, **way)
+    if hidden:
+        return Muon(hidden, groups, params, fused)
+    if params.optimizer == "sgd":
+        way: dict[str, Any] = {"lr": params.learning_rate, "fused": fused, "foreach": not fused}
+        return torch.optim.SGD(groups, momentum=params.momentum, nesterov=params.momentum > 0, **way)
+    return _adamw(groups, params, fused)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, params: TrainingParams, step: int) -> None:
+def _adamw(groups: list[dict[str, Any]], params: TrainingParams, fused: bool) -> torch.optim.AdamW:
+    betas = (params.momentum, 0.999)
+    return torch.optim.AdamW(groups, lr=params.learning_rate, betas=betas, fused=fused, foreach=not fused)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer | Muon, params: TrainingParams, step: int) -> None:
     """Set the rate of `step`: a linear warm-up, then a cosine to zero (Loshchilov and Hutter 2017)."""
     warmup = params.warmup * params.steps
     if step < warmup:

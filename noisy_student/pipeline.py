@@ -9,8 +9,8 @@ import yaml
 from noisy_student.config import Params, Section, overlay
 from noisy_student.errors import Refusal
 from noisy_student.inference import LabelingParams
-from noisy_student.models import check_name, check_rates
-from noisy_student.noise import NoiseParams, check_crop
+from noisy_student.models import check_name, check_rates, check_side
+from noisy_student.noise import NoiseOptions, check_crop
 from noisy_student.randomness import Seed
 from noisy_student.recipes import (
     OWN_LABELS,
@@ -41,7 +41,7 @@ class Everything(Section):
     runtime: RuntimeParams
     data: DataParams
     teacher: TeacherParams
-    noise: NoiseParams
+    noise: NoiseOptions
     labeling: LabelingParams
     pseudo_labels: PseudoLabelParams
     training: TrainingParams
@@ -72,19 +72,19 @@ def check(params: Params) -> Everything:
     everything = _sections(params)
     _check_names(everything)
     _check_teachers(everything)
-    for name, iteration in everything.iterations.items():
-        overlay(everything.pseudo_labels, iteration.pseudo_labels, f"iterations.{name}.pseudo_labels")
     recipes = everything.recipes()
     for name, recipe in recipes.items():
         key = everything.key(name)
         _at(f"{key}.model", check_name, recipe.model)
         _at(f"{key}.noise", check_rates, recipe.model, recipe.noise.dropout, recipe.noise.stochastic_depth)
         _at(f"{key}.noise", check_crop, recipe.noise, everything.data.shape()[:2])
+        _at(f"{key}.training.resolution", check_side, recipe.model, recipe.training.resolution, everything.data.shape())
         if recipe.noise.flip and everything.data.source in DIGITS:
             raise Refusal(
                 f"params.yaml: {key}.noise.flip was True; it must be False, for {everything.data.source} has digits"
             )
     _check_views(everything)
+    _check_features(everything)
     _check_mixtures(everything, recipes)
     _check_warm(everything, recipes)
     _check_controls(everything, recipes)
@@ -176,6 +176,15 @@ def _check_views(everything: Everything) -> None:
     source = everything.data.source
     if everything.labeling.views == "mirrored" and source in DIGITS:
         raise Refusal(f"params.yaml: labeling.views was mirrored, and {source} has digits; set it to shifts")
+
+
+def _check_features(everything: Everything) -> None:
+    """A filter by neighbours needs the features that they are neighbours in."""
+    for name, iteration in everything.iterations.items():
+        key = f"iterations.{name}.pseudo_labels"
+        chosen = overlay(everything.pseudo_labels, iteration.pseudo_labels, key)
+        if chosen.neighbours and not everything.labeling.features:
+            raise Refusal(f"params.yaml: {key} asks for neighbours, which need features; set labeling.features to true")
 
 
 def _check_mixtures(everything: Everything, recipes: dict[str, Recipe]) -> None:

@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from noisy_student.config import Section, overlay
 from noisy_student.errors import Refusal
-from noisy_student.noise import NoiseParams
+from noisy_student.models import parameters
+from noisy_student.noise import NoiseOptions, NoiseParams
 
 OWN_LABELS = frozenset({"consistency", "joined"})  # objectives whose labels are the student's own, made on the fly
 STUDENTS_ALONE = frozenset(  # options of training that mean nothing without a pool or a teacher
@@ -35,11 +36,14 @@ class TrainingParams(Section):
     initial: Literal["scratch", "warm"] = "scratch"  # weights of students: drawn, or the teacher's of the same net
     finetune: float = Field(default=0.0, ge=0, lt=1)  # last fraction of a student's steps, on labels alone; the pool's
     # images alone come before (0: labeled and pool images together throughout)
+    resolution: float = Field(default=1.0, gt=0, le=1)  # side of the images trained on, a fraction of the whole one's
+    resolution_fix: float = Field(default=0.0, ge=0, lt=1)  # last fraction of the steps, on whole images without noise,
+    # the shallow half of the weights frozen (Touvron et al. 2019, "Fixing the train-test resolution discrepancy")
     accumulation: int = Field(ge=1, le=2**15)  # parts that a batch is cut into, to save memory
-    optimizer: Literal["sgd", "adamw"]  # Nesterov momentum, or AdamW
+    optimizer: Literal["sgd", "adamw", "muon"]  # with Nesterov momentum; AdamW; Muon, see optimization.py
     learning_rate: float = Field(gt=0)  # the highest, at the end of the warm-up
     warmup: float = Field(ge=0, lt=1)  # fraction of the steps in which the rate rises to it; a cosine to 0 follows
-    momentum: float = Field(ge=0, lt=1)  # of SGD; AdamW's first decay rate
+    momentum: float = Field(ge=0, lt=1)  # of SGD and Muon; AdamW's first decay rate
     weight_decay: float = Field(ge=0)  # of weights with two or more dimensions
     label_smoothing: float = Field(ge=0, lt=1)  # of the true labels
     ema_decay: float = Field(ge=0, lt=1)  # of the averaged weights that are kept as the model, 0: the last weights
@@ -63,8 +67,10 @@ class TrainingParams(Section):
 
     @model_validator(mode="after")
     def _both_phases_learn(self) -> "TrainingParams":
-        if self.finetune and not 0 < first_finetuned_step(self) < self.steps:
-            raise ValueError(f"should leave steps before and after finetune {self.finetune} begins, of {self.steps}")
+        for phase in ("finetune", "resolution_fix"):
+            fraction = getattr(self, phase)
+            if fraction and not 0 < first_step(self, phase) < self.steps:
+                raise ValueError(f"should leave steps before and after {phase} {fraction} begins, of {self.steps}")
         if self.finetune and self.objective == "consistency":
             raise ValueError("should have finetune 0 with objective consistency, which learns nothing without labels")
         return self
@@ -78,7 +84,7 @@ class TeacherParams(Section):
 
     model: str  # its name, see models.py
     members: Members = 1  # whose mean logits are the model's
-    noise: NoiseParams  # all of it: the students' defaults do not reach the teacher
+    noise: NoiseOptions  # all of it: the students' defaults do not reach the teacher
     training: dict[str, Any] = {}  # in place of the defaults
 
 
@@ -99,7 +105,7 @@ class ControlParams(Section):
     kind: Literal["supervised"]  # the iteration's model and steps, on labels alone
     of: str  # the iteration
     members: Members = 1  # as many as its iteration has
-    noise: NoiseParams  # all of it, chosen on validation
+    noise: NoiseOptions  # all of it, chosen on validation
     training: dict[str, Any] = {}  # in place of the defaults
 
 
@@ -123,9 +129,9 @@ class Recipe(Section):
     members: int = 1
 
 
-def first_finetuned_step(training: TrainingParams) -> int:
-    """The first step of the last phase, which is on labels alone; all steps where there is no such phase."""
-    return round(training.steps * (1 - training.finetune))
+def first_step(training: TrainingParams, phase: Literal["finetune", "resolution_fix"]) -> int:
+    """The first step of a last phase: all steps where there is no such phase."""
+    return round(training.steps * (1 - getattr(training, phase)))
 
 
 def labeled_in_batch(training: TrainingParams) -> int:
@@ -137,7 +143,15 @@ def teacher_recipe(defaults: TrainingParams, teacher: TeacherParams) -> Recipe:
     """How iter0 is trained."""
     _refuse_student_options(teacher.training, "teacher")
     training = overlay(defaults, teacher.training, "teacher.training")
-    return Recipe(model=teacher.model, noise=teacher.noise, training=training, members=teacher.members)
+    return Recipe(
+        model=teacher.model, noise=_fitted(teacher.noise, teacher.model), training=training, members=teacher.members
+    )
+
+
+def _fitted(noise: NoiseOptions, model: str) -> NoiseParams:
+    if "auto" not in noise.model_dump().values():
+        return NoiseParams(**noise.model_dump())
+    return noise.fitted(parameters(model))
 
 
 def _refuse_student_options(training: dict[str, Any], key: str) -> None:
@@ -148,11 +162,11 @@ def _refuse_student_options(training: dict[str, Any], key: str) -> None:
         )
 
 
-def iteration_recipe(noise: NoiseParams, training: TrainingParams, iteration: IterationParams, name: str) -> Recipe:
+def iteration_recipe(noise: NoiseOptions, training: TrainingParams, iteration: IterationParams, name: str) -> Recipe:
     """How the student of the iteration called `name` is trained."""
     return Recipe(
         model=iteration.model,
-        noise=overlay(noise, iteration.noise, f"iterations.{name}.noise"),
+        noise=_fitted(overlay(noise, iteration.noise, f"iterations.{name}.noise"), iteration.model),
         training=overlay(training, iteration.training, f"iterations.{name}.training"),
         members=iteration.members,
     )
@@ -162,11 +176,11 @@ def control_recipe(training: TrainingParams, model: str, control: ControlParams,
     """How the control called `name` is trained, `model` being that of its iteration."""
     _refuse_student_options(control.training, f"controls.{name}")
     training = overlay(training, control.training, f"controls.{name}.training")
-    return Recipe(model=model, noise=control.noise, training=training, members=control.members)
+    return Recipe(model=model, noise=_fitted(control.noise, model), training=training, members=control.members)
 
 
 def pool_control_recipe(
-    noise: NoiseParams, training: TrainingParams, iteration: IterationParams, control: PoolControlParams
+    noise: NoiseOptions, training: TrainingParams, iteration: IterationParams, control: PoolControlParams
 ) -> Recipe:
     """How a control that sees the pool is trained: as `iteration`, which it is of, from weights of its own."""
     whole = iteration_recipe(noise, training, iteration, control.of)

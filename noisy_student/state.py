@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from noisy_student.inference import Classifier
-from noisy_student.optimization import Average, make_optimizer
+from noisy_student.optimization import Average, Muon, make_optimizer
 from noisy_student.recipes import TrainingParams
 
 
@@ -16,7 +16,7 @@ class State:
     """After `step` optimiser steps."""
 
     classifier: Classifier
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | Muon
     average: Average
     losses: Tensor  # float32 (steps,), on the device; zeros from `step` on
     curve: list[dict[str, float]] = field(default_factory=list)

@@ -29,8 +29,10 @@ class PseudoLabelParams(Section):
     threshold: float = Field(ge=0, le=1)  # the least confidence at which a pool image is kept
     precision: float | None = Field(default=None, gt=0, le=1)  # in place of the threshold: the lowest one at which this
     # fraction of the calibration images that reach it is right
-    in_distribution: float | None = Field(default=None, gt=0, le=1)  # fraction of the calibration images with less
-    # energy than a pool image may have; null: no filter
+    in_distribution: float | None = Field(default=None, gt=0, le=1)  # fraction of the calibration images with as much
+    # evidence as a pool image has to have; null: no filter
+    neighbours: int | None = Field(default=None, ge=1, le=10**6)  # the evidence is then the likeness to that many-th
+    # nearest labeled image in the teacher's features; null: the logits' energy
     balance: bool  # equally many images a class: the most confident, or duplicates where they are too few
     per_class: int | None = Field(
         default=None, ge=1, le=10**7
@@ -40,6 +42,8 @@ class PseudoLabelParams(Section):
     def _options_agree(self) -> "PseudoLabelParams":
         if self.per_class and not self.balance:
             raise ValueError("should have balance true where per_class is set")
+        if self.neighbours and not self.in_distribution:
+            raise ValueError("should have in_distribution, such as 0.95, where neighbours is set")
         if self.precision and self.threshold:
             raise ValueError("should have threshold 0 where precision chooses it (or precision null)")
         if self.kind == "hard" and self.target_temperature != 1:
@@ -52,7 +56,7 @@ class Limits:
     """What a pool image has to reach to be kept."""
 
     threshold: float  # its confidence, at least
-    evidence: float = -np.inf  # its logits' logsumexp, at least: less is further from what the teacher knows
+    evidence: float = -np.inf  # see `read_evidence`, at least: less is further from what the teacher knows
 
 
 @dataclass(frozen=True)
@@ -72,16 +76,18 @@ def make(
     temperature: float,
     generator: np.random.Generator,
     limits: Limits | None = None,
+    evidence: np.ndarray | None = None,
 ) -> PseudoLabels:
     """Pseudo-labels out of the teacher's `logits` (N,K) for the pool (Xie et al. 2019, algorithm 1 and section 3.2).
 
-    `limits` are those of `find_limits`; without them the threshold of `params` alone parts the pool. Raises `Refusal`
-    when no image reaches them.
+    `limits` are those of `find_limits`, and `evidence` (N,) that of the pool; without them the threshold of `params`
+    alone parts the pool. Raises `Refusal` when no image reaches them.
     """
     limits = limits or Limits(params.threshold)
     probabilities = softmax(logits, temperature)
     confidence, labels = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    rows = np.flatnonzero((confidence >= limits.threshold) & (evidence(logits) >= limits.evidence))
+    known = evidence is None or evidence >= limits.evidence
+    rows = np.flatnonzero((confidence >= limits.threshold) & known)
     if not len(rows):
         asked = [name for name in ("threshold", "precision", "in_distribution") if getattr(params, name)]
         raise Refusal(
@@ -98,13 +104,20 @@ def make(
     return PseudoLabels(rows, labels[rows], confidence[rows].astype(np.float32), targets.astype(np.float32), copies)
 
 
-def find_limits(params: PseudoLabelParams, logits: np.ndarray, labels: np.ndarray, temperature: float) -> Limits:
-    """What a pool image has to reach, by the teacher's `logits` (M,K) and `labels` (M,) of the calibration split."""
+def find_limits(
+    params: PseudoLabelParams,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    temperature: float,
+    evidence: np.ndarray | None = None,
+) -> Limits:
+    """What a pool image has to reach, by what the calibration split has: the teacher's `logits` (M,K) and `evidence`
+    (M,), and its `labels` (M,)."""
     threshold, least = params.threshold, -np.inf
     if params.precision:
         threshold = precise_threshold(softmax(logits, temperature), labels, params.precision)
-    if params.in_distribution:
-        least = float(np.quantile(evidence(logits), 1 - params.in_distribution))
+    if params.in_distribution and evidence is not None:
+        least = float(np.quantile(evidence, 1 - params.in_distribution))
     return Limits(threshold, least)
 
 
@@ -125,7 +138,39 @@ def precise_threshold(probabilities: np.ndarray, labels: np.ndarray, precision: 
     return float(precise[0])
 
 
-def evidence(logits: np.ndarray) -> np.ndarray:
+def read_evidence(folder: Path, split: str, params: PseudoLabelParams) -> np.ndarray | None:
+    """How much speaks for it that each image of a split is like those of training (N,): the negative energy of its
+    logits or its likeness to labeled images. None where `params` ask for no such filter.
+
+    Raises `Refusal` when the folder holds too little.
+    """
+    if not params.in_distribution:
+        return None
+    if not params.neighbours:
+        return negative_energy(read_logits(folder, split))
+    labeled, features = (read_logits(folder, f"features-{name}") for name in ("labeled", split))
+    if params.neighbours > len(labeled):
+        raise Refusal(
+            f"pseudo_labels.neighbours was {params.neighbours}, and there are {len(labeled)} labeled images; lower it"
+        )
+    return likeness(features, labeled, params.neighbours)
+
+
+def likeness(features: np.ndarray, labeled: np.ndarray, neighbours: int) -> np.ndarray:
+    """The cosine (N,) between each of `features` (N,F) and the so many-th nearest of those of `labeled` (M,F) images
+    (Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors", arXiv 2204.06507, section 3)."""
+    known = _unit(labeled)
+    parts = np.array_split(features, max(1, len(features) // 4096))
+    found = [np.partition(_unit(part) @ known.T, -neighbours, axis=1)[:, -neighbours] for part in parts]
+    return np.concatenate(found)
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    wide = features.astype(np.float32)
+    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+
+
+def negative_energy(logits: np.ndarray) -> np.ndarray:
     """The negative energy (N,) of `logits` (N,K), which is low for images unlike those of training (Liu et al. 2020,
     "Energy-based Out-of-distribution Detection", arXiv 2010.03759, section 3.1, at temperature 1)."""
     return np.logaddexp.reduce(logits.astype(np.float64), axis=1)
@@ -190,7 +235,7 @@ def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def read_logits(folder: Path, split: str) -> np.ndarray:
-    """The logits float32 (N,K) of a split, out of the files of its shards.
+    """The logits float32 (N,K) of a split, or of `features-` and its name the features, out of its shards' files.
 
     Raises `Refusal` when there are none.
     """

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from noisy_student.batches import Batches, Examples, examples
 from noisy_student.checkpoint import Checkpoints, save_model
@@ -25,7 +26,7 @@ from noisy_student.objectives import OBJECTIVES, Student
 from noisy_student.optimization import set_learning_rate
 from noisy_student.progress import Meter, meter
 from noisy_student.randomness import generator
-from noisy_student.recipes import Recipe, TrainingParams
+from noisy_student.recipes import Recipe, TrainingParams, first_step
 from noisy_student.runtime import RuntimeParams, autocast, explained, memory_format, reseed_torch
 from noisy_student.state import State
 from noisy_student.stopping import Stopped, finishes_the_step
@@ -208,8 +209,8 @@ def take_step(state: State, batches: Batches, runtime: RuntimeParams) -> None:
     params, step = batches.recipe.training, state.step
     set_learning_rate(state.optimizer, params, step)
     reseed_torch(batches.seed, "model noise", step)
-    state.classifier.train()
-    objective, student = OBJECTIVES[params.objective], as_student(state.classifier, runtime)
+    fixes = step >= first_step(params, "resolution_fix")
+    objective, student = OBJECTIVES[params.objective], as_student(state.classifier, runtime, fixes)
     for part in batches.parts(step):
         loss = objective(student, part, params)
         loss.backward()
@@ -220,21 +221,37 @@ def take_step(state: State, batches: Batches, runtime: RuntimeParams) -> None:
     state.step = step + 1
 
 
-def as_student(classifier: Classifier, runtime: RuntimeParams) -> Student:
-    """The two ways in which an objective asks `classifier`."""
+def as_student(classifier: Classifier, runtime: RuntimeParams, fixes: bool = False) -> Student:
+    """The two ways in which an objective asks `classifier`, which may be one that `fixes` its resolution."""
 
-    def logits(images: Tensor) -> Tensor:
+    def forward(images: Tensor) -> Tensor:
         with autocast(runtime, images.device):
             return classifier(images).float()
+
+    def logits(images: Tensor) -> Tensor:
+        if fixes:
+            learn_resolution(classifier)
+        else:
+            classifier.train()
+        return forward(images)
 
     @torch.no_grad()
     def noiseless_logits(images: Tensor) -> Tensor:
         classifier.eval()
-        found = logits(images)
-        classifier.train()
-        return found
+        return forward(images)
 
     return Student(logits, noiseless_logits)
+
+
+def learn_resolution(classifier: Classifier) -> None:
+    """Let the deep half of the weights and the statistics of all layers be trained, without model noise."""
+    classifier.eval()
+    for module in classifier.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+    weights = list(classifier.parameters())
+    for weight in weights[: len(weights) // 2]:
+        weight.requires_grad_(False)
 
 
 def report_steps(params: TrainingParams) -> set[int]:

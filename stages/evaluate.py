@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     with guarded(__file__, params, inputs):
         classifier, description = load_classifier(args.model, setup(runtime))
         test, title = read_split(args.test), f"{description['name']} on the test split"
-        logits = np.concatenate([shard for _, shard in predict_split(classifier, test, runtime, title)])
+        logits = np.concatenate([seen.logits for _, seen in predict_split(classifier, test, runtime, title)])
         result = evaluation(logits, test.labels, description)
         result |= {key: read_json(args.report)[key] for key in ("training_labels", "held_out_labels")}
         if args.control_of:

@@ -1,8 +1,9 @@
 """Let a teacher look at the pool and at the calibration split, in eval mode and without noise.
 
-Reads   the teacher's folder, the pool, the calibration split
+Reads   the teacher's folder, the pool, the calibration split, and with labeling.features the labeled split
 Writes  a folder of logits, float32 (n,K),
-        pool-00000.npy and calibration-00000.npy, one for each shard of the split
+        pool-00000.npy and calibration-00000.npy, one for each shard of the split,
+        and with labeling.features, float16 (n,F), features-pool-00000.npy and so on, those of the labeled split too
 Params  runtime, labeling
 """
 
@@ -23,34 +24,40 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--pool", type=Path, required=True)
     parser.add_argument("--calibration", type=Path, required=True)
+    parser.add_argument("--labeled", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
     params = Params()
     runtime, labeling = params.section("runtime", RuntimeParams), params.section("labeling", LabelingParams)
     device = setup(runtime)
-    inputs = {"teacher": args.teacher, "pool": args.pool, "calibration": args.calibration}
+    splits = {"pool": args.pool, "calibration": args.calibration}
+    if labeling.features:
+        splits["labeled"] = args.labeled
+    inputs = {"teacher": args.teacher, **splits}
     with work(args.out, __file__, params, inputs, machine(device)) as job:
         if not job.finished:
             teacher, description = load_classifier(args.teacher, device)
-            for name, folder in (("pool", args.pool), ("calibration", args.calibration)):
-                title = f"{description['name']} labels the {name}"
-                label(job, teacher, read_split(folder), f"{name}-{{:05}}.npy", runtime, labeling, title)
+            for name, folder in splits.items():
+                title = f"{description['name']} looks at the {name} split"
+                label(job, teacher, read_split(folder), name, runtime, labeling, title)
 
 
 def label(
     job: Work,
     teacher: Classifier,
     split: Split,
-    file: str,
+    name: str,
     runtime: RuntimeParams,
     labeling: LabelingParams,
     title: str,
 ) -> None:
-    """Make a `file` of logits for each shard of `split` that has none yet; `file` takes the shard's number."""
-    done = {number for number in range(len(split.shards)) if job.has(file.format(number))}
-    for number, logits in predict_split(teacher, split, runtime, title, done, labeling.views):
-        job.add(file.format(number), logits)
+    """Make the files of the split called `name` for each of its shards that has none yet."""
+    done = {number for number in range(len(split.shards)) if job.has(f"{name}-{number:05}.npy")}
+    for number, seen in predict_split(teacher, split, runtime, title, done, labeling):
+        if seen.features is not None:
+            job.add(f"features-{name}-{number:05}.npy", seen.features)
+        job.add(f"{name}-{number:05}.npy", seen.logits)  # last, for it says that the shard is done
 
 
 if __name__ == "__main__":

@@ -36,8 +36,10 @@ def main(argv: list[str] | None = None) -> None:
         calibration = read_split(args.calibration)
         known, pool = (targets.read_logits(args.logits, split) for split in ("calibration", "pool"))
         temperature = fit_temperature(known, calibration.labels) if chosen.calibrate else 1.0
-        limits = find_limits(chosen, known, calibration.labels, temperature)
-        made = targets.make(pool, chosen, temperature, generator(seed, f"balance of {args.iteration}"), limits)
+        usual, found = (targets.read_evidence(args.logits, split, chosen) for split in ("calibration", "pool"))
+        limits = find_limits(chosen, known, calibration.labels, temperature, usual)
+        draw = generator(seed, f"balance of {args.iteration}")
+        made = targets.make(pool, chosen, temperature, draw, limits, found)
         save_pseudo_labels(args.out, made, calibration.classes, temperature, limits, len(pool))
         kept = f"{len(made.rows):,} of {len(pool):,} pool images kept"
         print(f"{args.iteration}: {kept}, logits divided by {temperature:.2f}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from noisy_student.config import Params, overlay
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split, read_truth
-from noisy_student.noise import NoiseParams
+from noisy_student.noise import NoiseOptions
 from noisy_student.randomness import Seed, generator
 from noisy_student.recipes import IterationParams, PoolControlParams, TrainingParams, pool_control_recipe
 from noisy_student.runtime import RuntimeParams, machine, setup
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     params = Params()
     seed = params.section("seed", Seed)
     runtime = params.section("runtime", RuntimeParams)
-    noise, training = params.section("noise", NoiseParams), params.section("training", TrainingParams)
+    noise, training = params.section("noise", NoiseOptions), params.section("training", TrainingParams)
     iteration = params.section(f"iterations.{args.of}", IterationParams)
     control = params.section(f"pool_controls.{args.control}", PoolControlParams)
     recipe = pool_control_recipe(noise, training, iteration, control)

@@ -11,7 +11,7 @@ from pathlib import Path
 from noisy_student.config import Params
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split
-from noisy_student.noise import NoiseParams
+from noisy_student.noise import NoiseOptions
 from noisy_student.randomness import Seed
 from noisy_student.recipes import IterationParams, TrainingParams, iteration_recipe
 from noisy_student.runtime import RuntimeParams, machine, setup
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     params = Params()
     seed = params.section("seed", Seed)
     runtime = params.section("runtime", RuntimeParams)
-    noise, training = params.section("noise", NoiseParams), params.section("training", TrainingParams)
+    noise, training = params.section("noise", NoiseOptions), params.section("training", TrainingParams)
     iteration = params.section(f"iterations.{args.iteration}", IterationParams)
     recipe = iteration_recipe(noise, training, iteration, args.iteration)
 

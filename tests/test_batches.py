@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisy_student.batches import MOST_AHEAD, Batches, Examples, examples, rows_of_step, smooth, steps_ahead
+from noisy_student.batches import MOST_AHEAD, Batches, Examples, examples, rows_of_step, shrunk, smooth, steps_ahead
 from noisy_student.errors import Refusal
 from noisy_student.noise import NoiseParams
 
@@ -173,6 +173,24 @@ def test_weak_views_are_made_in_the_phase_with_the_pool_alone(make_recipe):
     recipe = make_recipe(steps=8, finetune=0.25, objective="joined")
     batches = Batches(recipe, LABELED, POOL, 0)
     assert [len(next(batches.parts(step)).weak) for step in range(8)] == [16] * 6 + [0] * 2
+
+
+def test_images_are_trained_on_smaller_and_at_last_whole_and_without_noise(make_recipe):
+    recipe = make_recipe(noise=NOISE | {"mix": "cutmix"}, steps=8, resolution=0.5, resolution_fix=0.25)
+    batches, plain = Batches(recipe, LABELED, POOL, 0), Batches(make_recipe(steps=8), LABELED, POOL, 0)
+    for step in range(8):
+        part, whole = next(batches.parts(step)), next(plain.parts(step))
+        assert part.images.shape[2:] == ((2, 2) if step < 6 else (4, 4))
+        assert torch.equal(part.images, whole.images) == (step >= 6)
+        assert torch.equal(part.targets, whole.targets) == (step >= 6)
+
+
+def test_a_smaller_image_is_the_mean_of_the_pixels_that_it_covers():
+    image = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8)
+    small = shrunk(image, 0.5)
+    assert (small.shape, small.dtype) == ((1, 1, 4, 4), torch.uint8)
+    assert abs(small.float().mean() - image.float().mean()) < 0.5
+    assert shrunk(image, 1) is image
 
 
 def test_pool_images_may_be_mixed_with_labeled_ones(make_recipe):

@@ -95,6 +95,27 @@ def test_every_shipped_configuration_is_accepted(path):
         ("a\nb", 1, "the key a\\nb is unknown"),
         ("iterations.iter2.training", {"steps": 9}, "set controls.same_size.training.steps to 9"),
         ("noise.crop", 28, "noise.crop was 28"),
+        ("noise.magnitude", "much", "noise.magnitude"),
+        ("training.resolution", 0.2, "training.resolution: it was 0.2, which makes images of 6 pixels; cnn_16 takes 8"),
+        (
+            "pseudo_labels",
+            {
+                "kind": "hard",
+                "calibrate": True,
+                "threshold": 0,
+                "balance": True,
+                "in_distribution": 0.9,
+                "neighbours": 3,
+            },
+            "iterations.iter1.pseudo_labels asks for neighbours, which need features; set labeling.features to true",
+        ),
+        ("teacher.training.finetune", 0.5, "teacher.training.finetune changes nothing"),
+        ("training.finetune", 0.9999, "training must leave steps before and after finetune 0.9999 begins, of 700"),
+        (
+            "pool_controls",
+            {"pool_controls": {"kind": "oracle", "of": "iter2"}},
+            "pool_controls.pool_controls must be named like oracle",
+        ),
         ("runtime.device", "cuda", "runtime.device is cuda"),
     ],
 )

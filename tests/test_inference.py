@@ -8,7 +8,16 @@ from torch import nn
 from noisy_student import inference
 from noisy_student.checkpoint import DESCRIPTION, save_model
 from noisy_student.errors import Refusal
-from noisy_student.inference import Classifier, load_classifier, new_classifier, predict, predict_split
+from noisy_student.inference import (
+    Classifier,
+    LabelingParams,
+    ensemble,
+    load_classifier,
+    new_classifier,
+    predict,
+    predict_split,
+    see,
+)
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(256, size=(20, 8, 3, 1), dtype=np.uint8)
@@ -45,11 +54,34 @@ def test_logits_are_the_networks_of_the_normalised_pixels(runtime):
 
 def test_several_views_are_averaged(runtime):
     one = predict(columns(), IMAGES, runtime)
-    assert np.allclose(predict(columns(), IMAGES, runtime, views="mirrored"), (one + one[:, ::-1]) / 2, atol=1e-6)
+    mirrored = predict(columns(), IMAGES, runtime, labeling=LabelingParams(views="mirrored"))
+    assert np.allclose(mirrored, (one + one[:, ::-1]) / 2, atol=1e-6)
     padded = np.pad(IMAGES, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     windows = [padded[:, 1 + y : 9 + y, 1 + x : 4 + x] for y, x in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))]
     expected = np.mean([predict(columns(), window, runtime) for window in windows], axis=0)
-    assert np.allclose(predict(columns(), IMAGES, runtime, views="shifts"), expected, atol=1e-6)
+    assert np.allclose(
+        predict(columns(), IMAGES, runtime, labeling=LabelingParams(views="shifts")), expected, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("views", ["one", "mirrored", "shifts"])
+@pytest.mark.parametrize("members", [1, 3])
+def test_features_are_what_the_last_layer_makes_the_logits_of(runtime, make_split, monkeypatch, views, members):
+    monkeypatch.setattr(inference, "BATCH", 7)
+    split = make_split(0, 20)
+    nets = [new_classifier("cnn_4", split, dropout=0.5) for _ in range(members)]
+    classifier = ensemble(nets) if members > 1 else nets[0]
+    seen = see(classifier, split.images(), runtime, labeling=LabelingParams(views=views, features=True))
+    assert seen.features.dtype == np.float16
+    assert seen.features.shape == (20, 16 * members)
+    made = [net.network.classifier for net in nets]
+    by_hand = [
+        layer(torch.from_numpy(part.astype(np.float32))).detach().numpy()
+        for layer, part in zip(made, np.split(seen.features, members, axis=1), strict=True)
+    ]
+    assert np.allclose(np.mean(by_hand, axis=0), seen.logits, atol=0.01)
+    assert not classifier.network._forward_pre_hooks
+    assert see(classifier, split.images(), runtime).features is None
 
 
 @pytest.mark.parametrize("batch", [1, 7, 20, 512])
@@ -76,12 +108,14 @@ def test_a_split_is_predicted_shard_by_shard_in_eval_mode(runtime, make_split, c
     classifier = new_classifier("mlp_8", split, dropout=0.5).train()
     numbers, shards = zip(*predict_split(classifier, split, runtime, "pool"), strict=True)
     assert numbers == (0, 1, 2)
-    assert [len(logits) for logits in shards] == [7, 7, 6]
+    assert [len(seen.logits) for seen in shards] == [7, 7, 6]
     ((number, left),) = predict_split(classifier, split, runtime, "pool", done={0, 2})
     assert number == 1
     assert "65%  goes on with 2 of 3 shards done" in capsys.readouterr().out
-    assert np.array_equal(left, shards[1])
-    assert np.allclose(np.concatenate(shards), predict(classifier.eval(), split.images(), runtime), atol=1e-5)
+    assert np.array_equal(left.logits, shards[1].logits)
+    assert np.allclose(
+        np.concatenate([seen.logits for seen in shards]), predict(classifier.eval(), split.images(), runtime), atol=1e-5
+    )
 
 
 def test_bfloat16_gives_float32_logits_close_to_those_of_float32(runtime):

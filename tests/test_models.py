@@ -279,3 +279,36 @@ assert not loaded, loaded
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_size_of_a_model_is_known_by_its_name():
+    sizes = [models.parameters(name) for name in ("cnn_8", "cnn_16", "cnn_32", "wrn_16_2", "torchvision/resnet18")]
+    assert sizes == sorted(sizes)
+    exact = sum(p.numel() for p in models.build("cnn_16", 3, 2, (32, 32), 0.0, 0.0).parameters())
+    assert models.parameters("cnn_16") == exact
+
+
+def test_features_are_the_input_of_the_last_linear_layer():
+    for name in ("mlp_8", "cnn_4", "wrn_10_1", "torchvision/resnet18", "timm/efficientnet_b0"):
+        (head,) = models.heads(models.build(name, 3, 5, (32, 32), 0.0, 0.0))
+        assert head.out_features == 5
+    with pytest.raises(Refusal, match="no linear layer at its end"):
+        models.heads(models.build("torchvision/squeezenet1_0", 3, 5, (64, 64), 0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "resolution", "fits"),
+    [
+        ("cnn_4", 0.25, True),
+        ("cnn_4", 0.2, False),
+        ("mlp_4", 1, True),
+        ("mlp_4", 0.9, False),
+        ("timm/vgg11", 0.1, True),
+    ],
+)
+def test_a_resolution_that_a_model_does_not_take_is_refused(name, resolution, fits):
+    if fits:
+        models.check_side(name, resolution, (32, 32, 3))
+    else:
+        with pytest.raises(Refusal, match=f"it was {resolution}, which makes images of .* pixels; {name} takes"):
+            models.check_side(name, resolution, (32, 32, 3))

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from noisy_student.config import overlay, validated
 from noisy_student.errors import Refusal
-from noisy_student.noise import NoiseParams, apply, augment, draw, strengths
+from noisy_student.noise import FITTED, SIZES, NoiseOptions, NoiseParams, apply, augment, draw, strengths
 from noisy_student.operations import OPERATIONS
 from noisy_student.vision import torchvision
 
@@ -255,3 +255,17 @@ def test_images_of_another_type_are_refused(shape, dtype):
 def test_draw_for_another_number_of_images_is_refused(images):
     with pytest.raises(Refusal, match="drawn for 3 images and given 240"):
         apply(images, draw(NoiseParams.none(), 3, (8, 8), rng()), NoiseParams.none())
+
+
+@given(parameters=st.integers(1, 10**9))
+def test_auto_gives_larger_models_no_less_noise_and_leaves_the_rest_alone(parameters):
+    options = NoiseOptions(**NoiseParams.none().model_dump() | {"crop": 2} | dict.fromkeys(FITTED, "auto"))
+    fitted, larger = options.fitted(parameters), options.fitted(2 * parameters)
+    for name, (low, high) in FITTED.items():
+        assert low <= getattr(fitted, name) <= getattr(larger, name) <= high
+    assert fitted.model_copy(update=dict.fromkeys(FITTED, 0.0)) == NoiseParams.none().model_copy(update={"crop": 2})
+
+
+def test_auto_is_what_was_measured_for_the_sizes_that_were():
+    auto = NoiseOptions(**NoiseParams.none().model_dump() | {"magnitude": "auto"})
+    assert [auto.fitted(size).magnitude for size in SIZES] == list(FITTED["magnitude"])

@@ -1,6 +1,9 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from noisy_student.inference import Classifier
 from noisy_student.optimization import Average, make_optimizer, set_learning_rate
@@ -42,6 +45,27 @@ def test_only_weights_decay_and_every_parameter_is_trained(make_recipe, optimize
     assert {parameter.ndim for parameter in decayed["params"]} == {2, 4}
     assert {parameter.ndim for parameter in kept["params"]} == {1}
     assert len(decayed["params"]) + len(kept["params"]) == len(list(classifier.parameters()))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_muon_steps_hidden_weights_equally_far_in_every_direction_and_all_else_as_adamw(make_recipe, layout):
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Flatten(), torch.nn.Linear(8, 3)]
+    training = make_recipe(learning_rate=0.1, weight_decay=0, momentum=0.9).training
+    models = [Classifier(torch.nn.Sequential(*copy.deepcopy(layers)), torch.zeros(3), torch.ones(3)) for _ in range(2)]
+    images = torch.randint(0, 256, (16, 3, 3, 3), dtype=torch.uint8)
+    for model, name in zip(models, ("muon", "adamw"), strict=True):
+        options = training.model_copy(update={"optimizer": name})
+        optimizer = make_optimizer(model.laid_out(layout), options, fused=True)
+        F.cross_entropy(model(images), torch.arange(16) % 3).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert all(weight.grad is None for weight in model.parameters())
+    moved = (models[0].network[0].weight - layers[0].weight).detach().reshape(8, 27)
+    lengths = torch.linalg.svdvals(moved) / 0.1 / (0.2 * 27**0.5)
+    assert ((lengths > 0.5) & (lengths < 1.5)).all()
+    for number in (1, 3):
+        assert torch.equal(models[0].network[number].weight, models[1].network[number].weight)
 
 
 def averaged(decay: float, weights: list[float]) -> float:

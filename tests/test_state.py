@@ -12,9 +12,10 @@ class Scaled(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.norm, self.gain = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Parameter(torch.tensor(0.5))
+        self.classifier = nn.Linear(4, 4)
 
     def forward(self, pixels):
-        return (self.gain * self.norm(self.conv(pixels))).mean(dim=(2, 3))
+        return self.classifier((self.gain * self.norm(self.conv(pixels))).mean(dim=(2, 3)))
 
 
 def fresh(recipe, fused=True) -> State:
@@ -35,7 +36,7 @@ def advance(state: State, steps: int) -> None:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_a_restored_state_goes_on_as_the_one_that_was_dumped(make_recipe, optimizer, fused):
     recipe = make_recipe(optimizer=optimizer, steps=9, learning_rate=0.01)
     whole, first, second = (fresh(recipe, fused) for _ in range(3))
