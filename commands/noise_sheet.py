@@ -1,7 +1,8 @@
 """What noise does to your images at rising magnitude, as one picture: python -m commands.noise_sheet OUT
 
-A row for each operation of RandAugment, for affine and jitter, cutout and the three ways to mix two images. From left
-to right magnitudes 0 to 30; what has none goes up to half the side (cutout) or half of the image (a mixture).
+A row for each operation of RandAugment, for affine and jitter, crop, flip, cutout and the three ways to mix two images.
+From left to right magnitudes 0 to 30; what has none goes up to a quarter of the side (crop), half of it (cutout) or
+half of the image (a mixture), and is there from the middle on (flip).
 """
 
 from argparse import ArgumentParser
@@ -18,7 +19,7 @@ from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.images import read_split
 from noisy_student.mixing import MASKS, blended
 from noisy_student.noise import strengths
-from noisy_student.operations import OPERATIONS, erase, randaugment, recolor, warp
+from noisy_student.operations import OPERATIONS, erase, move, randaugment, recolor, warp
 from noisy_student.randomness import generator
 
 MAGNITUDES = (0, 5, 10, 15, 20, 25, 30)
@@ -32,41 +33,54 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="a PNG file to write")
     parser.add_argument("--images", type=Path, default=Path("data/labeled"), help="a split that prepare made")
     parser.add_argument("--image", type=int, default=0, help="the number of the one in it that is shown")
+    parser.add_argument("--fill", type=int, default=0, help="the grey value, 0 to 255, of what a move uncovers")
     args = parser.parse_args(argv)
+    if args.out.suffix.lower() != ".png":
+        raise Refusal(f"OUT was {args.out}; name a file that ends in .png")
+    if not 0 <= args.fill <= 255:
+        raise Refusal(f"--fill was {args.fill}; it must be from 0 to 255")
     split = read_split(args.images)
     if not 0 <= args.image < len(split):
         raise Refusal(f"--image was {args.image}; {args.images} has images 0 to {len(split) - 1}")
     other = (args.image + len(split) // 2) % len(split)
     two = torch.from_numpy(split.images(np.array([args.image, other]))).permute(0, 3, 1, 2)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet(two).save(args.out)
+    sheet(two, args.fill).save(args.out)
     print(f"{args.out} shows every kind of noise")
 
 
-def sheet(two: Tensor) -> Image.Image:
+def sheet(two: Tensor, fill: int = 0) -> Image.Image:
     """The picture for the first of `two` images uint8 (2,C,H,W), the second being what it is mixed with."""
     rows: dict[str, Callable[[float], Tensor]]
-    rows = {name.replace("_", " "): partial(operated, two, name) for name in OPERATIONS}
-    rows["affine"] = lambda share: warp(two[:1], share * np.array([AMOUNT]), 0)
+    rows = {name.replace("_", " "): partial(operated, two, fill, name) for name in OPERATIONS}
+    rows["affine"] = lambda share: warp(two[:1], share * np.array([AMOUNT]), fill)
     rows["jitter"] = lambda share: recolor(two[:1], 1 + 0.9 * share * np.array([FACTOR]))
-    rows["cutout"] = lambda share: erased(two, share / 2)
+    rows["crop"] = lambda share: moved(two, share / 4, False, fill)
+    rows["flip"] = lambda share: moved(two, 0, share >= 0.5, fill)
+    rows["cutout"] = lambda share: erased(two, share / 2, fill)
     for name in MASKS:
         rows[name] = partial(mixed, two, name)
     return drawn(rows)
 
 
-def operated(two: Tensor, name: str, share: float) -> Tensor:
+def operated(two: Tensor, fill: int, name: str, share: float) -> Tensor:
     """The first image after the operation of RandAugment called `name` at that share of the highest magnitude."""
     number = OPERATIONS.index(name)
     height, width = two.shape[2:]
     strength = strengths(30 * share, (height, width))[number, 1]
-    return randaugment(two[:1], np.array([[number]]), np.array([[strength]]), 0)
+    return randaugment(two[:1], np.array([[number]]), np.array([[strength]]), fill)
 
 
-def erased(two: Tensor, fraction: float) -> Tensor:
+def moved(two: Tensor, fraction: float, mirrored: bool, fill: int) -> Tensor:
+    """The first image cut out that fraction of its sides further down and right, and mirrored if so asked."""
+    shift = np.round(fraction * np.array([two.shape[2:]])).astype(np.int64)
+    return move(two[:1], shift, np.array([mirrored]), fill)
+
+
+def erased(two: Tensor, fraction: float, fill: int) -> Tensor:
     """The first image without a square of that fraction of its side, in the middle."""
     height, width = two.shape[2:]
-    return erase(two[:1], np.array([[height // 2, width // 2]]), round(fraction * min(height, width)), 0)
+    return erase(two[:1], np.array([[height // 2, width // 2]]), round(fraction * min(height, width)), fill)
 
 
 def mixed(two: Tensor, name: str, share: float) -> Tensor:

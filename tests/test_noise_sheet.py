@@ -25,7 +25,7 @@ def test_every_row_begins_with_the_image_itself_but_for_what_has_no_magnitude(di
         [picture[top : top + TILE, left : left + TILE] for left in range(NAMES, picture.shape[1], TILE + 6)]
         for top in range(HEAD, picture.shape[0], TILE + 6)
     ]
-    assert len(rows) == 20
+    assert len(rows) == 22
     assert all(len(row) == len(MAGNITUDES) for row in rows)
     itself = rows[0][0]
     begins = [np.abs(row[0] - itself).max() <= 1 for row in rows]
@@ -34,9 +34,21 @@ def test_every_row_begins_with_the_image_itself_but_for_what_has_no_magnitude(di
     assert sum(change > 1 for change in changed) >= 15  # color changes no grey image, nor does identity
 
 
+def test_what_a_move_uncovers_has_the_grey_value_that_is_asked_for(digits):
+    two = torch.from_numpy(digits[0][:2]).permute(0, 3, 1, 2)
+    dark, grey = (np.asarray(sheet(two, fill).convert("L")).astype(int) for fill in (0, 99))
+    assert (grey >= dark).all()
+    assert np.mean(grey[dark != grey] == 99) > 0.5  # the others lie between it and the image
+
+
 def test_the_picture_is_written_and_an_image_that_is_not_there_is_refused(split, tmp_path, capsys):
     main([str(tmp_path / "new" / "noise.png"), "--images", str(split), "--image", "4"])
-    assert Image.open(tmp_path / "new" / "noise.png").size == (NAMES + 7 * (TILE + 6), HEAD + 20 * (TILE + 6))
-    with pytest.raises(SystemExit):
-        main([str(tmp_path / "noise.png"), "--images", str(split), "--image", "5"])
-    assert "--image was 5" in capsys.readouterr().err
+    assert Image.open(tmp_path / "new" / "noise.png").size == (NAMES + 7 * (TILE + 6), HEAD + 22 * (TILE + 6))
+    for arguments, said in (
+        (["noise.png", "--image", "5"], "--image was 5"),
+        (["noise.png", "--fill", "256"], "--fill was 256; it must be from 0 to 255"),
+        (["noise"], "name a file that ends in .png"),
+    ):
+        with pytest.raises(SystemExit):
+            main([str(tmp_path / arguments[0]), "--images", str(split), *arguments[1:]])
+        assert said in capsys.readouterr().err
