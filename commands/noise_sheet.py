@@ -18,13 +18,13 @@ from torch import Tensor
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.images import read_split
 from noisy_student.mixing import MASKS, blended
-from noisy_student.noise import strengths
+from noisy_student.noise import JITTER_REACH, affine_reach, strengths
 from noisy_student.operations import OPERATIONS, erase, move, randaugment, recolor, warp
 from noisy_student.randomness import generator
 
 MAGNITUDES = (0, 5, 10, 15, 20, 25, 30)
 TILE, GAP, NAMES, HEAD = 96, 6, 130, 26  # pixels: an image's side, between images, the names' column, the head
-AMOUNT, FACTOR = (0.8, 0.6, -0.4, 0.5, 0.6, -0.4), (0.7, -0.8, 0.9)  # of affine and jitter: one draw, for all rows
+AMOUNT, FACTOR = np.array([[0.8, 0.6, -0.4, 0.5, 0.6, -0.4]]), np.array([[0.7, -0.8, 0.9]])  # of affine and jitter
 
 
 @exits_with_a_sentence
@@ -52,9 +52,10 @@ def main(argv: list[str] | None = None) -> None:
 def sheet(two: Tensor, fill: int = 0) -> Image.Image:
     """The picture for the first of `two` images uint8 (2,C,H,W), the second being what it is mixed with."""
     rows: dict[str, Callable[[float], Tensor]]
+    size = (two.shape[2], two.shape[3])
     rows = {name.replace("_", " "): partial(operated, two, fill, name) for name in OPERATIONS}
-    rows["affine"] = lambda share: warp(two[:1], share * np.array([AMOUNT]), fill)
-    rows["jitter"] = lambda share: recolor(two[:1], 1 + 0.9 * share * np.array([FACTOR]))
+    rows["affine"] = lambda share: warp(two[:1], share * AMOUNT * affine_reach(size)[None], fill)
+    rows["jitter"] = lambda share: recolor(two[:1], 1 + share * FACTOR * JITTER_REACH)
     rows["crop"] = lambda share: moved(two, share / 4, False, fill)
     rows["flip"] = lambda share: moved(two, 0, share >= 0.5, fill)
     rows["cutout"] = lambda share: erased(two, share / 2, fill)

@@ -20,6 +20,7 @@ from noisy_student.errors import Refusal
 from noisy_student.operations import OPERATIONS, erase, move, randaugment, recolor, warp
 
 PER_SLOT = ("operation", "strength")  # of a draw: its arrays (slots,N)
+JITTER_REACH = 0.9  # of a factor at magnitude 30, to either side of 1, as that of RandAugment's color and so on
 CPU_VALUES = 2**21  # so many uint8 values at once: past that a CPU spends its time on getting fresh memory
 
 
@@ -107,6 +108,14 @@ def scales(height: int, width: int) -> dict[str, Scale]:
     }
 
 
+def affine_reach(size: tuple[int, int]) -> np.ndarray:
+    """How far each of the six amounts of `operations.warp` goes at magnitude 30, (6,): as far as the operation of its
+    kind in RandAugment, and e to the 0.3 for the scale, which has none."""
+    table = scales(*size)
+    kinds = ("rotate", "shear_x", "shear_y", None, "translate_x", "translate_y")
+    return np.array([table[kind].reach if kind else 0.3 for kind in kinds])
+
+
 def strengths(magnitude: float, size: tuple[int, int]) -> np.ndarray:
     """The two strengths, (14,2), that each of OPERATIONS may have at `magnitude`; `size` is (height, width)."""
     table, share = scales(*size), magnitude / 30
@@ -156,8 +165,8 @@ def draw(params: NoiseParams, count: int, size: tuple[int, int], generator: np.r
     mirrored = generator.random(count) < 0.5
     shift = np.floor(generator.random((count, 2)) * (2 * params.crop + 1)).astype(np.int64) - params.crop
     centre = np.floor(generator.random((count, 2)) * size).astype(np.int64)
-    affine = generator.uniform(-1, 1, (count, 6)) * params.affine / 30
-    jitter = 1 + 0.9 * generator.uniform(-1, 1, (count, 3)) * params.jitter / 30
+    affine = generator.uniform(-1, 1, (count, 6)) * params.affine / 30 * affine_reach(size)
+    jitter = 1 + generator.uniform(-1, 1, (count, 3)) * params.jitter / 30 * JITTER_REACH
     operation = generator.integers(len(OPERATIONS), size=(params.operations, count))
     side = generator.integers(2, size=operation.shape)
     strength = strengths(params.magnitude, size)[operation, side]

@@ -52,15 +52,13 @@ def randaugment(images: Tensor, operation: np.ndarray, strength: np.ndarray, fil
 def warp(images: Tensor, amount: np.ndarray, fill: int) -> Tensor:
     """Each image turned, sheared, scaled and moved at once.
 
-    amount: (N,6) from -1 to 1, of 30 degrees counterclockwise, of the tangents 0.3 left and 0.3 up, of a scale of e to
-    the 0.3, and of 150/331 of the width right and of the height down: the reaches of RandAugment's operations.
+    amount: (N,6) degrees counterclockwise, tangents of the shear left and up, the logarithm of the scale, pixels right
+    and down.
     """
-    h, w = images.shape[2:]
-    turned = _rotate(np.deg2rad(30 * amount[:, 0]))
-    sheared = _taken(1, 0.3 * amount[:, 1], 0, 0.3 * amount[:, 2], 1, 0)[..., :2]
-    square = turned[..., :2] @ sheared / np.exp(0.3 * amount[:, 3])[:, None, None]
-    moved = -150 / 331 * amount[:, 4:] * [w, h]
-    return _whole(_sample(images, np.concatenate([square, moved[..., None]], axis=2), fill))
+    turned = _rotate(np.deg2rad(amount[:, 0]))
+    sheared = _taken(1, amount[:, 1], 0, amount[:, 2], 1, 0)[..., :2]
+    square = turned[..., :2] @ sheared / np.exp(amount[:, 3])[:, None, None]
+    return _whole(_sample(images, np.concatenate([square, -amount[:, 4:, None]], axis=2), fill))
 
 
 def recolor(images: Tensor, factor: np.ndarray) -> Tensor:
@@ -70,8 +68,7 @@ def recolor(images: Tensor, factor: np.ndarray) -> Tensor:
     """
     brightness, contrast, color = _on(images.device, factor.astype(np.float32).T)[..., None, None, None]
     bright = (images.float() * brightness).clamp_(0, 255)
-    mean = _grey(bright).flatten(1).mean(1).round()[:, None, None, None]
-    changed = _blend(mean, bright, contrast)
+    changed = _blend(_mean_level(bright)[:, None, None, None], bright, contrast)
     if images.shape[1] == 3:
         changed = _blend(_grey(changed)[:, None], changed, color)
     return _whole(changed)
@@ -176,8 +173,7 @@ def _posterize(images: Tensor, bits: Tensor) -> Tensor:
 
 
 def _contrast(images: Tensor, factor: Tensor) -> Tensor:
-    mean = _grey(images.float()).flatten(1).sum(1, dtype=torch.float64) / (images.shape[2] * images.shape[3])
-    return _blend((mean + 0.5).floor().float()[:, None, None], _levels(images), factor[:, None, None])
+    return _blend(_mean_level(images.float())[:, None, None], _levels(images), factor[:, None, None])
 
 
 def _brightness(images: Tensor, factor: Tensor) -> Tensor:
@@ -190,6 +186,12 @@ def _brightness(images: Tensor, factor: Tensor) -> Tensor:
 def _blend(poorer: Tensor, image: Tensor, factor: Tensor) -> Tensor:
     """Pillow's Image.blend, in single precision as there."""
     return (image - poorer).mul_(factor).add_(poorer).clamp_(0, 255)
+
+
+def _mean_level(images: Tensor) -> Tensor:
+    """The mean grey level, rounded, of each of float32 images (n,C,H,W), whatever else is in the batch: (n,)."""
+    mean = _grey(images).flatten(1).sum(1, dtype=torch.float64) / (images.shape[2] * images.shape[3])
+    return (mean + 0.5).floor().float()
 
 
 def _grey(images: Tensor) -> Tensor:
