@@ -83,53 +83,62 @@ def fit(
     last of its `checkpoints`, a folder, and keeps the next ones there. The members of a model are trained one after
     another; its learning curve is their mean, but for the last row, where the model as a whole is looked at.
     """
+    with explained(SMALLER_BATCH):
+        resident = _resident(data, device)
+    names = [name] if recipe.members == 1 else [f"{name} member {number}" for number in range(1, recipe.members + 1)]
+    members, curves = [], []
+    for number, each in enumerate(names, start=1):
+        folder = checkpoints / f"member-{number}" if checkpoints and recipe.members > 1 else checkpoints
+        classifier, curve = _fit_one(each, recipe, data.labeled, resident, runtime, seed, folder, teacher)
+        members.append(classifier)
+        curves.append(pd.DataFrame(curve))
     if recipe.members == 1:
-        return _fit_one(name, recipe, data, runtime, device, seed, checkpoints, teacher)
-    trained = []
-    for number in range(1, recipe.members + 1):
-        member, folder = f"{name} member {number}", checkpoints and checkpoints / f"member-{number}"
-        trained.append(_fit_one(member, recipe, data, runtime, device, seed, folder, teacher))
-    whole = ensemble([member.classifier for member in trained])
-    curve = pd.concat([pd.DataFrame(member.curve) for member in trained]).groupby("step", as_index=False).mean()
-    rows: list[dict[str, Any]] = curve.to_dict("records")
-    rows[-1] |= figures(whole, HeldOut(data.validation.images(), data.validation.labels), runtime)
+        return Trained(name, recipe, members[0], curve)
+    rows: list[dict[str, Any]] = pd.concat(curves).groupby("step", as_index=False).mean().to_dict("records")
+    whole = ensemble(members)
+    rows[-1] |= figures(whole, resident.held_out, runtime)
     return Trained(name, recipe, whole, rows)
+
+
+@dataclass(frozen=True)
+class Resident:
+    """What is trained on, on the device, and what is looked at."""
+
+    labeled: Examples
+    pool: Examples | None
+    held_out: HeldOut
+
+
+def _resident(data: TrainingData, device: torch.device) -> Resident:
+    labeled = examples(data.labeled.images(), one_hot(data.labeled.labels, len(data.labeled.classes)), device)
+    pool = examples(data.pool[0], data.pool[1], device, data.pool[2]) if data.pool else None
+    return Resident(labeled, pool, HeldOut(data.validation.images(), data.validation.labels))
 
 
 def _fit_one(
     name: str,
     recipe: Recipe,
-    data: TrainingData,
+    labeled: Split,
+    resident: Resident,
     runtime: RuntimeParams,
-    device: torch.device,
     seed: int,
     checkpoints: Path | None,
     teacher: Path | None,
-) -> Trained:
+) -> tuple[Classifier, list[dict[str, float]]]:
+    """One net: its averaged weights and its learning curve."""
+    device = resident.labeled.images.device
     run_seed = int(generator(seed, f"training of {name}").integers(2**32))
     reseed_torch(run_seed, "initial weights")
-    labeled, rates = data.labeled, (recipe.noise.dropout, recipe.noise.stochastic_depth)
     images = recipe.training.steps * recipe.training.batch_size
     print(f"{name}: {recipe.model}, {images:,} images in {recipe.training.steps:,} steps on {device}", flush=True)
     with meter(name, images) as progress, explained(SMALLER_BATCH):
+        rates = (recipe.noise.dropout, recipe.noise.stochastic_depth)
         classifier = new_classifier(recipe.model, labeled, *rates).to(device)
         if teacher and recipe.training.initial == "warm":
             classifier.load_state_dict(load_classifier(teacher, device)[0].state_dict())
-        labeled_examples = examples(labeled.images(), one_hot(labeled.labels, len(labeled.classes)), device)
-        pool_examples = examples(data.pool[0], data.pool[1], device, data.pool[2]) if data.pool else None
-        held_out = HeldOut(data.validation.images(), data.validation.labels)
-        averaged, curve = train(
-            classifier,
-            recipe,
-            labeled_examples,
-            pool_examples,
-            held_out,
-            runtime,
-            run_seed,
-            progress,
-            Checkpoints(checkpoints) if checkpoints else None,
-        )
-    return Trained(name, recipe, averaged, curve)
+        kept = Checkpoints(checkpoints) if checkpoints else None
+        of = (resident.labeled, resident.pool, resident.held_out)
+        return train(classifier, recipe, *of, runtime, run_seed, progress, kept)
 
 
 def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
@@ -199,7 +208,7 @@ def train(
                 checkpoints.save(state.step, *state.dump())
         if asked:
             raise _stopped(asked.signal, state, params.steps, checkpoints)
-        if checkpoints and recipe.members > 1:  # the next one is trained before this one is saved
+        if checkpoints:  # what comes now, another member or the writing of the model, may be interrupted as well
             checkpoints.save(state.step, *state.dump())
     return state.average.classifier, state.curve
 
