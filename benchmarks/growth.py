@@ -15,7 +15,7 @@ import pandas as pd
 
 from benchmarks import pictures
 from benchmarks.expand import expanded
-from benchmarks.speed import ROOT, hardware, pipeline, run
+from benchmarks.processes import ROOT, hardware, pipeline, run
 from benchmarks.study import changed, copy_project
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.files import read_csv, write_bytes, write_csv

@@ -21,7 +21,8 @@ import torch
 
 from benchmarks import work
 from benchmarks.expand import commands
-from benchmarks.speed import MODELS, ROOT, hardware, pipeline, run
+from benchmarks.processes import ROOT, hardware, pipeline, run
+from benchmarks.speed import MODELS
 from benchmarks.study import copy_project
 from noisy_student import batches, objectives, optimization, training
 from noisy_student.files import write_bytes

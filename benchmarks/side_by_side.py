@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import limits, work
-from benchmarks.speed import ROOT, hardware, run
+from benchmarks.processes import ROOT, hardware, run
 from noisy_student import models
 from noisy_student.config import Params
 from noisy_student.files import write_bytes

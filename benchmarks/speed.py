@@ -13,19 +13,15 @@ median of own speed over the limit's, so that 1 means that nothing but the model
 Written to benchmarks/speed.json. `--check` compares with what stands there and fails when a ratio fell by a tenth.
 """
 
-import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from argparse import ArgumentParser
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -33,11 +29,11 @@ from rich.table import Table
 
 from benchmarks import pictures
 from benchmarks.expand import expanded, written
+from benchmarks.processes import ROOT, Measured, hardware, pipeline, run
 from benchmarks.study import copy_project
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.files import read_json, write_json
 
-ROOT = Path(__file__).parent.parent
 SPEED = ROOT / "benchmarks" / "speed.json"
 ROUNDS, TOLERANCE = 3, 0.9
 MODELS = {"cnn_16": (28, 1), "cnn_24": (28, 1), "wrn_16_2": (32, 3)}  # pixels a side and channels
@@ -50,14 +46,6 @@ OF_PICTURES: dict[str, Any] = {
     "calibration": 100,
     "validation": 100,
 }
-
-
-class Measured(NamedTuple):
-    """One run of a process."""
-
-    speed: float  # images a second, or runs a second
-    peak_mb: float  # resident memory, in 10^6 bytes
-    output: str
 
 
 @exits_with_a_sentence
@@ -115,29 +103,10 @@ def compared(
     }
 
 
-@cache
-def hardware() -> str:
-    """Asked in another process: a process has at least the memory of the one that starts it, and torch takes much."""
-    processor = run(ROOT, sys.executable, "-c", "from noisy_student.runtime import processor; print(processor())")
-    return f"{processor.output.strip()}, {os.cpu_count()} cores"
-
-
 def rate(module: str, *probe: str) -> Measured:
     """A run of benchmarks/work.py or benchmarks/limits.py, its speed in images a second."""
     done = run(ROOT, sys.executable, "-m", f"benchmarks.{module}", *probe)
-    return done._replace(speed=json.loads(done.output.splitlines()[-1])["images_per_second"])
-
-
-def run(folder: Path, *line: str) -> Measured:
-    """Run a command line in `folder`. Raises `Refusal` with the end of what it said when it fails."""
-    started = time.perf_counter()
-    process = subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    output = process.stdout.read() if process.stdout else ""
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise Refusal(f"`{' '.join(line[1:5])}` failed: {output.strip().splitlines()[-1]}")
-    return Measured(1 / (time.perf_counter() - started), usage.ru_maxrss * 1024 / 1e6, output)
+    return done._replace(speed=done.figures()["images_per_second"])
 
 
 def anew(folder: Path, *line: str) -> Measured:
@@ -150,11 +119,6 @@ def command(stage: str) -> list[str]:
     """The command line of a stage with one command."""
     cmd = expanded(*pipeline())[stage]["cmd"]
     return [sys.executable, *cmd.split()[1:]]
-
-
-def pipeline() -> tuple[dict[str, Any], dict[str, Any]]:
-    """dvc.yaml and params.yaml."""
-    return tuple(yaml.safe_load((ROOT / name).read_text()) for name in ("dvc.yaml", "params.yaml"))
 
 
 def prepared(folder: Path) -> Path:
