@@ -3,73 +3,117 @@
     python -m benchmarks.limits training cnn_16 28 1     # model, pixels a side, channels
     python -m benchmarks.limits labeling cnn_16 28 1
     python -m benchmarks.limits noise cnn_16 28 1        # a copy of a batch
+    python -m benchmarks.limits matmul                   # of matrices of SIDE x SIDE, in 10^9 operations a second
+    python -m benchmarks.limits copy                     # of COPIED bytes, in 10^9 bytes read and written a second
 
-Prints images a second as JSON.
+Prints JSON: images a second, and what an image costs in multiply-adds and in bytes of weights and pixels. What RUNTIME
+has may follow with another value, as params.yaml has it under `runtime`: precision=bfloat16.
 """
 
 import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
 from noisy_student import models
 
-CLASSES, THREADS, SECONDS = 10, 2, 3.0
+CLASSES, SECONDS = 10, 3.0
+RUNTIME = {"device": "auto", "precision": "float32", "threads": "2"}
 BATCH = {"training": 128, "labeling": 512, "noise": 128}
+PASSES = {"training": 3, "labeling": 1, "noise": 0}  # forward passes that a step is worth; a backward one is worth two
+SIDE, COPIED = 1024, 64_000_000
+Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
-def main(kind: str, model: str, side: str, channels: str) -> None:
-    torch.set_num_threads(THREADS)
-    rates = {"dropout": 0.0, "stochastic_depth": 0.0}
-    network = models.build(model, int(channels), CLASSES, (int(side), int(side)), **rates)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.randn(BATCH[kind], int(channels), int(side), int(side)).contiguous(memory_format=torch.channels_last)
-    work = {"training": training, "labeling": labeling, "noise": noise}[kind](network, images)
-    print(json.dumps({"images_per_second": images_per_second(work, len(images))}))
+def main(kind: str, *arguments: str) -> None:
+    probe = [argument for argument in arguments if "=" not in argument]
+    runtime = RUNTIME | dict(argument.split("=") for argument in arguments if "=" in argument)
+    torch.set_num_threads(int(runtime["threads"]))
+    on_gpu = torch.cuda.is_available() and runtime["device"] != "cpu"
+    device, precision = torch.device("cuda" if on_gpu else "cpu"), getattr(torch, runtime["precision"])
+    measure = {"matmul": matmul, "copy": copy}.get(kind, partial(of_model, kind))
+    print(json.dumps(measure(device, precision, *probe)))
 
 
-def images_per_second(work: Callable[[], object], images: int) -> float:
-    """The rate at which `work`, done again and again for SECONDS, goes through its `images`."""
+def of_model(
+    kind: str, device: torch.device, precision: torch.dtype, model: str, side: str, channels: str
+) -> dict[str, float]:
+    """Images a second and the costs of one."""
+    size, count = (int(side), int(side)), int(channels)
+    network = models.build(model, count, CLASSES, size, dropout=0.0, stochastic_depth=0.0)
+    cost = models.size_and_cost(network, count, size)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.randn(BATCH[kind], count, *size, device=device).contiguous(memory_format=torch.channels_last)
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+            return network(images).float()
+
+    work = {"training": training, "labeling": labeling, "noise": noise}[kind](network, forward, images)
+    return {
+        "images_per_second": per_second(work, len(images)),
+        "multiply_adds_per_image": PASSES[kind] * cost["multiply_adds"],
+        "bytes_per_image": 4 * cost["parameters"] / len(images) + images[0].numel(),
+    }
+
+
+def per_second(work: Callable[[], object], count: float) -> float:
+    """How many a second `work`, which does `count` at once, does again and again for SECONDS."""
     for _ in range(3):  # the first ones warm up
         work()
-    steps, started = 0, time.perf_counter()
+    wait_for_device()
+    done, started = 0, time.perf_counter()
     while time.perf_counter() - started < SECONDS:
         work()
-        steps += 1
-    return steps * images / (time.perf_counter() - started)
+        done += 1
+    wait_for_device()
+    return done * count / (time.perf_counter() - started)
 
 
-def training(network: torch.nn.Module, images: torch.Tensor):
+def wait_for_device() -> None:
+    """Return when a GPU has done all that it was asked for."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def training(network: torch.nn.Module, forward: Forward, images: torch.Tensor):
     """A step of AdamW on the same batch."""
-    optimizer = torch.optim.AdamW(network.parameters(), foreach=True)
-    targets = torch.arange(len(images)) % CLASSES
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    targets = torch.arange(len(images), device=images.device) % CLASSES
 
     def step() -> None:
-        F.cross_entropy(network(images), targets).backward()
+        F.cross_entropy(forward(images), targets).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step
 
 
-def labeling(network: torch.nn.Module, images: torch.Tensor):
+def labeling(network: torch.nn.Module, forward: Forward, images: torch.Tensor):
     """A forward pass of the same batch in eval mode."""
     network.eval()
-
-    @torch.inference_mode()
-    def forward() -> None:
-        network(images)
-
-    return forward
+    return torch.inference_mode()(lambda: forward(images))
 
 
-def noise(network: torch.nn.Module, images: torch.Tensor):
+def noise(network: torch.nn.Module, forward: Forward, images: torch.Tensor):
     """A copy of the same batch, as bytes."""
-    pixels = images.byte()
-    return pixels.clone
+    return images.byte().clone
+
+
+def matmul(device: torch.device, precision: torch.dtype) -> dict[str, float]:
+    """The rate of matrix products, each multiply-add two operations."""
+    one, other, product = torch.randn(3, SIDE, SIDE, device=device).to(precision)
+    return {"gflops": per_second(lambda: torch.mm(one, other, out=product), 2 * SIDE**3) / 1e9}
+
+
+def copy(device: torch.device, precision: torch.dtype) -> dict[str, float]:
+    """The rate of copies into memory that is there already: fresh memory costs more than the copy."""
+    source, copied = torch.ones(2, COPIED, dtype=torch.uint8, device=device)  # zeros need not be read
+    return {"gb_per_second": per_second(lambda: copied.copy_(source), 2 * COPIED) / 1e9}
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ OPERATIONS, MAGNITUDE, CROP, FILL = 2, 15, 4, 128
 NOISE = NoiseParams(
     operations=OPERATIONS, magnitude=MAGNITUDE, crop=CROP, flip=True, cutout=0, fill=FILL, dropout=0, stochastic_depth=0
 )
-MODEL, CLASSES, BATCH, WORKERS, ROUNDS = "cnn_24", 10, 128, 2, 3
+MODEL, CLASSES, BATCH, THREADS, WORKERS, ROUNDS = "cnn_24", 10, 128, 2, 2, 3
 SIDES = (32, 96)
 WAYS = {"noise": ["ours", "torchvision", "kornia"], "training": ["ours", "ours in bfloat16", "torchvision"]}
 
@@ -93,7 +93,7 @@ def noise_rate(way: str, side: int) -> float:
     batch = torch.from_numpy(pictures(side)[:BATCH]).permute(0, 3, 1, 2).contiguous()
     if way == "torchvision":
         found = batches(side)
-        return limits.images_per_second(lambda: next(found), BATCH)
+        return limits.per_second(lambda: next(found), BATCH)
     if way == "kornia":
         from kornia import augmentation as kornia
 
@@ -101,7 +101,7 @@ def noise_rate(way: str, side: int) -> float:
         whole = kornia.AugmentationSequential(
             crop, kornia.RandomHorizontalFlip(), kornia.auto.RandAugment(OPERATIONS, MAGNITUDE)
         )
-        return limits.images_per_second(lambda: whole(batch.float() / 255), BATCH)
+        return limits.per_second(lambda: whole(batch.float() / 255), BATCH)
     return ours(way, side, work.noising)
 
 
@@ -118,7 +118,7 @@ def training_rate(way: str, side: int) -> float:
         optimizer.step()
         optimizer.zero_grad()
 
-    return limits.images_per_second(step, BATCH)
+    return limits.per_second(step, BATCH)
 
 
 def measured(kind: str, way: str, side: int) -> float:
@@ -142,7 +142,7 @@ def lines() -> Iterator[str]:
 
 def main() -> None:
     about = f"RandAugment {OPERATIONS} at {MAGNITUDE}, crop {CROP}, flip; training of {MODEL} in batches of {BATCH}"
-    runs = f"Medians of {ROUNDS} runs in turn, on {limits.THREADS} threads, or {WORKERS} processes of a loader"
+    runs = f"Medians of {ROUNDS} runs in turn, on {THREADS} threads, or {WORKERS} processes of a loader"
     head = ["# Side by side", "", f"{about}. {runs}. {hardware()}.", ""]
     head += ["| work | pixels a side | by | images/s | ours, times that |", "|---|---:|---|---:|---:|"]
     write_bytes(ROOT / "benchmarks" / "side_by_side.md", ("\n".join([*head, *lines()]) + "\n").encode())
@@ -152,6 +152,6 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         main()
     else:
-        torch.set_num_threads(limits.THREADS)
+        torch.set_num_threads(THREADS)
         rate = {"noise": noise_rate, "training": training_rate}[sys.argv[1]]
         print(json.dumps(rate(sys.argv[2], int(sys.argv[3]))))

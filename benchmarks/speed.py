@@ -38,6 +38,7 @@ SPEED = ROOT / "benchmarks" / "speed.json"
 ROUNDS, TOLERANCE = 3, 0.9
 MODELS = {"cnn_16": (28, 1), "cnn_24": (28, 1), "wrn_16_2": (32, 3)}  # pixels a side and channels
 COUNTED = {"training": MODELS, "labeling": MODELS, "noise": ("cnn_16", "wrn_16_2")}  # in images; noise sees no model
+ALIKE = ("device", "precision", "threads")  # of `runtime`, what the limits are measured with, too
 PICTURES = 20_000
 OF_PICTURES: dict[str, Any] = {
     "source": "folder",
@@ -68,9 +69,10 @@ def main(argv: list[str] | None = None) -> None:
 def lines(folder: Path) -> list[tuple[str, str | None, Callable[[], Measured], Callable[[], Measured]]]:
     """Work, model, how the work is measured, how its limit is. What is written goes to the empty `folder`."""
     found: list[Any] = []
+    alike = [f"{key}={value}" for key, value in pipeline()[1]["runtime"].items() if key in ALIKE]
     for kind, models in COUNTED.items():
         for model in models:
-            probe = (kind, model, *map(str, MODELS[model]))
+            probe = (kind, model, *map(str, MODELS[model]), *alike)
             found.append((kind, model, partial(rate, "work", *probe), partial(rate, "limits", *probe)))
     stages, empty = prepared(folder / "stages"), empty_pipeline(folder / "empty")
     photos = with_pictures(folder / "photos")

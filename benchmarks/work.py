@@ -1,6 +1,7 @@
 """The project's own work, measured as a stage does it; benchmarks/speed.py holds it against benchmarks/limits.py.
 
-    python -m benchmarks.work training cnn_16 28 1     # model, pixels a side, channels
+    python -m benchmarks.work training cnn_16 28 1                # model, pixels a side, channels
+    python -m benchmarks.work training cnn_16 28 1 fused=false    # with another value than `runtime` in params.yaml has
 
 Prints images a second as JSON. Images are noise: no figure here depends on what they show.
 """
@@ -14,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 
 from benchmarks import limits
 from commands.plan import made_up_classifier, training_seconds
 from noisy_student import noise
 from noisy_student.batches import examples
-from noisy_student.config import Params
+from noisy_student.config import Params, overlay
 from noisy_student.files import write_array
 from noisy_student.images import pixel_hash, read_split, write_split
 from noisy_student.inference import predict_split
@@ -32,9 +34,11 @@ from noisy_student.training import HeldOut
 CLASSES = 10
 
 
-def main(kind: str, model: str, side: str, channels: str) -> None:
+def main(kind: str, model: str, side: str, channels: str, *runtime: str) -> None:
     images = np.random.default_rng(0).integers(256, size=(4096, int(side), int(side), int(channels)), dtype=np.uint8)
     everything = check(Params())
+    changes = {key: yaml.safe_load(value) for key, value in (change.split("=") for change in runtime)}
+    everything = everything.model_copy(update={"runtime": overlay(everything.runtime, changes, "runtime")})
     device = setup(everything.runtime)
     recipe = everything.recipes()["iter1"].model_copy(update={"model": model})
     rate = {"training": training, "labeling": labeling, "noise": noising}[kind](images, recipe, everything, device)
@@ -72,14 +76,14 @@ def labeling(images: np.ndarray, recipe, everything, device: torch.device) -> fl
             for _, seen in predict_split(teacher, read_split(folder / "pool"), everything.runtime, "benchmark"):
                 write_array(folder / "logits.npy", seen.logits)
 
-        return limits.images_per_second(label, len(images))
+        return limits.per_second(label, len(images))
 
 
 def noising(images: np.ndarray, recipe, everything, device: torch.device) -> float:
     """The input noise of a student's batches, each drawn anew."""
     batch = torch.from_numpy(images[: recipe.training.batch_size]).permute(0, 3, 1, 2).contiguous().to(device)
     steps = count()
-    return limits.images_per_second(
+    return limits.per_second(
         lambda: noise.augment(batch, recipe.noise, generator(0, "benchmark", next(steps))), len(batch)
     )
 

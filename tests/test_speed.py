@@ -5,6 +5,7 @@ import sys
 
 import pandas as pd
 import pytest
+from imports import imported
 
 from benchmarks import bare_decode, growth, pictures, speed
 from noisy_student.errors import Refusal
@@ -68,10 +69,26 @@ def test_growth_is_over_what_a_stage_takes_to_start():
 
 @pytest.mark.usefixtures("torch_settings")
 @pytest.mark.parametrize("kind", ["training", "labeling", "noise"])
-def test_work_and_limit_give_images_a_second(kind, capsys, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_work_and_limit_give_images_a_second(kind, precision, capsys, monkeypatch):
     from benchmarks import limits, work
 
     monkeypatch.setattr(limits, "SECONDS", 0.01)
     for module in (limits, work):
-        module.main(kind, "cnn_2", "28", "1")
+        module.main(kind, "cnn_2", "28", "1", f"precision={precision}")
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["images_per_second"] > 1
+
+
+@pytest.mark.usefixtures("torch_settings")
+def test_a_machine_has_a_rate_of_products_and_one_of_copies(capsys, monkeypatch):
+    from benchmarks import limits
+
+    monkeypatch.setattr(limits, "SECONDS", 0.01)
+    for kind, figure in (("matmul", "gflops"), ("copy", "gb_per_second")):
+        limits.main(kind, "threads=1")
+        assert json.loads(capsys.readouterr().out)[figure] > 0
+
+
+def test_the_limits_know_nothing_of_the_project_but_its_models():
+    names = imported((speed.ROOT / "benchmarks" / "limits.py").read_text(), "benchmarks")
+    assert {name for name in names if name.startswith(("noisy_student", "benchmarks"))} == {"noisy_student.models"}
