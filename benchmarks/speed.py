@@ -39,6 +39,7 @@ ROUNDS, TOLERANCE = 3, 0.9
 MODELS = {"cnn_16": (28, 1), "cnn_24": (28, 1), "wrn_16_2": (32, 3)}  # pixels a side and channels
 COUNTED = {"training": MODELS, "labeling": MODELS, "noise": ("cnn_16", "wrn_16_2")}  # in images; noise sees no model
 ALIKE = ("device", "precision", "threads")  # of `runtime`, what the limits are measured with, too
+NOTHING = "Data and pipelines are up to date."  # what `dvc repro` says then
 PICTURES = 20_000
 OF_PICTURES: dict[str, Any] = {
     "source": "folder",
@@ -74,16 +75,13 @@ def lines(folder: Path) -> list[tuple[str, str | None, Callable[[], Measured], C
         for model in models:
             probe = (kind, model, *map(str, MODELS[model]), *alike)
             found.append((kind, model, partial(rate, "work", *probe), partial(rate, "limits", *probe)))
-    stages, empty = prepared(folder / "stages"), empty_pipeline(folder / "empty")
-    photos = with_pictures(folder / "photos")
-    repro = (sys.executable, "-m", "dvc", "repro")
-    for kind, here, work, there, limit in (
-        ("prepare", photos, command("prepare"), ROOT, bare_decode(photos)),
-        ("startup", stages, command("train_teacher"), stages, (sys.executable, "-c", "import torch")),
-        ("noop", ROOT, repro, empty, repro),
-    ):
-        measure = run if here == ROOT else anew
-        found.append((kind, None, partial(measure, here, *work), partial(run, there, *limit)))
+    stages, photos = prepared(folder / "stages"), with_pictures(folder / "photos")
+    prepare, train = partial(anew, photos, *command("prepare")), partial(anew, stages, *command("train_teacher"))
+    bare_start = partial(run, stages, sys.executable, "-c", "import torch")
+    empty = empty_pipeline(folder / "empty")
+    found.append(("prepare", None, prepare, partial(run, ROOT, *bare_decode(photos))))
+    found.append(("startup", None, train, bare_start))
+    found.append(("noop", None, partial(nothing_to_do, ROOT), partial(nothing_to_do, empty)))
     return found
 
 
@@ -115,6 +113,14 @@ def anew(folder: Path, *line: str) -> Measured:
     """As `run`, without the result that an earlier run of the same work has left."""
     shutil.rmtree(folder / "work", ignore_errors=True)
     return run(folder, *line)
+
+
+def nothing_to_do(folder: Path) -> Measured:
+    """A run of `dvc repro` where all is done. Raises `Refusal` where it was not, for then it did work."""
+    done = run(folder, sys.executable, "-m", "dvc", "repro")
+    if NOTHING not in done.output:
+        raise Refusal(f"`dvc repro` in {folder} had something to do, so its time says nothing; measure again")
+    return done
 
 
 def command(stage: str) -> list[str]:

@@ -44,6 +44,10 @@ def test_the_empty_pipeline_has_the_same_stages_and_nothing_to_do(tmp_path):
     assert json.loads(status.splitlines()[-1]) == {}
     assert len(list(folder.glob("models/[!.]*"))) == 4
     assert stages == 17
+    assert speed.nothing_to_do(folder).speed > 0
+    next(folder.glob("models/[!.]*")).unlink()
+    with pytest.raises(Refusal, match="had something to do"):
+        speed.nothing_to_do(folder)
 
 
 def test_pictures_are_distinct_and_the_same_whatever_their_number(tmp_path, capsys):
