@@ -1,7 +1,8 @@
 """How near the stages come to what this machine can do: python -m benchmarks.speed
 
 Each line is work of the project and its limit, run in turn in processes of their own, ROUNDS times. The ratio is the
-median of own speed over the limit's, so that 1 means that nothing but the model costs; a busy machine slows both.
+median of own speed over the limit's, so that 1 means that nothing but the model costs; a busy machine slows both. The
+smallest and the largest ratio of a round stand beside it.
 
     training   the training loop, with noise, pool and EMA, against the same net's step on a batch that never changes
     labeling   reading a split, the logits, writing them, against the forward pass on a batch that never changes
@@ -9,6 +10,10 @@ median of own speed over the limit's, so that 1 means that nothing but the model
     prepare    the stage on a folder of PICTURES small photos against Pillow's bare decoding of them
     startup    a training stage up to the end of its only step against `import torch`
     noop       `dvc repro` with nothing to do against the same DAG with empty commands and no code
+
+Where a net is at work stands how many operations a second it came to, and its floor: images a second if its
+multiply-adds, at the rate of matrix products, or its weights and pixels, at the rate of copies, were all that took
+time, whichever takes longer. Convolutions that save multiplications can pass it.
 
 Written to benchmarks/speed.json. `--check` compares with what stands there and fails when a ratio fell by a tenth.
 """
@@ -35,12 +40,28 @@ from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.files import read_json, write_json
 
 SPEED = ROOT / "benchmarks" / "speed.json"
-ROUNDS, TOLERANCE = 3, 0.9
+ROUNDS, TOLERANCE = 5, 0.9
 MODELS = {"cnn_16": (28, 1), "cnn_24": (28, 1), "wrn_16_2": (32, 3)}  # pixels a side and channels
 COUNTED = {"training": MODELS, "labeling": MODELS, "noise": ("cnn_16", "wrn_16_2")}  # in images; noise sees no model
+WITH_NET = ("training", "labeling")
+MACHINE = {"matmul": "gflops", "copy": "gb_per_second"}  # limits of no work of ours, and their figure
 ALIKE = ("device", "precision", "threads")  # of `runtime`, what the limits are measured with, too
 NOTHING = "Data and pipelines are up to date."  # what `dvc repro` says then
 PICTURES = 20_000
+COLUMNS = {  # of the table: the key of a row, and how its value is written
+    "work": ("work", ""),
+    "model": ("model", ""),
+    "ratio": ("ratio", ".3g"),
+    "low": ("ratio_low", ".3g"),
+    "high": ("ratio_high", ".3g"),
+    "images/s": ("images_per_second", ","),
+    "at the floor": ("floor_images_per_second", ","),
+    "GFLOP/s": ("gflops", ".1f"),
+    "GB/s": ("gb_per_second", ".1f"),
+    "seconds": ("seconds", ".2f"),
+    "peak MB": ("peak_mb", ","),
+}
+WIDTH = 120  # characters of the table, also where the output is no terminal
 OF_PICTURES: dict[str, Any] = {
     "source": "folder",
     "path": "pictures",
@@ -60,6 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     before = read_json(SPEED) if args.check else []
     with tempfile.TemporaryDirectory() as folder:
         rows = [compared(*line) for line in lines(Path(folder))]
+    rows = with_floors([*rows, *(bare(kind) for kind in MACHINE)])
     show(rows)
     if args.check:
         refuse_slower(rows, before)
@@ -70,10 +92,9 @@ def main(argv: list[str] | None = None) -> None:
 def lines(folder: Path) -> list[tuple[str, str | None, Callable[[], Measured], Callable[[], Measured]]]:
     """Work, model, how the work is measured, how its limit is. What is written goes to the empty `folder`."""
     found: list[Any] = []
-    alike = [f"{key}={value}" for key, value in pipeline()[1]["runtime"].items() if key in ALIKE]
     for kind, models in COUNTED.items():
         for model in models:
-            probe = (kind, model, *map(str, MODELS[model]), *alike)
+            probe = (kind, model, *map(str, MODELS[model]), *alike())
             found.append((kind, model, partial(rate, "work", *probe), partial(rate, "limits", *probe)))
     stages, photos = prepared(folder / "stages"), with_pictures(folder / "photos")
     prepare, train = partial(anew, photos, *command("prepare")), partial(anew, stages, *command("train_teacher"))
@@ -91,16 +112,59 @@ def compared(
     """The row of `work` and its `limit`, measured in turn."""
     print(f"{kind} {model or ''}", flush=True)
     rounds = [(work(), limit()) for _ in range(ROUNDS)]
-    counted = kind in COUNTED
-    return {
+    ratios = [own.speed / best.speed for own, best in rounds]
+    speed, counted = statistics.median(own.speed for own, _ in rounds), kind in COUNTED
+    row = {
         "work": kind,
         "model": model,
-        "ratio": round(statistics.median(own.speed / best.speed for own, best in rounds), 3),
-        "images_per_second": round(statistics.median(own.speed for own, _ in rounds)) if counted else None,
-        "seconds": None if counted else round(statistics.median(1 / own.speed for own, _ in rounds), 2),
+        "ratio": three_digits(statistics.median(ratios)),
+        "ratio_low": three_digits(min(ratios)),
+        "ratio_high": three_digits(max(ratios)),
+        "images_per_second": round(speed) if counted else None,
+        "seconds": None if counted else round(1 / speed, 2),
         "peak_mb": round(max(own.peak_mb for own, _ in rounds)),
         "hardware": hardware(),
     }
+    return row | costs(speed, rounds[0][1].figures()) if kind in WITH_NET else row
+
+
+def three_digits(ratio: float) -> float:
+    """So few that a table can be read, and so many that a tenth shows in the smallest ratio, too."""
+    return float(f"{ratio:.3g}")
+
+
+def costs(speed: float, limit: dict[str, Any]) -> dict[str, Any]:
+    """What an image costs, as the `limit` says, and how many 10^9 operations a second that comes to at `speed`."""
+    adds = limit["multiply_adds_per_image"]
+    return {
+        "multiply_adds_per_image": adds,
+        "bytes_per_image": round(limit["bytes_per_image"]),
+        "gflops": round(2 * adds * speed / 1e9, 1),
+    }
+
+
+def bare(kind: str) -> dict[str, Any]:
+    """The row of what the machine does without a net."""
+    rounds = [run(ROOT, sys.executable, "-m", "benchmarks.limits", kind, *alike()).figures() for _ in range(ROUNDS)]
+    figure = MACHINE[kind]
+    reached = round(statistics.median(each[figure] for each in rounds), 1)
+    return {"work": kind, "model": None, figure: reached, "hardware": hardware()}
+
+
+def with_floors(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The `rows`, those of nets with the rate at which the bare machine alone would let them go."""
+    operations, copied = (next(row[figure] for row in rows if row["work"] == kind) for kind, figure in MACHINE.items())
+
+    def floor(row: dict[str, Any]) -> dict[str, Any]:
+        seconds = max(2e-9 * row["multiply_adds_per_image"] / operations, 1e-9 * row["bytes_per_image"] / copied)
+        return row | {"floor_images_per_second": round(1 / seconds)}
+
+    return [floor(row) if row["work"] in WITH_NET else row for row in rows]
+
+
+def alike() -> list[str]:
+    """What of `runtime` the work and its limit are both told."""
+    return [f"{key}={value}" for key, value in pipeline()[1]["runtime"].items() if key in ALIKE]
 
 
 def rate(module: str, *probe: str) -> Measured:
@@ -175,19 +239,18 @@ def empty_pipeline(folder: Path) -> Path:
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the table."""
     table = Table(title=f"Own speed over the machine's limit, {rows[0]['hardware']}", title_justify="left")
-    for column in ("work", "model", "ratio", "images/s", "seconds", "peak MB"):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("work", "model") else "right")
     for row in rows:
-        rate = f"{row['images_per_second']:,}" if row["images_per_second"] else ""
-        seconds = f"{row['seconds']:.2f}" if row["seconds"] else ""
-        table.add_row(row["work"], row["model"] or "", f"{row['ratio']:.3f}", rate, seconds, f"{row['peak_mb']:,}")
-    Console().print(table)
+        cells = ((row.get(key), form) for key, form in COLUMNS.values())
+        table.add_row(*("" if value is None else format(value, form) for value, form in cells))
+    Console(width=WIDTH).print(table)
 
 
 def refuse_slower(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
     """Raise `Refusal` when a ratio is a tenth below that of the same work `before`."""
-    then = {(row["work"], row["model"]): row["ratio"] for row in before}
-    for row in rows:
+    then = {(row["work"], row["model"]): row["ratio"] for row in before if "ratio" in row}
+    for row in (row for row in rows if "ratio" in row):
         old = then.get((row["work"], row["model"]), 0)
         if row["ratio"] < TOLERANCE * old:
             name = " ".join(filter(None, (row["work"], row["model"])))

@@ -10,17 +10,39 @@ from imports import imported
 from benchmarks import bare_decode, growth, pictures, speed
 from noisy_student.errors import Refusal
 
+COST = {"multiply_adds_per_image": 3_000_000, "bytes_per_image": 1000.4}
+
 
 def measured(*speeds: float):
     left = list(speeds)
-    return lambda: speed.Measured(left.pop(0), 100.0, "")
+    return lambda: speed.Measured(left.pop(0), 100.0, json.dumps(COST))
 
 
-def test_a_ratio_is_the_median_over_rounds_of_own_speed_over_the_limits(capsys):
+@pytest.fixture
+def three_rounds(monkeypatch):
+    monkeypatch.setattr(speed, "ROUNDS", 3)
+
+
+@pytest.mark.usefixtures("three_rounds")
+def test_a_ratio_is_the_median_over_rounds_of_own_speed_over_the_limits():
     row = speed.compared("training", "cnn_16", measured(90, 1, 97), measured(100, 100, 100))
     assert (row["ratio"], row["images_per_second"], row["peak_mb"]) == (0.9, 90, 100)
+    assert (row["ratio_low"], row["ratio_high"]) == (0.01, 0.97)
     row = speed.compared("noop", None, measured(0.5, 0.5, 0.5), measured(1, 1, 1))
     assert (row["ratio"], row["images_per_second"], row["seconds"]) == (0.5, None, 2.0)
+
+
+@pytest.mark.usefixtures("three_rounds")
+def test_a_net_is_held_against_what_the_bare_machine_allows(capsys):
+    row = speed.compared("training", "cnn_16", measured(10_000, 10_000, 10_000), measured(1, 1, 1))
+    assert row["gflops"] == 60  # 3 million multiply-adds, two operations each, ten thousand times a second
+    matmul, copy = {"work": "matmul", "model": None, "hardware": ""}, {"work": "copy", "model": None, "hardware": ""}
+    for products, copies, floor in ((120, 12, 20_000), (120, 0.012, 12_000)):
+        rows = speed.with_floors([row, matmul | {"gflops": products}, copy | {"gb_per_second": copies}])
+        assert [each.get("floor_images_per_second") for each in rows] == [floor, None, None]
+    speed.show(rows)
+    assert "12,000" in capsys.readouterr().out
+    speed.refuse_slower(rows, rows)
 
 
 def test_a_ratio_that_fell_by_more_than_a_tenth_is_refused():
@@ -88,7 +110,7 @@ def test_a_machine_has_a_rate_of_products_and_one_of_copies(capsys, monkeypatch)
     from benchmarks import limits
 
     monkeypatch.setattr(limits, "SECONDS", 0.01)
-    for kind, figure in (("matmul", "gflops"), ("copy", "gb_per_second")):
+    for kind, figure in speed.MACHINE.items():
         limits.main(kind, "threads=1")
         assert json.loads(capsys.readouterr().out)[figure] > 0
 
