@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -6,7 +7,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisy_student.batches import MOST_AHEAD, Batches, Examples, examples, rows_of_step, shrunk, smooth, steps_ahead
+from noisy_student.batches import (
+    MOST_AHEAD,
+    Batches,
+    Examples,
+    Part,
+    examples,
+    rows_of_step,
+    shrunk,
+    smooth,
+    steps_ahead,
+)
 from noisy_student.errors import Refusal
 from noisy_student.noise import NoiseParams
 
@@ -118,18 +129,29 @@ def test_a_batch_is_a_function_of_seed_and_step_whatever_came_before(make_recipe
     assert not torch.equal(first[0], batch(recipe, seed=4, step=7)[0])
 
 
+def tensors(part: Part) -> dict[str, torch.Tensor]:
+    """All that stands in a part of a batch, by its name."""
+    values = {field.name: getattr(part, field.name) for field in fields(part)}
+    return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+
+
 @pytest.mark.parametrize("ahead", ["2", "5", ""])
 @pytest.mark.parametrize("first", [0, 3])
-def test_batches_made_several_at_once_are_those_made_one_by_one(make_recipe, monkeypatch, ahead, first):
-    recipe = make_recipe(noise=NOISE, steps=9)
+@pytest.mark.parametrize(
+    ("objective", "mix"),
+    [("pseudo_labels", "none"), ("pseudo_labels", "cutmix"), ("consistency", "none"), ("joined", "none")],
+)
+def test_batches_made_several_at_once_are_those_made_one_by_one(make_recipe, monkeypatch, ahead, first, objective, mix):
+    recipe = make_recipe(noise=NOISE | {"mix": mix}, steps=9, objective=objective, label_smoothing=0.1)
     monkeypatch.setenv("NOISY_STUDENT_STEPS_AHEAD", "1")
-    alone = [batch(recipe, step=step) for step in range(first, 9)]
+    alone = [tensors(next(Batches(recipe, LABELED, POOL, 0).parts(step))) for step in range(first, 9)]
     monkeypatch.setenv("NOISY_STUDENT_STEPS_AHEAD", ahead)
     batches = Batches(recipe, LABELED, POOL, 0)
     assert batches.ahead == int(ahead or MOST_AHEAD)
     for step, expected in enumerate(alone, start=first):
-        part = next(batches.parts(step))
-        assert all(map(torch.equal, (part.images, part.targets, part.weights), expected))
+        found = tensors(next(batches.parts(step)))
+        assert found.keys() == expected.keys()
+        assert [name for name in found if not torch.equal(found[name], expected[name])] == []
     assert not batches.made  # nothing is made for steps that will not come
 
 
