@@ -28,7 +28,7 @@ class Measured(NamedTuple):
     peak_mb: float  # resident memory, in 10^6 bytes
     output: str
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> Any:
         """The JSON in its last line."""
         return json.loads(self.output.splitlines()[-1])
 

@@ -1,116 +1,78 @@
 """The same work by what public trainers use: python -m benchmarks.side_by_side
 
-    noise      RandAugment (OPERATIONS at MAGNITUDE), a crop and a flip: whole batches here; image by image with
-               torchvision in WORKERS processes of a loader; with kornia, where it is installed, whole batches too
+    noise      RandAugment, a crop and a flip, from uint8 images to normalised batches: whole batches here; image by
+               image with torchvision in processes of a loader; with kornia, where it is installed, whole batches too,
+               all of whose images go through the same operations
     training   steps of the same net with that noise: ours, in float32 and bfloat16, and a plain loop in float32 over
-               torchvision's loader
+               torchvision's loader, with SGD and without an average of the weights
 
-Each is measured ROUNDS times in turn, in a process of its own, on images of 32 and 96 pixels. Writes side_by_side.md.
+Each is measured ROUNDS times in turn, in a process of its own, on images of 32 and 96 pixels. Beside the noise stands
+how strong it is: by how many levels, of 255, RandAugment alone changes a pixel. Writes side_by_side.md.
 """
 
 import importlib.util
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, nn
 
-from benchmarks import limits, work
+from benchmarks import limits, public_noise, work
 from benchmarks.processes import ROOT, hardware, run
+from benchmarks.public_noise import BATCH, CLASSES, NOISE
 from noisy_student import models
 from noisy_student.config import Params
 from noisy_student.files import write_bytes
-from noisy_student.noise import NoiseParams
 from noisy_student.pipeline import check
 
-OPERATIONS, MAGNITUDE, CROP, FILL = 2, 15, 4, 128
-NOISE = NoiseParams(
-    operations=OPERATIONS, magnitude=MAGNITUDE, crop=CROP, flip=True, cutout=0, fill=FILL, dropout=0, stochastic_depth=0
-)
-MODEL, CLASSES, BATCH, THREADS, WORKERS, ROUNDS = "cnn_24", 10, 128, 2, 2, 3
+MODEL, THREADS, ROUNDS = "cnn_24", 2, 3
 SIDES = (32, 96)
-WAYS = {"noise": ["ours", "torchvision", "kornia"], "training": ["ours", "ours in bfloat16", "torchvision"]}
+OURS = ("ours", "ours in bfloat16")
+WAYS = {"noise": ["ours", "torchvision", "kornia"], "training": [*OURS, "torchvision"]}
+DRAWS = 1000  # of operations, by which the strength is measured
 
 
-class Pictures(Dataset):
-    """Images, each noised on its own when it is asked for."""
-
-    def __init__(self, side: int):
-        from noisy_student.vision import torchvision
-
-        transforms = torchvision.transforms
-        self.images = pictures(side)
-        self.to_image = transforms.ToPILImage()
-        self.noise = transforms.Compose(
-            [
-                transforms.RandomCrop(side, padding=CROP, fill=FILL),
-                transforms.RandomHorizontalFlip(),
-                transforms.RandAugment(OPERATIONS, MAGNITUDE, fill=[FILL] * 3),
-                transforms.ToTensor(),
-                transforms.Normalize([0.5] * 3, [0.25] * 3),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
-        return self.noise(self.to_image(self.images[number])), number % CLASSES
-
-
-def pictures(side: int) -> np.ndarray:
-    """Images uint8 (N,side,side,3)."""
-    coarse = np.random.default_rng(0).integers(256, size=(4096, 4, 4, 3), dtype=np.uint8)
-    return coarse.repeat(side // 4, axis=1).repeat(side // 4, axis=2)
-
-
-def batches(side: int) -> Iterator[list[torch.Tensor]]:
-    """Batches of `Pictures`, without end."""
-    loader = DataLoader(
-        Pictures(side), BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True, drop_last=True
-    )
-    while True:
-        yield from loader
-
-
-def ours(way: str, side: int, rate: Callable[..., float]) -> float:
-    """Images a second through our own work, by a student's recipe with MODEL and NOISE."""
+def our_training_rate(way: str, side: int) -> float:
+    """Images a second through our own training, by a student's recipe with MODEL and NOISE."""
     everything = check(Params())
     precision = "bfloat16" if way == "ours in bfloat16" else "float32"
     runtime = everything.runtime.model_copy(update={"precision": precision})
     student = everything.recipes()["iter1"]
     training = student.training.model_copy(update={"batch_size": BATCH})
     recipe = student.model_copy(update={"model": MODEL, "noise": NOISE, "training": training})
-    return rate(pictures(side), recipe, everything.model_copy(update={"runtime": runtime}), torch.device("cpu"))
+    everything = everything.model_copy(update={"runtime": runtime})
+    return work.training(public_noise.pictures(side), recipe, everything, torch.device("cpu"))
+
+
+def strength(way: str, side: int) -> float:
+    """By how many of 255 levels RandAugment changes a pixel in the mean; in pairs, as kornia draws once for a batch."""
+    operate = public_noise.randaugment(way, side)
+    pairs = public_noise.resident(side)[: 2 * DRAWS].split(2)
+    return 255 * statistics.mean(float((operate(pair) - pair.float() / 255).abs().mean()) for pair in pairs)
 
 
 def noise_rate(way: str, side: int) -> float:
     """Images a second through the noise."""
-    batch = torch.from_numpy(pictures(side)[:BATCH]).permute(0, 3, 1, 2).contiguous()
     if way == "torchvision":
-        found = batches(side)
+        found = public_noise.batches(side)
         return limits.per_second(lambda: next(found), BATCH)
-    if way == "kornia":
-        from kornia import augmentation as kornia
+    images = public_noise.resident(side)
+    noised = public_noise.our_noise(NOISE) if way == "ours" else public_noise.kornia_noise(side, alone=False)
 
-        crop = kornia.RandomCrop((side, side), padding=CROP, fill=FILL)
-        whole = kornia.AugmentationSequential(
-            crop, kornia.RandomHorizontalFlip(), kornia.auto.RandAugment(OPERATIONS, MAGNITUDE)
-        )
-        return limits.per_second(lambda: whole(batch.float() / 255), BATCH)
-    return ours(way, side, work.noising)
+    def batch() -> Tensor:
+        return (noised(images[torch.randint(len(images), (BATCH,))]) - public_noise.MEAN) / public_noise.DEVIATION
+
+    return limits.per_second(batch, BATCH)
 
 
 def training_rate(way: str, side: int) -> float:
     """Images a second through steps of training."""
     if way != "torchvision":
-        return ours(way, side, work.training)
+        return our_training_rate(way, side)
     network = models.build(MODEL, 3, CLASSES, (side, side), dropout=0.0, stochastic_depth=0.0)
-    optimizer, found = torch.optim.SGD(network.parameters(), 0.1, 0.9, nesterov=True), batches(side)
+    optimizer, found = torch.optim.SGD(network.parameters(), 0.1, 0.9, nesterov=True), public_noise.batches(side)
 
     def step() -> None:
         images, targets = next(found)
@@ -121,10 +83,12 @@ def training_rate(way: str, side: int) -> float:
     return limits.per_second(step, BATCH)
 
 
+KINDS = {"noise": noise_rate, "training": training_rate, "strength": strength}
+
+
 def measured(kind: str, way: str, side: int) -> float:
-    """Images a second, in a process of its own."""
-    done = run(ROOT, sys.executable, "-m", "benchmarks.side_by_side", kind, way, str(side))
-    return json.loads(done.output.splitlines()[-1])
+    """One of KINDS, in a process of its own."""
+    return run(ROOT, sys.executable, "-m", "benchmarks.side_by_side", kind, way, str(side)).figures()
 
 
 def lines() -> Iterator[str]:
@@ -134,17 +98,24 @@ def lines() -> Iterator[str]:
         for side in SIDES:
             rounds = [{way: measured(kind, way, side) for way in names} for _ in range(ROUNDS)]
             for way in names:
-                rate = statistics.median(each[way] for each in rounds)
-                ratio = statistics.median(each["ours"] / each[way] for each in rounds)
-                print(f"{kind} {side} {way}: {rate:,.0f} images/s, ours is {ratio:.2f} times that", flush=True)
-                yield f"| {kind} | {side} | {way} | {rate:,.0f} | {ratio:.2f} |"
+                rate = f"{statistics.median(each[way] for each in rounds):,.0f}"
+                changed = f"{measured('strength', way, side):.1f}" if kind == "noise" else ""
+                cells = [kind, str(side), way, rate, *(times(rounds, own, way) for own in OURS), changed]
+                print(*filter(None, cells), flush=True)
+                yield f"| {' | '.join(cells)} |"
+
+
+def times(rounds: list[dict[str, float]], own: str, way: str) -> str:
+    """How many times as fast as `way` our `own` is, the median over the rounds."""
+    return f"{statistics.median(each[own] / each[way] for each in rounds):.2f}" if own in rounds[0] else ""
 
 
 def main() -> None:
-    about = f"RandAugment {OPERATIONS} at {MAGNITUDE}, crop {CROP}, flip; training of {MODEL} in batches of {BATCH}"
-    runs = f"Medians of {ROUNDS} runs in turn, on {THREADS} threads, or {WORKERS} processes of a loader"
+    about = f"{public_noise.WHAT}; training of {MODEL} in batches of {BATCH}"
+    runs = f"Medians of {ROUNDS} runs in turn, on {THREADS} threads, or {public_noise.WORKERS} processes of a loader"
     head = ["# Side by side", "", f"{about}. {runs}. {hardware()}.", ""]
-    head += ["| work | pixels a side | by | images/s | ours, times that |", "|---|---:|---|---:|---:|"]
+    columns = ["work", "pixels a side", "by", "images/s", *(f"{own}, times that" for own in OURS), "levels changed"]
+    head += [f"| {' | '.join(columns)} |", "|---|---:|---|---:|---:|---:|---:|"]
     write_bytes(ROOT / "benchmarks" / "side_by_side.md", ("\n".join([*head, *lines()]) + "\n").encode())
 
 
@@ -153,5 +124,4 @@ if __name__ == "__main__":
         main()
     else:
         torch.set_num_threads(THREADS)
-        rate = {"noise": noise_rate, "training": training_rate}[sys.argv[1]]
-        print(json.dumps(rate(sys.argv[2], int(sys.argv[3]))))
+        print(json.dumps(KINDS[sys.argv[1]](sys.argv[2], int(sys.argv[3]))))

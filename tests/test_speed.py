@@ -118,3 +118,19 @@ def test_a_machine_has_a_rate_of_products_and_one_of_copies(capsys, monkeypatch)
 def test_the_limits_know_nothing_of_the_project_but_its_models():
     names = imported((speed.ROOT / "benchmarks" / "limits.py").read_text(), "benchmarks")
     assert {name for name in names if name.startswith(("noisy_student", "benchmarks"))} == {"noisy_student.models"}
+
+
+def test_a_loader_without_end_goes_through_all_images_before_one_comes_again():
+    from benchmarks.public_noise import Endless
+
+    drawn = iter(Endless(5))
+    epochs = [[next(drawn) for _ in range(5)] for _ in range(3)]
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+
+
+def test_side_by_side_compares_within_a_round():
+    from benchmarks.side_by_side import times
+
+    rounds = [{"ours": 2.0, "torchvision": 1.0}, {"ours": 30.0, "torchvision": 10.0}, {"ours": 8.0, "torchvision": 2.0}]
+    assert times(rounds, "ours", "torchvision") == "3.00"
+    assert times(rounds, "ours in bfloat16", "torchvision") == ""
