@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from imports import imported
 
-from benchmarks import bare_decode, growth, pictures, speed
+from benchmarks import bare_decode, fast_paths, growth, pictures, speed
 from noisy_student.errors import Refusal
 
 COST = {"multiply_adds_per_image": 3_000_000, "bytes_per_image": 1000.4}
@@ -134,3 +134,8 @@ def test_side_by_side_compares_within_a_round():
     rounds = [{"ours": 2.0, "torchvision": 1.0}, {"ours": 30.0, "torchvision": 10.0}, {"ours": 8.0, "torchvision": 2.0}]
     assert times(rounds, "ours", "torchvision") == "3.00"
     assert times(rounds, "ours in bfloat16", "torchvision") == ""
+
+
+def test_a_fast_path_is_held_against_the_same_round_without_it():
+    rounds = [{"as it is": 100.0, "fused=false": 90.0}, {"as it is": 10.0, "fused=false": 8.0}]
+    assert fast_paths.table("cnn_2", rounds)[1] == "| cnn_2 | fused=false | 49 | 0.85 | 0.80 | 0.90 |"

@@ -1,0 +1,61 @@
+"""What each fast path is worth: python -m benchmarks.fast_paths
+
+Training of each of MODELS as params.yaml has it, and with one thing after another switched off, or on where it is off;
+ROUNDS rounds, in each of which every one has its turn in a process of its own. Writes benchmarks/fast_paths.md.
+"""
+
+import statistics
+import sys
+
+from benchmarks.processes import ROOT, hardware, run
+from benchmarks.speed import MODELS
+from noisy_student.errors import exits_with_a_sentence
+from noisy_student.files import write_bytes
+
+FAST_PATHS = ROOT / "benchmarks" / "fast_paths.md"
+ROUNDS = 5
+TRAINED = ("cnn_24", "wrn_16_2")
+DEFAULT = "as it is"
+IN_ENVIRONMENT = ("GOMP_SPINCOUNT=0", "NOISY_STUDENT_STEPS_AHEAD=1")
+IN_RUNTIME = ("fused=false", "channels_last=false", "precision=bfloat16", "compile=true")
+ABOUT = """Training in images a second, medians of {rounds} rounds, and how many times the rate that params.yaml has in
+the same round: the median, the smallest and the largest. What torch.compile takes to translate a net is not in it.
+{hardware}."""
+
+
+@exits_with_a_sentence
+def main() -> None:
+    lines = [line for model in TRAINED for line in table(model, [rates(model) for _ in range(ROUNDS)])]
+    head = ["# What each fast path is worth", "", ABOUT.format(rounds=ROUNDS, hardware=hardware()), ""]
+    head += ["| model | switched | images/s | times | smallest | largest |", "|---|---|---:|---:|---:|---:|"]
+    write_bytes(FAST_PATHS, ("\n".join([*head, *lines]) + "\n").encode())
+
+
+def rates(model: str) -> dict[str, float]:
+    """A round: images a second by switch."""
+    found = {switch: rate(model, switch) for switch in (DEFAULT, *IN_ENVIRONMENT, *IN_RUNTIME)}
+    print(model, {switch: round(each) for switch, each in found.items()}, flush=True)
+    return found
+
+
+def rate(model: str, switch: str) -> float:
+    """Images a second through the training of `model`, in a process of its own."""
+    environment = ["env", switch] if switch in IN_ENVIRONMENT else []
+    probe = ["training", model, *map(str, MODELS[model]), *([switch] if switch in IN_RUNTIME else [])]
+    done = run(ROOT, *environment, sys.executable, "-m", "benchmarks.work", *probe)
+    return done.figures()["images_per_second"]
+
+
+def table(model: str, rounds: list[dict[str, float]]) -> list[str]:
+    """The lines of `model`, of rounds of images a second by switch."""
+    lines = []
+    for switch in rounds[0]:
+        times = [each[switch] / each[DEFAULT] for each in rounds]
+        speed = statistics.median(each[switch] for each in rounds)
+        spread = f"{statistics.median(times):.2f} | {min(times):.2f} | {max(times):.2f}"
+        lines.append(f"| {model} | {switch} | {speed:,.0f} | {spread} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
