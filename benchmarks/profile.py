@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 from unittest.mock import patch
 
@@ -29,6 +30,7 @@ from noisy_student.files import write_bytes
 
 PROFILE = ROOT / "benchmarks" / "profile.md"
 STEP = "cnn_24"
+WIDTH = 120  # characters of a line
 BATCH = "choosing and noising the batch"
 PARTS: dict[str, tuple[Any, str]] = {  # each a function that a step calls, and none calls another
     BATCH: (batches.Batches, "_make"),
@@ -45,29 +47,48 @@ IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1])"
 
 def main() -> None:
     step, stages = step_table(STEP), pipeline_table()
-    total, start = stages["seconds"].sum(), stages["start"].sum()
     text = f"""# Where the time goes
 
 {hardware()}.
 
 ## One step of {STEP}
 
-Milliseconds of a step with a batch of 128 images of {MODELS[STEP][0]} pixels, all noise on, with the objective
-pseudo_labels (joined, the default run's, has a second forward pass), the mean of some hundred. What is left beside the
-model is {step["share"][BATCH]:.0%} for the batch and its noise.
+{fill(about_step(step, pipeline()[1]["training"]), WIDTH)}
 
 {markdown(step, "part")}
 
 ## The default run
 
-Seconds of each program of dvc.yaml, and how many of them a program takes that only imports the same; DVC's own time is
-not in it. The run takes {total:.0f} s, of which {start / total:.0%} are starts of Python, torch and pandas, and nearly
-all of the rest the steps of the four trainings.
+{fill(about_run(stages), WIDTH)}
 
 {markdown(stages, "stage")}
 """
     write_bytes(PROFILE, text.encode())
     print(text)
+
+
+def about_step(step: pd.DataFrame, training: dict[str, Any]) -> str:
+    """What the table of a step says; `training` is that section of params.yaml."""
+    shares = step["share"].drop("the step")
+    return (
+        f"Milliseconds of a step with a batch of {training['batch_size']} images of {MODELS[STEP][0]} pixels, with the "
+        "noise of a student and the objective pseudo_labels, which has one forward pass; the objective in params.yaml "
+        f"is {training['objective']}. Most of it, {shares.max():.0%}, is: {shares.idxmax()}; {BATCH} is "
+        f"{shares[BATCH]:.0%}."
+    )
+
+
+def about_run(stages: pd.DataFrame) -> str:
+    """What the table of a run says."""
+    total, start = stages["seconds"].sum(), stages["start"].sum()
+    trainings = stages[stages.index.str.startswith("train_")]
+    steps = trainings["seconds"].sum() - trainings["start"].sum()
+    return (
+        "Seconds of each program of dvc.yaml, and how many of them a program takes that only imports the same; DVC's "
+        f"own time is not in it. The run takes {total:.0f} s, of which {start / total:.0%} are starts of Python and "
+        f"its imports, {steps / total:.0%} the {len(trainings)} trainings without their starts, and "
+        f"{1 - (start + steps) / total:.0%} all else."
+    )
 
 
 def step_table(model: str) -> pd.DataFrame:
@@ -76,7 +97,7 @@ def step_table(model: str) -> pd.DataFrame:
     with ExitStack() as stack:
         for name, place in {**PARTS, "whole": WHOLE}.items():
             stack.enter_context(timed(*place, name, seconds))
-        work.main("training", model, *map(str, MODELS[model]))
+        work.main("training", model, *map(str, MODELS[model]), "device=cpu")
     steps = len(seconds["whole"])
     rows = {name: 1000 * sum(seconds[name]) / steps for name in PARTS}
     whole = 1000 * sum(seconds["whole"]) / steps

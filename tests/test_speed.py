@@ -139,3 +139,17 @@ def test_side_by_side_compares_within_a_round():
 def test_a_fast_path_is_held_against_the_same_round_without_it():
     rounds = [{"as it is": 100.0, "fused=false": 90.0}, {"as it is": 10.0, "fused=false": 8.0}]
     assert fast_paths.table("cnn_2", rounds)[1] == "| cnn_2 | fused=false | 49 | 0.85 | 0.80 | 0.90 |"
+
+
+def test_the_profile_says_what_its_tables_say():
+    from benchmarks import profile
+
+    step = pd.DataFrame({"share": {profile.BATCH: 0.1, "loss": 0.6, "all else": 0.3, "the step": 1.0}})
+    said = profile.about_step(step, {"batch_size": 8, "objective": "joined"})
+    assert "a batch of 8 images" in said
+    assert "Most of it, 60%, is: loss; choosing and noising the batch is 10%." in said
+    stages = pd.DataFrame(
+        {"seconds": {"check": 2.0, "train_teacher": 8.0}, "start": {"check": 1.0, "train_teacher": 1.0}}
+    )
+    assert "10 s, of which 20% are starts" in profile.about_run(stages)
+    assert "70% the 1 trainings without their starts, and 10% all else" in profile.about_run(stages)
