@@ -4,6 +4,7 @@ Training of each of MODELS as params.yaml has it, and with one thing after anoth
 ROUNDS rounds, in each of which every one has its turn in a process of its own. Writes benchmarks/fast_paths.md.
 """
 
+import os
 import statistics
 import sys
 
@@ -40,9 +41,9 @@ def rates(model: str) -> dict[str, float]:
 
 def rate(model: str, switch: str) -> float:
     """Images a second through the training of `model`, in a process of its own."""
-    environment = ["env", switch] if switch in IN_ENVIRONMENT else []
+    environment = dict(os.environ) | dict([switch.split("=")] if switch in IN_ENVIRONMENT else [])
     probe = ["training", model, *map(str, MODELS[model]), *([switch] if switch in IN_RUNTIME else [])]
-    done = run(ROOT, *environment, sys.executable, "-m", "benchmarks.work", *probe)
+    done = run(ROOT, sys.executable, "-m", "benchmarks.work", *probe, environment=environment)
     return done.figures()["images_per_second"]
 
 

@@ -33,15 +33,21 @@ class Measured(NamedTuple):
         return json.loads(self.output.splitlines()[-1])
 
 
-def run(folder: Path, *line: str) -> Measured:
-    """Run a command line in `folder`. Raises `Refusal` with the end of what it said when it fails."""
+def run(folder: Path, *line: str, environment: dict[str, str] | None = None) -> Measured:
+    """Run a command line in `folder`, by default in the environment of this process.
+
+    Raises `Refusal` with the end of what it said when it fails.
+    """
     started = time.perf_counter()
-    process = subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     output = process.stdout.read() if process.stdout else ""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise Refusal(f"`{' '.join(line[1:5])}` failed: {output.strip().splitlines()[-1]}")
+        said = output.strip() or f"status {process.returncode}"
+        raise Refusal(f"`{' '.join(line[1:5])}` failed: {said.splitlines()[-1]}")
     return Measured(1 / (time.perf_counter() - started), usage.ru_maxrss * 1024 / 1e6, output)
 
 

@@ -2,12 +2,13 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from imports import imported
 
-from benchmarks import bare_decode, fast_paths, growth, pictures, speed
+from benchmarks import bare_decode, fast_paths, growth, pictures, speed, wall_time
 from noisy_student.errors import Refusal
 
 COST = {"multiply_adds_per_image": 3_000_000, "bytes_per_image": 1000.4}
@@ -57,6 +58,8 @@ def test_a_process_that_fails_says_its_last_words(tmp_path):
     assert speed.run(tmp_path, sys.executable, "-c", "print('done')").output == "done\n"
     with pytest.raises(Refusal, match="no such luck"):
         speed.run(tmp_path, sys.executable, "-c", "raise SystemExit('no such luck')")
+    with pytest.raises(Refusal, match="failed: status 3"):
+        speed.run(tmp_path, sys.executable, "-c", "raise SystemExit(3)")
 
 
 def test_the_empty_pipeline_has_the_same_stages_and_nothing_to_do(tmp_path):
@@ -153,3 +156,15 @@ def test_the_profile_says_what_its_tables_say():
     )
     assert "10 s, of which 20% are starts" in profile.about_run(stages)
     assert "70% the 1 trainings without their starts, and 10% all else" in profile.about_run(stages)
+
+
+def test_the_whole_runs_of_commits_are_compared_over_rounds():
+    with pytest.raises(Refusal, match="no-such-commit"):
+        wall_time.Run.parsed("no-such-commit", None)
+    runs = [wall_time.Run("abc", None), wall_time.Run("abc", Path("some/short.yaml"))]
+    rounds = [[(140.0, 0.97), (70.0, 0.98)], [(100.0, 0.97), (80.0, 0.98)], [(120.0, 0.97), (60.0, 0.98)]]
+    lines = wall_time.table(runs, rounds, "a processor").splitlines()
+    assert lines[-2:] == [
+        "| abc | its own | 120.0 | 100.0 | 140.0 | 97.0 |",
+        "| abc | short.yaml | 70.0 | 60.0 | 80.0 | 98.0 |",
+    ]
