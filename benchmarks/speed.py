@@ -79,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.check and not SPEED.exists():
         raise Refusal(f"there is no {SPEED.name} to compare with; run `make bench` first")
     before = read_json(SPEED) if args.check else []
+    nothing_to_do(ROOT)  # what would be refused in the end is refused at once
     with tempfile.TemporaryDirectory() as folder:
         rows = [compared(*line) for line in lines(Path(folder))]
     rows = with_floors([*rows, *(bare(kind) for kind in MACHINE)])
