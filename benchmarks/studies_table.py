@@ -39,7 +39,8 @@ def markdown(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> str:
         "|---|---|---:|---:|---:|",
     ]
     for setting, group in rows.groupby("setting", sort=False):
-        found = _between_settings(group, rows) if plan.get("chooses") else _between_iterations(group)
+        found = {} if plan.get("chooses") else _between_iterations(group)
+        found |= _between_settings(group, rows, figures[0])
         for what, differences in found.items():
             above = f"{int((differences > 0).sum())} of {len(differences)}"
             lines.append(f"| {setting} | {what} | {len(differences)} | {_percent(differences, sign='+')} | {above} |")
@@ -70,14 +71,12 @@ def _between_iterations(group: pd.DataFrame) -> dict[str, pd.Series]:
     return {what: differences for what, differences in found.items() if len(differences)}
 
 
-def _between_settings(group: pd.DataFrame, rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """By seed: the validation accuracy of the setting's last iteration over that of the first setting's."""
+def _between_settings(group: pd.DataFrame, rows: pd.DataFrame, figure: str) -> dict[str, pd.Series]:
+    """By seed: the accuracy of the setting's last iteration over that of the first setting's."""
     first = rows["setting"].iloc[0]
     if group["setting"].iloc[0] == first:
         return {}
-    last, base = (
-        each.groupby("seed")["validation_accuracy"].last() for each in (group, rows[rows["setting"] == first])
-    )
+    last, base = (each.groupby("seed")[figure].last() for each in (group, rows[rows["setting"] == first]))
     return {f"over {first}": (last - base).dropna()}
 
 
