@@ -7,8 +7,10 @@ Prints images a second as JSON. Images are noise: no figure here depends on what
 """
 
 import json
+import math
 import sys
 import tempfile
+import time
 from itertools import count
 from pathlib import Path
 
@@ -24,14 +26,14 @@ from noisy_student.batches import examples
 from noisy_student.config import Params, overlay
 from noisy_student.files import write_array
 from noisy_student.images import pixel_hash, read_split, write_split
-from noisy_student.inference import predict_split
+from noisy_student.inference import predict, predict_split
 from noisy_student.pipeline import check
 from noisy_student.randomness import generator
 from noisy_student.runtime import setup
 from noisy_student.targets import one_hot
 from noisy_student.training import HeldOut
 
-CLASSES = 10
+CLASSES, AT_WORK = 10, 1.0
 
 
 def main(kind: str, model: str, side: str, channels: str, *runtime: str) -> None:
@@ -64,13 +66,16 @@ def training(images: np.ndarray, recipe, everything, device: torch.device) -> fl
 
 
 def labeling(images: np.ndarray, recipe, everything, device: torch.device) -> float:
-    """A split read from the disk and its logits written to it."""
+    """A split read from the disk and its logits written to it: one of at least AT_WORK seconds, as pools are."""
+    teacher = made_up_classifier(recipe, images.shape[1:], CLASSES, device).eval()
+    started = time.perf_counter()
+    predict(teacher, images, everything.runtime)
+    images = images.repeat(math.ceil(AT_WORK / (time.perf_counter() - started)), axis=0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ids = [str(number) for number in range(len(images))]
         index = pd.DataFrame({"id": ids, "sha256": pixel_hash(images)})
         write_split(folder / "pool", images, index, [str(k) for k in range(CLASSES)], {}, 64_000_000)
-        teacher = made_up_classifier(recipe, images.shape[1:], CLASSES, device).eval()
 
         def label() -> None:
             for _, seen in predict_split(teacher, read_split(folder / "pool"), everything.runtime, "benchmark"):
