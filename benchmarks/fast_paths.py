@@ -4,12 +4,14 @@ Training of each of MODELS as params.yaml has it, and with one thing after anoth
 ROUNDS rounds, in each of which every one has its turn in a process of its own. Writes benchmarks/fast_paths.md.
 """
 
+import json
 import os
 import statistics
 import sys
 
-from benchmarks.processes import ROOT, hardware, run
+from benchmarks.processes import ROOT, hardware, pipeline, run
 from benchmarks.speed import MODELS
+from noisy_student.batches import AHEAD
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.files import write_bytes
 
@@ -17,8 +19,8 @@ FAST_PATHS = ROOT / "benchmarks" / "fast_paths.md"
 ROUNDS = 5
 TRAINED = ("cnn_24", "wrn_16_2")
 DEFAULT = "as it is"
-IN_ENVIRONMENT = ("GOMP_SPINCOUNT=0", "NOISY_STUDENT_STEPS_AHEAD=1")
-IN_RUNTIME = ("fused=false", "channels_last=false", "precision=bfloat16", "compile=true")
+IN_ENVIRONMENT = ("GOMP_SPINCOUNT=0", f"{AHEAD}=1")
+SWITCHES = ("fused", "channels_last", "compile")  # of `runtime`
 ABOUT = """Training in images a second, medians of {rounds} rounds, and how many times the rate that params.yaml has in
 the same round: the median, the smallest and the largest. What torch.compile takes to translate a net is not in it.
 {hardware}."""
@@ -32,9 +34,16 @@ def main() -> None:
     write_bytes(FAST_PATHS, ("\n".join([*head, *lines]) + "\n").encode())
 
 
+def in_runtime() -> list[str]:
+    """The other value of each fast path of `runtime`."""
+    runtime = pipeline()[1]["runtime"]
+    precision = "float32" if runtime["precision"] == "bfloat16" else "bfloat16"
+    return [f"precision={precision}", *(f"{name}={json.dumps(not runtime[name])}" for name in SWITCHES)]
+
+
 def rates(model: str) -> dict[str, float]:
     """A round: images a second by switch."""
-    found = {switch: rate(model, switch) for switch in (DEFAULT, *IN_ENVIRONMENT, *IN_RUNTIME)}
+    found = {switch: rate(model, switch) for switch in (DEFAULT, *IN_ENVIRONMENT, *in_runtime())}
     print(model, {switch: round(each) for switch, each in found.items()}, flush=True)
     return found
 
@@ -42,7 +51,7 @@ def rates(model: str) -> dict[str, float]:
 def rate(model: str, switch: str) -> float:
     """Images a second through the training of `model`, in a process of its own."""
     environment = dict(os.environ) | dict([switch.split("=")] if switch in IN_ENVIRONMENT else [])
-    probe = ["training", model, *map(str, MODELS[model]), *([switch] if switch in IN_RUNTIME else [])]
+    probe = ["training", model, *map(str, MODELS[model]), *([switch] if switch in in_runtime() else [])]
     done = run(ROOT, sys.executable, "-m", "benchmarks.work", *probe, environment=environment)
     return done.figures()["images_per_second"]
 

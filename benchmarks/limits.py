@@ -33,6 +33,8 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 def main(kind: str, *arguments: str) -> None:
     probe = [argument for argument in arguments if "=" not in argument]
     runtime = RUNTIME | dict(argument.split("=") for argument in arguments if "=" in argument)
+    if unknown := runtime.keys() - RUNTIME.keys():
+        sys.exit(f"{min(unknown)} is none of {', '.join(RUNTIME)}")
     torch.set_num_threads(int(runtime["threads"]))
     on_gpu = torch.cuda.is_available() and runtime["device"] != "cpu"
     device, precision = torch.device("cuda" if on_gpu else "cpu"), getattr(torch, runtime["precision"])

@@ -32,13 +32,14 @@ PROFILE = ROOT / "benchmarks" / "profile.md"
 STEP = "cnn_24"
 WIDTH = 120  # characters of a line
 BATCH = "choosing and noising the batch"
+OPTIMIZERS: dict[str, Any] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD, "muon": optimization.Muon}
 PARTS: dict[str, tuple[Any, str]] = {  # each a function that a step calls, and none calls another
     BATCH: (batches.Batches, "_make"),
     "seeding model noise": (training, "reseed_torch"),
     "forward pass": (training.Classifier, "forward"),
     "loss": (objectives, "weighted_cross_entropy"),
     "backward pass": (torch.Tensor, "backward"),
-    "optimizer": (torch.optim.AdamW, "step"),
+    "optimizer": (OPTIMIZERS[pipeline()[1]["training"]["optimizer"]], "step"),
     "average of the weights": (optimization.Average, "update"),
 }
 WHOLE = (training, "take_step")

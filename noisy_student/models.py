@@ -81,14 +81,20 @@ def check_rates(name: str, dropout: float, stochastic_depth: float) -> None:
 
 
 def check_side(name: str, resolution: float, shape: tuple[int, ...]) -> None:
-    """Raise `Refusal` unless the model takes images of `shape` (H,W,C) at a `resolution` below 1 as well as at 1."""
-    if resolution == 1 or not _is_own(name):  # those of libraries enlarge what is too small
+    """Raise `Refusal` unless the model is trained on smaller images of `shape` (H,W,C) at a `resolution` below 1."""
+    if resolution == 1:
         return
+    if not _is_own(name):
+        raise Refusal(
+            f"it was {resolution}, and {name} enlarges smaller images, so that nothing is gained; set it to 1"
+        )
     height, width, channels = shape
     smallest: Any = networks.build(name, channels, 2, (height, width)).smallest_image_size
     side = round(resolution * min(height, width))
     if side < smallest:
         raise Refusal(f"it was {resolution}, which makes images of {side} pixels; {name} takes {smallest} or more")
+    if side == min(height, width):
+        raise Refusal(f"it was {resolution}, which leaves images of {side} pixels as they are; set it to 1")
 
 
 @cache

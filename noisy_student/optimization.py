@@ -13,8 +13,8 @@ from noisy_student.recipes import TrainingParams
 
 
 class Muon:
-    """Steps of the same length in every direction of a hidden layer's weights, and AdamW's for all else (Jordan et al.
-    2024, "Muon: An optimizer for hidden layers in neural networks", kellerjordan.github.io/posts/muon).
+    """Steps of the same length in every direction of the weights but the last layer's, and AdamW's for all else (Jordan
+    et al. 2024, "Muon: An optimizer for hidden layers in neural networks", kellerjordan.github.io/posts/muon).
 
     A convolution's weights are a matrix with a row for each channel that it makes. Steps are scaled to be as large as
     AdamW's (Liu et al. 2025, "Muon is Scalable for LLM Training", arXiv 2502.16982, section 2.2), so that one learning

@@ -54,6 +54,10 @@ class Everything(Section):
         sections = ("iterations", "controls", "pool_controls")
         return next((f"{section}.{name}" for section in sections if name in getattr(self, section)), "teacher")
 
+    def models(self) -> dict[str, str]:
+        """The names of the models by their sections."""
+        return {"teacher": self.teacher.model} | {f"iterations.{name}": i.model for name, i in self.iterations.items()}
+
     def recipes(self) -> dict[str, Recipe]:
         """How each model is trained, by its name: iter0, the iterations, the controls."""
         found = {"iter0": teacher_recipe(self.training, self.teacher)}
@@ -72,10 +76,11 @@ def check(params: Params) -> Everything:
     everything = _sections(params)
     _check_names(everything)
     _check_teachers(everything)
+    for key, model in everything.models().items():
+        _at(f"{key}.model", check_name, model)
     recipes = everything.recipes()
     for name, recipe in recipes.items():
         key = everything.key(name)
-        _at(f"{key}.model", check_name, recipe.model)
         _at(f"{key}.noise", check_rates, recipe.model, recipe.noise.dropout, recipe.noise.stochastic_depth)
         _at(f"{key}.noise", check_crop, recipe.noise, everything.data.shape()[:2])
         _at(f"{key}.training.resolution", check_side, recipe.model, recipe.training.resolution, everything.data.shape())

@@ -38,7 +38,7 @@ class TrainingParams(Section):
     # images alone come before (0: labeled and pool images together throughout)
     resolution: float = Field(default=1.0, gt=0, le=1)  # side of the images trained on, a fraction of the whole one's
     resolution_fix: float = Field(default=0.0, ge=0, lt=1)  # last fraction of the steps, on whole images without noise,
-    # the shallow half of the weights frozen (Touvron et al. 2019, "Fixing the train-test resolution discrepancy")
+    # the shallow half of the tensors frozen (Touvron et al. 2019, "Fixing the train-test resolution discrepancy")
     accumulation: int = Field(ge=1, le=2**15)  # parts that a batch is cut into, to save memory
     optimizer: Literal["sgd", "adamw", "muon"]  # with Nesterov momentum; AdamW; Muon, see optimization.py
     learning_rate: float = Field(gt=0)  # the highest, at the end of the warm-up
@@ -112,8 +112,8 @@ class ControlParams(Section):
 class PoolControlParams(Section):
     """A control that sees the pool: its iteration's recipe, but for one thing.
 
-    An unnoised one has no noise; an oracle is taught by a teacher that is always right and sure; a shuffled one has
-    each pseudo-label beside another image.
+    An unnoised one has no noise; an oracle is taught by a teacher that is always right and sure, so that no filter
+    leaves an image out; a shuffled one has each pseudo-label beside another image.
     """
 
     kind: Literal["unnoised", "oracle", "shuffled"]
@@ -142,7 +142,7 @@ def labeled_in_batch(training: TrainingParams) -> int:
 def teacher_recipe(defaults: TrainingParams, teacher: TeacherParams) -> Recipe:
     """How iter0 is trained."""
     _refuse_student_options(teacher.training, "teacher")
-    training = overlay(defaults, teacher.training, "teacher.training")
+    training = overlay(_on_labels_alone(defaults), teacher.training, "teacher.training")
     return Recipe(
         model=teacher.model, noise=_fitted(teacher.noise, teacher.model), training=training, members=teacher.members
     )
@@ -152,6 +152,31 @@ def _fitted(noise: NoiseOptions, model: str) -> NoiseParams:
     if "auto" not in noise.model_dump().values():
         return NoiseParams(**noise.model_dump())
     return noise.fitted(parameters(model))
+
+
+def _on_labels_alone(training: TrainingParams) -> TrainingParams:
+    """`training` without what only a pool gives a meaning, so that no rule about it is held against a teacher."""
+    without = {
+        "pool_ratio": 1.0,
+        "pool_weight": 1.0,
+        "objective": "pseudo_labels",
+        "initial": "scratch",
+        "finetune": 0.0,
+    }
+    return training.model_copy(update=without)
+
+
+def _refuse_idle_options(training: TrainingParams, named: dict[str, Any], key: str) -> None:
+    """Raise `Refusal` where a student's own section names an option that its other options leave without effect."""
+    idle = {"pool_ratio": "finetune", "pool_weight": "finetune"} if training.finetune else {}
+    if training.objective not in OWN_LABELS:
+        idle |= {"consistency_threshold": "objective", "consistency_temperature": "objective"}
+    if wrong := idle.keys() & named.keys():
+        option = min(wrong)
+        raise Refusal(
+            f"params.yaml: {key}.training.{option} changes nothing with {idle[option]} "
+            f"{getattr(training, idle[option])}; take it out"
+        )
 
 
 def _refuse_student_options(training: dict[str, Any], key: str) -> None:
@@ -164,10 +189,12 @@ def _refuse_student_options(training: dict[str, Any], key: str) -> None:
 
 def iteration_recipe(noise: NoiseOptions, training: TrainingParams, iteration: IterationParams, name: str) -> Recipe:
     """How the student of the iteration called `name` is trained."""
+    training = overlay(training, iteration.training, f"iterations.{name}.training")
+    _refuse_idle_options(training, iteration.training, f"iterations.{name}")
     return Recipe(
         model=iteration.model,
         noise=_fitted(overlay(noise, iteration.noise, f"iterations.{name}.noise"), iteration.model),
-        training=overlay(training, iteration.training, f"iterations.{name}.training"),
+        training=training,
         members=iteration.members,
     )
 
@@ -175,7 +202,7 @@ def iteration_recipe(noise: NoiseOptions, training: TrainingParams, iteration: I
 def control_recipe(training: TrainingParams, model: str, control: ControlParams, name: str) -> Recipe:
     """How the control called `name` is trained, `model` being that of its iteration."""
     _refuse_student_options(control.training, f"controls.{name}")
-    training = overlay(training, control.training, f"controls.{name}.training")
+    training = overlay(_on_labels_alone(training), control.training, f"controls.{name}.training")
     return Recipe(model=model, noise=_fitted(control.noise, model), training=training, members=control.members)
 
 
@@ -189,7 +216,9 @@ def pool_control_recipe(
             f"params.yaml: a control of kind {control.kind} is about the teacher's labels, and {control.of} learns its "
             "own (training.objective consistency); take the control out"
         )
-    changed: dict[str, Any] = {"training": whole.training.model_copy(update={"initial": "scratch"})}
-    if control.kind == "unnoised":
-        changed["noise"] = NoiseParams.none()
-    return whole.model_copy(update=changed)
+    if whole.training.initial == "warm":
+        raise Refusal(
+            f"params.yaml: {control.of} begins with its teacher's weights (training.initial warm), and a pool control "
+            "with weights of its own, so that two things would differ; take the control out"
+        )
+    return whole.model_copy(update={"noise": NoiseParams.none()} if control.kind == "unnoised" else {})

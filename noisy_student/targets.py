@@ -89,11 +89,7 @@ def make(
     known = evidence is None or evidence >= limits.evidence
     rows = np.flatnonzero((confidence >= limits.threshold) & known)
     if not len(rows):
-        asked = [name for name in ("threshold", "precision", "in_distribution") if getattr(params, name)]
-        raise Refusal(
-            f"no pool image is kept: a confidence of {limits.threshold:.3f} is asked for, and the highest is "
-            f"{confidence.max() if len(confidence) else 0:.3f}; lower {' or '.join(asked)} of pseudo_labels"
-        )
+        raise Refusal(_none_kept(confidence, limits))
     copies = np.ones(len(rows), dtype=np.int64)
     if params.balance:
         copies = balanced_copies(labels[rows], confidence[rows], generator, params.per_class)
@@ -102,6 +98,16 @@ def make(
     if params.kind == "soft":
         targets = softmax(logits[rows], temperature * params.target_temperature)
     return PseudoLabels(rows, labels[rows], confidence[rows].astype(np.float32), targets.astype(np.float32), copies)
+
+
+def _none_kept(confidence: np.ndarray, limits: Limits) -> str:
+    highest = confidence.max() if len(confidence) else 0.0
+    if highest < limits.threshold:
+        return (
+            f"no pool image has the confidence {limits.threshold:.3f} that is asked for, the highest is {highest:.3f}; "
+            "lower pseudo_labels.threshold or precision"
+        )
+    return "no pool image is both sure and like the calibration images; raise pseudo_labels.in_distribution"
 
 
 def find_limits(
@@ -201,7 +207,8 @@ def true_labels(
 ) -> PseudoLabels:
     """What a teacher makes of the pool that is sure of the `truth` (N,), -1 where unknown: an oracle.
 
-    So all images whose label is known are kept, and balanced where `params` say so. Raises `Refusal` when none is.
+    So all images whose label is known are kept, whatever the filters of `params`, and balanced where they say so.
+    Raises `Refusal` when none is.
     """
     rows = np.flatnonzero(truth >= 0)
     if not len(rows):
@@ -212,9 +219,9 @@ def true_labels(
 
 
 def shuffled(made: PseudoLabels, generator: np.random.Generator) -> PseudoLabels:
-    """The same images and targets, each target with an image of the generator's choice."""
+    """The same images and targets, each target and its copies with an image of the generator's choice."""
     order = generator.permutation(len(made.rows))
-    taken = {name: getattr(made, name)[order] for name in ("labels", "confidence", "targets")}
+    taken = {name: getattr(made, name)[order] for name in ("labels", "confidence", "targets", "copies")}
     return replace(made, **taken)
 
 

@@ -189,7 +189,7 @@ def train(
     """
     params = recipe.training
     report_after = report_steps(params)
-    classifier.laid_out(memory_format(runtime))
+    classifier.laid_out(memory_format(runtime)).requires_grad_(True)
     state, batches = State.start(classifier, params, runtime.fused), Batches(recipe, labeled, pool, seed)
     if runtime.compile:
         classifier.network.compile()
@@ -253,7 +253,7 @@ def as_student(classifier: Classifier, runtime: RuntimeParams, fixes: bool = Fal
 
 
 def learn_resolution(classifier: Classifier) -> None:
-    """Let the deep half of the weights and the statistics of all layers be trained, without model noise."""
+    """Let the deeper half of its tensors and the statistics of all layers be trained, without model noise."""
     classifier.eval()
     for module in classifier.modules():
         if isinstance(module, _BatchNorm):

@@ -53,11 +53,13 @@ def label(
     title: str,
 ) -> None:
     """Make the files of the split called `name` for each of its shards that has none yet."""
-    done = {number for number in range(len(split.shards)) if job.has(f"{name}-{number:05}.npy")}
+    kinds = ("", "features-") if labeling.features else ("",)
+    shards = range(len(split.shards))
+    done = {number for number in shards if all(job.has(f"{kind}{name}-{number:05}.npy") for kind in kinds)}
     for number, seen in predict_split(teacher, split, runtime, title, done, labeling):
+        job.add(f"{name}-{number:05}.npy", seen.logits)
         if seen.features is not None:
             job.add(f"features-{name}-{number:05}.npy", seen.features)
-        job.add(f"{name}-{number:05}.npy", seen.logits)  # last, for it says that the shard is done
 
 
 if __name__ == "__main__":

@@ -95,7 +95,13 @@ def test_every_shipped_configuration_is_accepted(path):
         ("a\nb", 1, "the key a\\nb is unknown"),
         ("iterations.iter2.training", {"steps": 9}, "set controls.same_size.training.steps to 9"),
         ("noise.crop", 28, "noise.crop was 28"),
-        ("noise.magnitude", "much", "noise.magnitude"),
+        ("noise.magnitude", "much", "noise.magnitude was 'much'; it must be a valid number, or auto"),
+        ("noise.dropout", 1.5, "noise.dropout was 1.5; it must be less than 1, or auto"),
+        (
+            "iterations.iter1",
+            {"teacher": "iter0", "model": "cnn_x", "noise": {"dropout": "auto"}},
+            "iterations.iter1.model: the model 'cnn_x' is unknown",
+        ),
         ("training.resolution", 0.2, "training.resolution: it was 0.2, which makes images of 6 pixels; cnn_16 takes 8"),
         (
             "pseudo_labels",

@@ -281,6 +281,13 @@ assert not loaded, loaded
     assert done.returncode == 0, done.stderr
 
 
+def test_a_resolution_that_changes_nothing_is_refused():
+    with pytest.raises(Refusal, match="timm/vgg11 enlarges smaller images, so that nothing is gained; set it to 1"):
+        models.check_side("timm/vgg11", 0.5, (32, 32, 3))
+    with pytest.raises(Refusal, match=r"it was 0.99, which leaves images of 28 pixels as they are; set it to 1"):
+        models.check_side("cnn_4", 0.99, (28, 28, 1))
+
+
 def test_the_size_of_a_model_is_known_by_its_name():
     sizes = [models.parameters(name) for name in ("cnn_8", "cnn_16", "cnn_32", "wrn_16_2", "torchvision/resnet18")]
     assert sizes == sorted(sizes)
@@ -303,7 +310,6 @@ def test_features_are_the_input_of_the_last_linear_layer():
         ("cnn_4", 0.2, False),
         ("mlp_4", 1, True),
         ("mlp_4", 0.9, False),
-        ("timm/vgg11", 0.1, True),
     ],
 )
 def test_a_resolution_that_a_model_does_not_take_is_refused(name, resolution, fits):

@@ -62,7 +62,7 @@ def test_the_names_that_params_may_have_are_those_that_there_are():
 
 @pytest.mark.parametrize("kind", ["unnoised", "oracle", "shuffled"])
 def test_a_control_that_sees_the_pool_is_its_iteration_but_for_one_thing(defaults, kind):
-    changed = {"training": {"objective": "joined", "initial": "warm"}, "noise": {"crop": 3}}
+    changed = {"training": {"objective": "joined"}, "noise": {"crop": 3}}
     iteration = IterationParams(teacher="iter0", model="cnn_8", **changed)
     whole = iteration_recipe(defaults.noise, defaults.training, iteration, "iter1")
     control = pool_control_recipe(
@@ -70,7 +70,32 @@ def test_a_control_that_sees_the_pool_is_its_iteration_but_for_one_thing(default
     )
     assert control.model == whole.model
     assert control.noise == (NoiseParams.none() if kind == "unnoised" else whole.noise)
-    assert control.training == whole.training.model_copy(update={"initial": "scratch"})
+    assert control.training == whole.training
+
+
+def test_a_control_of_a_warm_student_is_refused(defaults):
+    iteration = IterationParams(teacher="iter0", model="cnn_8", training={"initial": "warm"})
+    with pytest.raises(Refusal, match=r"iter1 begins with its teacher's weights .* take the control out"):
+        pool_control_recipe(defaults.noise, defaults.training, iteration, PoolControlParams(kind="oracle", of="iter1"))
+
+
+@pytest.mark.parametrize(
+    ("training", "sentence"),
+    [
+        ({"finetune": 0.5, "pool_ratio": 2.0}, "iter1.training.pool_ratio changes nothing with finetune 0.5"),
+        ({"consistency_threshold": 0.5}, "consistency_threshold changes nothing with objective pseudo_labels"),
+    ],
+)
+def test_an_option_that_another_one_makes_idle_is_refused(defaults, training, sentence):
+    iteration = IterationParams(teacher="iter0", model="cnn_8", training=training)
+    with pytest.raises(Refusal, match=sentence):
+        iteration_recipe(defaults.noise, defaults.training, iteration, "iter1")
+
+
+def test_what_only_students_have_is_not_held_against_a_teacher(defaults):
+    training = defaults.training.model_copy(update={"pool_ratio": 15.0, "finetune": 0.05})
+    teacher = TeacherParams(model="cnn_8", noise=defaults.noise, training={"batch_size": 4, "steps": 4})
+    assert teacher_recipe(training, teacher).training.batch_size == 4
 
 
 @pytest.mark.parametrize("kind", ["oracle", "shuffled"])

@@ -75,7 +75,7 @@ def test_the_threshold_parts_the_pool(logits, threshold):
 
 
 def test_nothing_above_the_threshold_is_refused_with_the_highest_confidence():
-    with pytest.raises(Refusal, match=r"a confidence of 0.900 is asked for, and the highest is 0.622; lower threshold"):
+    with pytest.raises(Refusal, match=r"confidence 0.900 that is asked for, the highest is 0.622; lower pseudo_labels"):
         make(np.array([[0.5, 0.0], [0.1, 0.0]]), options(threshold=0.9), 1.0, rng())
 
 
@@ -201,7 +201,7 @@ def test_a_target_temperature_sharpens_targets_and_changes_nothing_else(logits, 
 @given(logits=LOGITS, seed=st.integers(0, 5), precision=st.floats(0.1, 1))
 def test_the_threshold_for_a_precision_is_the_lowest_that_has_it(logits, seed, precision):
     labels = np.random.default_rng(seed).integers(4, size=len(logits))
-    confidence, right = softmax(logits).max(axis=1), logits.argmax(axis=1) == labels
+    confidence, right = softmax(logits).max(axis=1), softmax(logits).argmax(axis=1) == labels
 
     def reached(threshold: float) -> float:
         return right[confidence >= threshold].mean()
@@ -229,6 +229,11 @@ def test_images_unlike_those_of_training_are_left_out_by_their_energy():
     pool = np.concatenate([known, strange])
     rows = make(pool, SOFT, 1.0, rng(), limits, negative_energy(pool)).rows
     assert np.mean(rows < 200) > 0.99
+
+
+def test_where_only_the_evidence_is_missing_the_remedy_is_about_it():
+    with pytest.raises(Refusal, match=r"no pool image is both sure and like .*; raise pseudo_labels.in_distribution"):
+        make(np.eye(3), options(), 1.0, rng(), Limits(0.1, evidence=5.0), np.zeros(3))
 
 
 @given(
@@ -302,7 +307,8 @@ def test_shuffled_pseudo_labels_are_the_same_ones_elsewhere():
     made = make(rng().normal(size=(50, 3)), options(balance=True), 1.0, rng())
     moved = shuffled(made, np.random.default_rng(1))
     assert np.array_equal(moved.rows, made.rows)
-    assert np.array_equal(moved.copies, made.copies)
+    assert sorted(moved.copies) == sorted(made.copies)
+    assert np.array_equal(np.bincount(moved.labels, moved.copies), np.bincount(made.labels, made.copies))
     assert not np.array_equal(moved.targets, made.targets)
     assert sorted(map(tuple, moved.targets)) == sorted(map(tuple, made.targets))
     assert np.array_equal(moved.targets.argmax(axis=1), moved.labels)
