@@ -11,6 +11,7 @@ from pathlib import Path
 from noisy_student import targets
 from noisy_student.config import Params, overlay
 from noisy_student.errors import exits_with_a_sentence
+from noisy_student.evidence import read_evidence
 from noisy_student.images import read_split
 from noisy_student.randomness import Seed, generator
 from noisy_student.targets import PseudoLabelParams, find_limits, fit_temperature, save_pseudo_labels
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         calibration = read_split(args.calibration)
         known, pool = (targets.read_logits(args.logits, split) for split in ("calibration", "pool"))
         temperature = fit_temperature(known, calibration.labels) if chosen.calibrate else 1.0
-        usual, found = (targets.read_evidence(args.logits, split, chosen) for split in ("calibration", "pool"))
+        usual, found = (read_evidence(args.logits, split, chosen) for split in ("calibration", "pool"))
         limits = find_limits(chosen, known, calibration.labels, temperature, usual)
         draw = generator(seed, f"balance of {args.iteration}")
         made = targets.make(pool, chosen, temperature, draw, limits, found)

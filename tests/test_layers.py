@@ -23,7 +23,7 @@ LEVELS = [  # from the ground up; a room imports rooms of lower levels only
         "runtime",
         "targets",
     },
-    {"card", "duplicates", "history", "inference", "recipes", "splits", "staging", "work"},
+    {"card", "duplicates", "evidence", "history", "inference", "recipes", "splits", "staging", "work"},
     {"batches", "datasets", "optimization", "results"},
     {"objectives", "own", "state"},
     {"sources", "training"},

@@ -17,12 +17,9 @@ from noisy_student.targets import (
     balanced_copies,
     find_limits,
     fit_temperature,
-    likeness,
     make,
-    negative_energy,
     one_hot,
     precise_threshold,
-    read_evidence,
     read_logits,
     read_pseudo_labels,
     save_pseudo_labels,
@@ -221,46 +218,9 @@ def test_a_precision_that_cannot_be_had_is_refused_with_the_best_there_is():
         precise_threshold(softmax(logits), np.array([0, 1]), 0.9)
 
 
-def test_images_unlike_those_of_training_are_left_out_by_their_energy():
-    known = rng().normal(size=(200, 3)) + np.eye(3)[rng().integers(3, size=200)] * 8
-    strange = rng().normal(size=(100, 3))
-    limits = find_limits(options(in_distribution=0.95), known, np.zeros(200, int), 1.0, negative_energy(known))
-    assert np.mean(negative_energy(known) >= limits.evidence) == pytest.approx(0.95, abs=0.01)
-    pool = np.concatenate([known, strange])
-    rows = make(pool, SOFT, 1.0, rng(), limits, negative_energy(pool)).rows
-    assert np.mean(rows < 200) > 0.99
-
-
 def test_where_only_the_evidence_is_missing_the_remedy_is_about_it():
     with pytest.raises(Refusal, match=r"no pool image is both sure and like .*; raise pseudo_labels.in_distribution"):
         make(np.eye(3), options(), 1.0, rng(), Limits(0.1, evidence=5.0), np.zeros(3))
-
-
-@given(
-    features=arrays(np.float16, (9, 4), elements=st.floats(-5, 5, width=16)),
-    labeled=arrays(np.float16, (6, 4), elements=st.floats(-5, 5, width=16)),
-    neighbours=st.integers(1, 6),
-)
-def test_likeness_is_the_cosine_with_the_nearest_labeled_images(features, labeled, neighbours):
-    found = likeness(features, labeled, neighbours)
-    for feature, cosine in zip(features.astype(float), found, strict=True):
-        lengths = np.maximum(np.linalg.norm(feature) * np.linalg.norm(labeled.astype(float), axis=1), 1e-30)
-        assert cosine == pytest.approx(np.sort(labeled.astype(float) @ feature / lengths)[-neighbours], abs=1e-3)
-
-
-def test_evidence_is_read_as_the_options_ask_for_it(tmp_path):
-    logits, labeled = rng().normal(size=(5, 3)).astype(np.float32), rng().normal(size=(4, 2)).astype(np.float16)
-    features = np.concatenate([2 * labeled, -labeled[:1]])
-    for name, array in (("pool", logits), ("features-pool", features), ("features-labeled", labeled)):
-        write_array(tmp_path / f"{name}-00000.npy", array)
-    assert read_evidence(tmp_path, "pool", SOFT) is None
-    energy = read_evidence(tmp_path, "pool", options(in_distribution=0.9))
-    assert np.array_equal(energy, negative_energy(logits))
-    near = read_evidence(tmp_path, "pool", options(in_distribution=0.9, neighbours=1))
-    assert near[:4] == pytest.approx(1, abs=1e-3)
-    assert near[4] < 0.999
-    with pytest.raises(Refusal, match="neighbours was 5, and there are 4 labeled images; lower it"):
-        read_evidence(tmp_path, "pool", options(in_distribution=0.9, neighbours=5))
 
 
 def test_without_options_the_threshold_alone_parts_the_pool():
