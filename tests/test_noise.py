@@ -1,6 +1,9 @@
 """The draw of a batch and its application: what each option changes, and that chance comes from the generator alone."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,10 +12,12 @@ from hypothesis.extra.numpy import arrays
 
 from noisy_student.config import overlay, validated
 from noisy_student.errors import Refusal
-from noisy_student.noise import FITTED, SIZES, NoiseOptions, NoiseParams, apply, augment, draw, strengths
+from noisy_student.models import parameters
+from noisy_student.noise import FITTED, NoiseOptions, NoiseParams, apply, augment, draw, strengths
 from noisy_student.operations import OPERATIONS
 from noisy_student.vision import torchvision
 
+STUDIES = Path(__file__).parent.parent / "benchmarks" / "studies"
 STRONG = {
     "operations": 2,
     "magnitude": 27.0,
@@ -266,6 +271,14 @@ def test_auto_gives_larger_models_no_less_noise_and_leaves_the_rest_alone(parame
     assert fitted.model_copy(update=dict.fromkeys(FITTED, 0.0)) == NoiseParams.none().model_copy(update={"crop": 2})
 
 
-def test_auto_is_what_was_measured_for_the_sizes_that_were():
-    auto = NoiseOptions(**NoiseParams.none().model_dump() | {"magnitude": "auto"})
-    assert [auto.fitted(size).magnitude for size in SIZES] == list(FITTED["magnitude"])
+@pytest.mark.parametrize("model", ["cnn_8", "cnn_32"])
+@pytest.mark.parametrize(("option", "short", "usual"), [("magnitude", "magnitude", 16), ("dropout", "dropout", 0.2),
+                                                        ("stochastic_depth", "depth", 0.1)])  # fmt: skip
+def test_auto_is_as_good_as_the_best_that_was_tried_for_that_size(model, option, short, usual):
+    rows = pd.read_csv(STUDIES / "ablation_capacity.csv").query("iteration == 'iter1'")
+    means = rows.groupby("setting")["validation_accuracy"].mean()
+    tried = means[means.index.str.startswith(f"{model}_{short}_")]
+    by_value = {float(setting.rpartition("_")[2]): mean for setting, mean in tried.items()}
+    by_value.setdefault(usual, means[f"{model}_magnitude_16"])  # the setting in which all else is as usual
+    auto = NoiseOptions(**NoiseParams.none().model_dump() | {option: "auto"}).fitted(parameters(model))
+    assert by_value[getattr(auto, option)] >= max(by_value.values()) - 0.002
