@@ -61,7 +61,8 @@ def to_run() -> list[str]:
     try:
         return _to_run()
     except DvcException as error:
-        raise Refusal(f"DVC cannot say what is to be run: {error}") from None
+        reason = str(error).replace("\\n", " ")  # as it writes a line's end in what it says of locks
+        raise Refusal(f"DVC cannot say what is to be run: {' '.join(reason.split())}") from None
 
 
 def _to_run() -> list[str]:

@@ -30,7 +30,8 @@ class TrainingParams(Section):
     batch_size: int = Field(ge=2, le=2**16)  # images a step, labeled and pool together
     pool_ratio: float = Field(gt=0)  # pool images for each labeled image of a batch
     pool_weight: float = Field(gt=0)  # weight of the pool's mean loss beside the labeled images'
-    objective: Literal["pseudo_labels", "consistency", "joined"] = "pseudo_labels"  # of students, see objectives.py
+    # of students, see objectives.py
+    objective: Literal["pseudo_labels", "consistency", "joined"] = "pseudo_labels"
     consistency_threshold: float = Field(default=0.8, ge=0, le=1)  # least confidence in a label made on the fly
     consistency_temperature: float = Field(default=0.4, ge=0)  # that sharpens it, 0: a hard label
     initial: Literal["scratch", "warm"] = "scratch"  # weights of students: drawn, or the teacher's of the same net
