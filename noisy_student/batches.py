@@ -21,25 +21,32 @@ from noisy_student.randomness import generator
 from noisy_student.recipes import OWN_LABELS, Recipe, TrainingParams, first_step, labeled_in_batch
 
 AHEAD = "NOISY_STUDENT_STEPS_AHEAD"  # environment variable: batches noised together, in place of what follows
+ROOM = 0.4  # of a GPU's free memory, the most that the images of a split may take
 MOST_AHEAD, VALUES_AHEAD = 16, 2**21  # batches noised together, and uint8 values in them
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Images and what to teach about them, resident on the device."""
+    """Images and what to teach about them, resident on the device, but for images that it has no room for."""
 
-    images: Tensor  # uint8 (N,C,H,W)
-    targets: Tensor  # float32 (N,K), rows sum to 1
+    images: Tensor  # uint8 (N,C,H,W), on the device or in the machine's own memory
+    targets: Tensor  # float32 (N,K), rows sum to 1, on the device
     order: np.ndarray  # int64 (M,), the rows that an epoch goes through; a row may stand there several times
 
 
 def examples(
     images: np.ndarray, targets: np.ndarray, device: torch.device, copies: np.ndarray | None = None
 ) -> Examples:
-    """`images` uint8 (N,H,W,C) and `targets` (N,K) on `device`, the i-th standing `copies[i]` times in an epoch."""
+    """`images` uint8 (N,H,W,C) and `targets` (N,K) for `device`, the i-th standing `copies[i]` times in an epoch."""
     order = np.arange(len(images)) if copies is None else np.repeat(np.arange(len(images)), copies)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()  # (N,H,W,C) -> (N,C,H,W)
-    return Examples(pixels.to(device), torch.tensor(targets, dtype=torch.float32, device=device), order)
+    home = device if has_room(device, pixels.numel()) else torch.device("cpu")
+    return Examples(pixels.to(home), torch.tensor(targets, dtype=torch.float32, device=device), order)
+
+
+def has_room(device: torch.device, values: int) -> bool:
+    """Whether so many uint8 `values` leave a GPU most of its free memory for training."""
+    return device.type != "cuda" or values < ROOM * torch.cuda.mem_get_info(device)[0]
 
 
 @dataclass(frozen=True)
@@ -174,9 +181,10 @@ def image_weights(pool_weight: float, labeled: int, pool: int) -> Tensor:
 
 
 def take(source: Examples, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The images and targets that stand at `rows`."""
-    where = torch.from_numpy(rows).to(source.images.device, non_blocking=True)
-    return source.images.index_select(0, where), source.targets.index_select(0, where)
+    """The images and targets that stand at `rows`, on the device."""
+    device, where = source.targets.device, torch.from_numpy(rows)
+    images = source.images.index_select(0, where.to(source.images.device, non_blocking=True))
+    return images.to(device, non_blocking=True), source.targets.index_select(0, where.to(device, non_blocking=True))
 
 
 def rows_of_step(order: np.ndarray, count: int, seed: int, purpose: str, step: int) -> np.ndarray:

@@ -126,7 +126,7 @@ def _fit_one(
     teacher: Path | None,
 ) -> tuple[Classifier, list[dict[str, float]]]:
     """One net: its averaged weights and its learning curve."""
-    device = resident.labeled.images.device
+    device = resident.labeled.targets.device
     run_seed = int(generator(seed, f"training of {name}").integers(2**32))
     reseed_torch(run_seed, "initial weights")
     images = recipe.training.steps * recipe.training.batch_size

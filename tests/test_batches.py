@@ -13,6 +13,7 @@ from noisy_student.batches import (
     Examples,
     Part,
     examples,
+    has_room,
     rows_of_step,
     shrunk,
     smooth,
@@ -96,6 +97,13 @@ def test_weights_sum_to_one_and_the_pool_weighs_as_much_as_asked_for(make_recipe
     from_pool = torch.tensor(numbers(images)) >= 100
     assert weights.sum() == pytest.approx(1)
     assert weights[from_pool].sum() == pytest.approx(pool_weight * weights[~from_pool].sum())
+
+
+def test_images_stay_in_the_machines_memory_where_a_gpu_has_no_room_for_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 10_000))
+    assert has_room(torch.device("cuda"), 300)
+    assert not has_room(torch.device("cuda"), 500)
+    assert has_room(CPU, 10**12)
 
 
 def test_labels_alone_fill_the_batch_with_equal_weights(make_recipe):
