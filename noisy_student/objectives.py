@@ -36,7 +36,8 @@ def consistency(student: Student, part: Part, params: TrainingParams) -> Tensor:
 
     The labels are the model's own, made on the fly; the teacher's decide alone which pool images are there. Soft and
     sharpened they are those of UDA (Xie et al. 2020, arXiv 1904.12848, section 3.2), with `consistency_temperature` 0
-    hard ones, those of FixMatch (Sohn et al. 2020, arXiv 2001.07685, section 2.2).
+    hard ones, those of FixMatch (Sohn et al. 2020, arXiv 2001.07685, section 2.2). Other than there the labels are made
+    without model noise, and labeled images are noised as strongly as the others.
     """
     targets, sure = own_labels(student, part, params)
     return weighted_cross_entropy(student.logits(part.images), targets, part.weights * sure)

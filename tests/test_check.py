@@ -96,6 +96,7 @@ def test_every_shipped_configuration_is_accepted(path):
         ("iterations.iter2.training", {"steps": 9}, "set controls.same_size.training.steps to 9"),
         ("noise.crop", 28, "noise.crop was 28"),
         ("noise.magnitude", "much", "noise.magnitude was 'much'; it must be a valid number, or auto"),
+        ("noise.magnitude", "auto", "noise must have operations of 1 or more where magnitude is auto"),
         ("noise.dropout", 1.5, "noise.dropout was 1.5; it must be less than 1, or auto"),
         (
             "iterations.iter1",

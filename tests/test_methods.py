@@ -20,7 +20,7 @@ MODELS = ("iterations.iter1.model", "iterations.iter2.model")
 FEATURES = {"labeling.features": True, "pseudo_labels.in_distribution": 0.9, "pseudo_labels.neighbours": 3}
 METHODS = [
     {"noise.operations": 2, "noise.magnitude": 10},
-    {"noise.magnitude": "auto", "noise.dropout": "auto", "noise.stochastic_depth": "auto"},
+    {"noise.operations": 2, "noise.magnitude": "auto", "noise.dropout": "auto", "noise.stochastic_depth": "auto"},
     {"noise.affine": 10, "noise.jitter": 10, "noise.crop": 1, "noise.cutout": 0.3},
     {"noise.mix": "mixup", "noise.mix_alpha": 0.5, **PLAIN},
     {"noise.mix": "cutmix", **PLAIN},

@@ -1,0 +1,154 @@
+"""What the stages between prepare and evaluate make of their parameters, each run on a few real digits."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from benchmarks.study import changed
+from noisy_student.images import pixel_hash, write_split, write_truth
+from noisy_student.inference import load_classifier
+from noisy_student.noise import NoiseParams
+from noisy_student.targets import read_pseudo_labels
+from stages import predict_pool, pseudo_label, train_pool_control, train_student, train_teacher
+
+ROOT = Path(__file__).parent.parent
+CLASSES = ["zero", "one", "two"]
+ROWS = {"labeled": (0, 30), "pool": (30, 230), "calibration": (230, 290), "validation": (290, 330)}
+TINY = {
+    "runtime.threads": 1,
+    "noise.crop": 1,
+    "teacher.model": "cnn_4",
+    "teacher.noise.crop": 1,
+    "teacher.training": {"steps": 30, "batch_size": 16, "validations": 1},
+    "training": {"steps": 3, "batch_size": 16, "validations": 1, "objective": "pseudo_labels"},
+    "pseudo_labels": {"kind": "hard", "calibrate": True, "threshold": 0, "balance": False},
+    "iterations": {"iter1": {"teacher": "iter0", "model": "cnn_4"}},
+    "pool_controls": {kind: {"kind": kind, "of": "iter1"} for kind in ("unnoised", "oracle", "shuffled")},
+}
+
+
+class Project:
+    """A folder with the splits of a source and params.yaml, in which stages run."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def params(self, **changes) -> None:
+        base = yaml.safe_load((ROOT / "params.yaml").read_text())
+        tiny = {**TINY, "training": base["training"] | TINY["training"]}
+        params = changed(
+            copy.deepcopy(base), {**tiny, **{key.replace("__", "."): each for key, each in changes.items()}}
+        )
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+    def teacher(self) -> None:
+        train_teacher.main([*self.splits("labeled", "validation"), "--out", "models/iter0"])
+
+    def logits(self, out: str = "logits") -> str:
+        predict_pool.main([*self.splits("pool", "calibration", "labeled"), "--teacher", "models/iter0", "--out", out])
+        return out
+
+    def pseudo_labels(self, logits: str, out: str = "told"):
+        pseudo_label.main(["--iteration", "iter1", "--logits", logits, *self.splits("calibration"), "--out", out])
+        return read_pseudo_labels(self.folder / out)
+
+    def splits(self, *names: str) -> list[str]:
+        return [part for name in names for part in (f"--{name}", name)]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, digits, torch_settings) -> Project:
+    images, labels = digits
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    for name, (first, last) in ROWS.items():
+        index = pd.DataFrame({"id": [str(i) for i in range(first, last)], "sha256": pixel_hash(images[first:last])})
+        if name != "pool":
+            index["label"] = labels[first:last]
+        write_split(tmp_path / name, images[first:last], index, CLASSES, {}, 64_000_000)
+    first, last = ROWS["pool"]
+    write_truth(tmp_path / "truth.parquet", [str(i) for i in range(first, last)], labels[first:last])
+    made = Project(tmp_path)
+    made.params()
+    made.teacher()
+    return made
+
+
+def recorded(monkeypatch, stage) -> list[dict]:
+    """What `stage` asks to be trained, which is not trained."""
+    asked: list[dict] = []
+
+    def fit(name, recipe, data, runtime, device, seed, checkpoints=None, teacher=None):
+        asked.append({"recipe": recipe, "pool": data.pool, "teacher": teacher})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "fit", fit)
+    return asked
+
+
+@pytest.mark.parametrize("kind", ["unnoised", "oracle", "shuffled"])
+def test_a_control_that_sees_the_pool_is_told_what_its_kind_says(project, monkeypatch, digits, kind):
+    told = project.pseudo_labels(project.logits())
+    asked = recorded(monkeypatch, train_pool_control)
+    flags = [
+        *project.splits("labeled", "pool", "validation"),
+        "--pseudo-labels",
+        "told",
+        "--pool-truth",
+        "truth.parquet",
+    ]
+    with pytest.raises(KeyboardInterrupt):
+        train_pool_control.main([*flags, "--control", kind, "--of", "iter1", "--out", "out"])
+    (found,) = asked
+    _, targets, _ = found["pool"]
+    truth = digits[1][slice(*ROWS["pool"])]
+    assert np.array_equal(targets, told.targets) == (kind == "unnoised")
+    assert np.array_equal(targets.argmax(axis=1), truth) == (kind == "oracle")
+    assert np.array_equal(np.sort(targets, axis=0), np.sort(told.targets, axis=0)) == (kind != "oracle")
+    assert (found["recipe"].noise == NoiseParams.none()) == (kind == "unnoised")
+
+
+@pytest.mark.parametrize("neighbours", [None, 3])
+def test_a_filter_by_evidence_leaves_pool_images_out(project, neighbours):
+    project.params(labeling__features=True)
+    logits = project.logits()
+    assert len(project.pseudo_labels(logits).rows) == 200
+    options = {**TINY["pseudo_labels"], "in_distribution": 0.5, "neighbours": neighbours}
+    project.params(labeling__features=True, pseudo_labels=options)
+    kept = project.pseudo_labels(logits, "filtered").rows
+    assert 40 < len(kept) < 160
+
+
+def test_the_two_kinds_of_evidence_keep_other_images(project):
+    project.params(labeling__features=True)
+    logits, kept = project.logits(), {}
+    for neighbours in (None, 3):
+        options = {**TINY["pseudo_labels"], "in_distribution": 0.5, "neighbours": neighbours}
+        project.params(labeling__features=True, pseudo_labels=options)
+        kept[neighbours] = project.pseudo_labels(logits, f"by-{neighbours}").rows
+    assert not np.array_equal(kept[None], kept[3])
+
+
+def test_a_teacher_looks_at_as_many_views_as_are_asked_for(project):
+    one = np.load(project.folder / project.logits() / "pool-00000.npy")
+    project.params(labeling__views="shifts")
+    several = np.load(project.folder / project.logits("several") / "pool-00000.npy")
+    assert one.shape == several.shape
+    assert not np.allclose(one, several, atol=1e-3)
+
+
+@pytest.mark.parametrize("initial", ["warm", "scratch"])
+def test_a_warm_student_begins_with_its_teachers_weights(project, initial):
+    project.pseudo_labels(project.logits())
+    barely = {"initial": initial, "steps": 1, "learning_rate": 1e-9, "ema_decay": 0.0}
+    project.params(iterations={"iter1": {"teacher": "iter0", "model": "cnn_4", "training": barely}})
+    flags = [*project.splits("labeled", "pool", "validation"), "--pseudo-labels", "told", "--teacher", "models/iter0"]
+    train_student.main([*flags, "--iteration", "iter1", "--out", "models/iter1"])
+    teacher, student = (load_classifier(project.folder / f"models/iter{k}", torch.device("cpu"))[0] for k in (0, 1))
+    pairs = zip(teacher.parameters(), student.parameters(), strict=True)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs) == (initial == "warm")
