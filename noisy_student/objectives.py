@@ -4,7 +4,6 @@ B images in the part, K classes.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +11,7 @@ from torch import Tensor
 
 from noisy_student.batches import Part
 from noisy_student.recipes import TrainingParams
-
-
-class Student(NamedTuple):
-    """The classifier in training, asked in two ways: uint8 images (B,C,H,W) to float32 logits (B,K)."""
-
-    logits: Callable[[Tensor], Tensor]  # with its model noise, for a loss
-    noiseless_logits: Callable[[Tensor], Tensor]  # in eval mode and without gradients, as a teacher labels
+from noisy_student.student import Student
 
 
 def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from noisy_student.batches import Batches, Examples, examples
 from noisy_student.checkpoint import Checkpoints, save_model
@@ -22,14 +20,15 @@ from noisy_student.images import Split
 from noisy_student.inference import Classifier, ensemble, load_classifier, new_classifier, predict
 from noisy_student.metrics import accuracy, accuracy_interval, nll, softmax
 from noisy_student.models import size_and_cost
-from noisy_student.objectives import OBJECTIVES, Student
+from noisy_student.objectives import OBJECTIVES
 from noisy_student.optimization import set_learning_rate
 from noisy_student.progress import Meter, meter
 from noisy_student.randomness import generator
 from noisy_student.recipes import Recipe, TrainingParams, first_step
-from noisy_student.runtime import RuntimeParams, autocast, explained, memory_format, reseed_torch
+from noisy_student.runtime import RuntimeParams, explained, memory_format, reseed_torch
 from noisy_student.state import State
 from noisy_student.stopping import Stopped, finishes_the_step
+from noisy_student.student import as_student
 from noisy_student.targets import PseudoLabels, one_hot
 
 SMALLER_BATCH = "raise training.accumulation or lower training.batch_size"
@@ -228,39 +227,6 @@ def take_step(state: State, batches: Batches, runtime: RuntimeParams) -> None:
     state.optimizer.zero_grad(set_to_none=True)
     state.average.update(params.ema_decay, step)
     state.step = step + 1
-
-
-def as_student(classifier: Classifier, runtime: RuntimeParams, fixes: bool = False) -> Student:
-    """The two ways in which an objective asks `classifier`, which may be one that `fixes` its resolution."""
-
-    def forward(images: Tensor) -> Tensor:
-        with autocast(runtime, images.device):
-            return classifier(images).float()
-
-    def logits(images: Tensor) -> Tensor:
-        if fixes:
-            learn_resolution(classifier)
-        else:
-            classifier.train()
-        return forward(images)
-
-    @torch.no_grad()
-    def noiseless_logits(images: Tensor) -> Tensor:
-        classifier.eval()
-        return forward(images)
-
-    return Student(logits, noiseless_logits)
-
-
-def learn_resolution(classifier: Classifier) -> None:
-    """Let the deeper half of its tensors and the statistics of all layers be trained, without model noise."""
-    classifier.eval()
-    for module in classifier.modules():
-        if isinstance(module, _BatchNorm):
-            module.train()
-    weights = list(classifier.parameters())
-    for weight in weights[: len(weights) // 2]:
-        weight.requires_grad_(False)
 
 
 def report_steps(params: TrainingParams) -> set[int]:

@@ -24,7 +24,7 @@ LEVELS = [  # from the ground up; a room imports rooms of lower levels only
         "targets",
     },
     {"card", "duplicates", "evidence", "history", "inference", "recipes", "splits", "staging", "work"},
-    {"batches", "datasets", "optimization", "results"},
+    {"batches", "datasets", "optimization", "results", "student"},
     {"objectives", "own", "state"},
     {"sources", "training"},
     {"pipeline"},

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from noisy_student.batches import Part
-from noisy_student.objectives import OBJECTIVES, Student, consistency, joined, pseudo_labels, weighted_cross_entropy
+from noisy_student.objectives import OBJECTIVES, consistency, joined, pseudo_labels, weighted_cross_entropy
+from noisy_student.student import Student
 
 LABELED, POOL = 2, 3
 IMAGES = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)
