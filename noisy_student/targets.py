@@ -34,9 +34,8 @@ class PseudoLabelParams(Section):
     neighbours: int | None = Field(default=None, ge=1, le=10**6)  # the evidence is then the likeness to that many-th
     # nearest labeled image in the teacher's features; null: the logits' energy
     balance: bool  # equally many images a class: the most confident, or duplicates where they are too few
-    per_class: int | None = Field(
-        default=None, ge=1, le=10**7
-    )  # that many, with duplicates; null: the mean over the classes
+    # that many, with duplicates; null: the mean over the classes
+    per_class: int | None = Field(default=None, ge=1, le=10**7)
 
     @model_validator(mode="after")
     def _options_agree(self) -> "PseudoLabelParams":
