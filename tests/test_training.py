@@ -351,7 +351,8 @@ def test_every_fast_path_trains_to_the_weights_of_the_plain_one(
     recipe = make_recipe(
         "cnn_4", {**NOISE, **model_noise}, steps=8, optimizer=optimizer, learning_rate=1e-3, objective=objective
     )
-    if optimizer == "muon" and "channels_last" in fast:  # it multiplies in bfloat16, and sums in another order then
+    if optimizer == "muon" and fast.keys() & {"channels_last", "compile"}:  # gradients that are summed in another order
+        # differ in their last bits, and Muon rounds them to bfloat16
         tolerance = 0.02
     fast_run = run(recipe, make_pool(), **{**PLAIN, **fast})
     monkeypatch.setenv("NOISY_STUDENT_STEPS_AHEAD", "1")
