@@ -123,15 +123,9 @@ class Seen(NamedTuple):
     features: np.ndarray | None  # float16 (N,F), what its last layer is given, where that was asked for
 
 
-def predict(
-    classifier: Classifier,
-    images: np.ndarray,
-    runtime: RuntimeParams,
-    progress: Meter | None = None,
-    labeling: LabelingParams = PLAIN,
-) -> np.ndarray:
+def predict(classifier: Classifier, images: np.ndarray, runtime: RuntimeParams) -> np.ndarray:
     """Noiseless logits float32 (N,K), in eval mode, of uint8 `images` (N,H,W,C), which may be memory-mapped."""
-    return see(classifier, images, runtime, progress, labeling).logits
+    return see(classifier, images, runtime).logits
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from noisy_student.config import Params, Section, overlay
+from noisy_student.config import Params, Section
 from noisy_student.errors import Refusal
 from noisy_student.inference import LabelingParams
 from noisy_student.models import check_name, check_rates, check_side
@@ -27,7 +27,7 @@ from noisy_student.recipes import (
 )
 from noisy_student.runtime import RuntimeParams, pick_device
 from noisy_student.sources import DIGITS, DataParams, check_sizes
-from noisy_student.targets import PseudoLabelParams
+from noisy_student.targets import PseudoLabelParams, of_iteration
 
 PIPELINE_FILE = Path("dvc.yaml")  # the name that DVC gives it
 ITERATION, CONTROL = re.compile(r"iter[1-9][0-9]{0,3}"), re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -186,10 +186,12 @@ def _check_views(everything: Everything) -> None:
 def _check_features(everything: Everything) -> None:
     """A filter by neighbours needs the features that they are neighbours in."""
     for name, iteration in everything.iterations.items():
-        key = f"iterations.{name}.pseudo_labels"
-        chosen = overlay(everything.pseudo_labels, iteration.pseudo_labels, key)
+        chosen = of_iteration(everything.pseudo_labels, iteration.pseudo_labels, name)
         if chosen.neighbours and not everything.labeling.features:
-            raise Refusal(f"params.yaml: {key} asks for neighbours, which need features; set labeling.features to true")
+            raise Refusal(
+                f"params.yaml: iterations.{name}.pseudo_labels asks for neighbours, which need features; set "
+                "labeling.features to true"
+            )
 
 
 def _check_mixtures(everything: Everything, recipes: dict[str, Recipe]) -> None:

@@ -5,13 +5,13 @@ N pool images, n of them kept, K classes.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from noisy_student.config import Section
+from noisy_student.config import Section, overlay
 from noisy_student.errors import Refusal
 from noisy_student.files import REMEDY, read_array, read_parquet, write_json, write_parquet
 from noisy_student.metrics import nll, softmax
@@ -48,6 +48,11 @@ class PseudoLabelParams(Section):
         if self.kind == "hard" and self.target_temperature != 1:
             raise ValueError("should have target_temperature 1 where kind is hard, for it sharpens soft ones")
         return self
+
+
+def of_iteration(defaults: PseudoLabelParams, own: dict[str, Any], name: str) -> PseudoLabelParams:
+    """How pseudo-labels of the iteration called `name` are made: the `defaults`, overlaid by its `own` options."""
+    return overlay(defaults, own, f"iterations.{name}.pseudo_labels")
 
 
 @dataclass(frozen=True)

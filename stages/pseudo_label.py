@@ -9,7 +9,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from noisy_student import targets
-from noisy_student.config import Params, overlay
+from noisy_student.config import Params
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.evidence import read_evidence
 from noisy_student.images import read_split
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     seed = params.section("seed", Seed)
     defaults = params.section("pseudo_labels", PseudoLabelParams)
     iteration = params.section(f"iterations.{args.iteration}", dict)
-    chosen = overlay(defaults, iteration.get("pseudo_labels", {}), f"iterations.{args.iteration}.pseudo_labels")
+    chosen = targets.of_iteration(defaults, iteration.get("pseudo_labels", {}), args.iteration)
 
     with guarded(__file__, params, {"logits": args.logits, "calibration": args.calibration}):
         calibration = read_split(args.calibration)

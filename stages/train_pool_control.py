@@ -8,14 +8,14 @@ Params  seed, runtime, noise, pseudo_labels, training, pool_controls.<control>, 
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.config import Params, overlay
+from noisy_student.config import Params
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split, read_truth
 from noisy_student.noise import NoiseOptions
 from noisy_student.randomness import Seed, generator
 from noisy_student.recipes import IterationParams, PoolControlParams, TrainingParams, pool_control_recipe
 from noisy_student.runtime import RuntimeParams, machine, setup
-from noisy_student.targets import PseudoLabelParams, read_pseudo_labels, shuffled, true_labels
+from noisy_student.targets import PseudoLabelParams, of_iteration, read_pseudo_labels, shuffled, true_labels
 from noisy_student.training import TrainingData, fit, save_trained, taught
 from noisy_student.work import work
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     control = params.section(f"pool_controls.{args.control}", PoolControlParams)
     recipe = pool_control_recipe(noise, training, iteration, control)
     defaults = params.section("pseudo_labels", PseudoLabelParams)
-    pseudo_labels = overlay(defaults, iteration.pseudo_labels, f"iterations.{args.of}.pseudo_labels")
+    pseudo_labels = of_iteration(defaults, iteration.pseudo_labels, args.of)
 
     device = setup(runtime)
     inputs = {

@@ -54,13 +54,13 @@ def test_logits_are_the_networks_of_the_normalised_pixels(runtime):
 
 def test_several_views_are_averaged(runtime):
     one = predict(columns(), IMAGES, runtime)
-    mirrored = predict(columns(), IMAGES, runtime, labeling=LabelingParams(views="mirrored"))
+    mirrored = see(columns(), IMAGES, runtime, labeling=LabelingParams(views="mirrored")).logits
     assert np.allclose(mirrored, (one + one[:, ::-1]) / 2, atol=1e-6)
     padded = np.pad(IMAGES, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     windows = [padded[:, 1 + y : 9 + y, 1 + x : 4 + x] for y, x in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))]
     expected = np.mean([predict(columns(), window, runtime) for window in windows], axis=0)
     assert np.allclose(
-        predict(columns(), IMAGES, runtime, labeling=LabelingParams(views="shifts")), expected, atol=1e-6
+        see(columns(), IMAGES, runtime, labeling=LabelingParams(views="shifts")).logits, expected, atol=1e-6
     )
 
 
