@@ -1,6 +1,6 @@
 """CIFAR-10 as an ordinary folder of JPEG files, from the Parquet files that hold their bytes.
 
-    python -m benchmarks.cifar_folder SOURCE FOLDER [--labels 4000] [--images 60000]
+    python -m benchmarks.cifar_folder SOURCE FOLDER [--labels 4000] [--images 60000] [--classes dog frog]
 
 SOURCE has cifar10-train.parquet and cifar10-test.parquet (path, label, jpeg). The first labels of each class become
 labeled/<class>/, the other training images pool/ and the test images test/<class>/. The JPEGs are a little harder than
@@ -23,17 +23,25 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--labels", type=int, default=4000, help="training images with labels")
     parser.add_argument("--images", type=int, default=60_000, help="in all; five sixths are training images")
+    parser.add_argument("--classes", nargs="+", help="those that are taken; none: all ten")
     args = parser.parse_args(argv)
     if args.folder.exists():
         raise Refusal(f"{args.folder} is there, and its images would mix with these; remove it")
     training, test = (pq.read_table(args.source / f"cifar10-{part}.parquet").to_pylist() for part in ("train", "test"))
+    known = {image["label"] for image in test}
+    if unknown := set(args.classes or ()) - known:
+        raise Refusal(f"CIFAR-10 has no class {min(unknown)}; it has {', '.join(sorted(known))}")
+    taken = set(args.classes or known)
     labeled: Counter[str] = Counter()
     for number, image in enumerate(training[: args.images * 5 // 6]):
+        if image["label"] not in taken:
+            continue
         labeled[image["label"]] += 1
         has_label = labeled[image["label"]] <= args.labels // 10
         write(args.folder / "labeled" / image["label"] if has_label else args.folder / "pool", number, image)
     for number, image in enumerate(test[: args.images // 6]):
-        write(args.folder / "test" / image["label"], number, image)
+        if image["label"] in taken:
+            write(args.folder / "test" / image["label"], number, image)
 
 
 def write(folder: Path, number: int, image: dict) -> None:

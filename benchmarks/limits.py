@@ -23,7 +23,7 @@ from noisy_student import models
 
 CLASSES, SECONDS = 10, 3.0
 RUNTIME = {"device": "auto", "precision": "float32", "threads": "2"}
-MODEL_NOISE = {"dropout": 0.2, "stochastic_depth": 0.1}  # a student's, which is part of its net while it is trained
+MODEL_NOISE = (0.2, 0.1)  # a student's dropout and stochastic depth, part of its net while it is trained
 BATCH = {"training": 128, "labeling": 512, "noise": 128}
 PASSES = {"training": 3, "labeling": 1, "noise": 0}  # forward passes that a step is worth; a backward one is worth two
 SIDE, COPIED = 1024, 64_000_000
@@ -47,7 +47,7 @@ def of_model(
 ) -> dict[str, float]:
     """Images a second and the costs of one."""
     size, count = (int(side), int(side)), int(channels)
-    network = models.build(model, count, CLASSES, size, **MODEL_NOISE)
+    network = models.build(model, count, CLASSES, size, *MODEL_NOISE)
     cost = models.size_and_cost(network, count, size)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(BATCH[kind], count, *size, device=device).contiguous(memory_format=torch.channels_last)

@@ -27,20 +27,22 @@ def markdown(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> str:
         f"{first.training_labels:,.0f} training labels, {first.held_out_labels:,.0f} held-out labels (calibration and "
         f"validation); seeds {', '.join(map(str, seeds))}; mean ± half of the 95 % t interval over seeds, in per cent.",
         "",
-        f"| setting | iteration | model | n | {' | '.join(FIGURES[figure] for figure in figures)} |",
-        f"|---|---|---|---:|{'---:|' * len(figures)}",
+        f"| setting | iteration | model | parameters | n | {' | '.join(FIGURES[figure] for figure in figures)} |",
+        f"|---|---|---|---:|---:|{'---:|' * len(figures)}",
     ]
     for (setting, iteration), group in rows.groupby(["setting", "iteration"], sort=False):
         values = [_percent(group[figure]) for figure in figures]
-        lines.append(f"| {setting} | {iteration} | {group['model'].iloc[0]} | {len(group)} | {' | '.join(values)} |")
+        model = f"{group['model'].iloc[0]} | {int(group['parameters'].iloc[0]):,}"
+        lines.append(f"| {setting} | {iteration} | {model} | {len(group)} | {' | '.join(values)} |")
     lines += [
         "",
         f"| setting | paired difference in {FIGURES[figures[0]]}, points | n | mean | seeds above 0 |",
         "|---|---|---:|---:|---:|",
     ]
     for setting, group in rows.groupby("setting", sort=False):
-        found = {} if plan.get("chooses") else _between_iterations(group)
-        found |= _between_settings(group, rows, figures[0])
+        found = {} if plan.get("chooses") else _between_iterations(group[_is_iteration(group)])
+        found |= _of_distilled(group, figures[0])
+        found |= _between_settings(group[_is_iteration(group)], rows[_is_iteration(rows)], figures[0], plan)
         for what, differences in found.items():
             above = f"{int((differences > 0).sum())} of {len(differences)}"
             lines.append(f"| {setting} | {what} | {len(differences)} | {_percent(differences, sign='+')} | {above} |")
@@ -71,13 +73,39 @@ def _between_iterations(group: pd.DataFrame) -> dict[str, pd.Series]:
     return {what: differences for what, differences in found.items() if len(differences)}
 
 
-def _between_settings(group: pd.DataFrame, rows: pd.DataFrame, figure: str) -> dict[str, pd.Series]:
-    """By seed: the accuracy of the setting's last iteration over that of the first setting's."""
-    first = rows["setting"].iloc[0]
-    if group["setting"].iloc[0] == first:
+def _is_iteration(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of iterations; the others are of models that one was distilled into."""
+    return rows["iteration"].str.fullmatch("iter[0-9]+")
+
+
+def _of_distilled(group: pd.DataFrame, figure: str) -> dict[str, pd.Series]:
+    """By seed: each model that an iteration was distilled into over its teacher, and over the one called alone."""
+    by_seed = group.pivot(index="seed", columns="iteration", values=figure)
+    found: dict[str, pd.Series] = {}
+    for row in group[~_is_iteration(group)].drop_duplicates("iteration").itertuples():
+        others = [other for other in (row.teacher, "alone") if other in by_seed and other != row.iteration]
+        found |= {f"{row.iteration} - {other}": by_seed[row.iteration] - by_seed[other] for other in others}
+    return found
+
+
+def _between_settings(
+    group: pd.DataFrame, rows: pd.DataFrame, figure: str, plan: dict[str, Any]
+) -> dict[str, pd.Series]:
+    """By seed: the figure of the setting's last iteration over that of the first setting's.
+
+    Where `plan` has groups, endings of names, the first setting of the same ending is meant, and each iteration.
+    """
+    setting = group["setting"].iloc[0]
+    ending = next((ending for ending in plan.get("groups", []) if setting.endswith(ending)), "")
+    first = next(name for name in rows["setting"] if name.endswith(ending))
+    if setting == first:
         return {}
-    last, base = (each.groupby("seed")[figure].last() for each in (group, rows[rows["setting"] == first]))
-    return {f"over {first}": (last - base).dropna()}
+    base = rows[rows["setting"] == first]
+    if not ending:
+        last, base = (each.groupby("seed")[figure].last() for each in (group, base))
+        return {f"over {first}": (last - base).dropna()}
+    ours, theirs = (each.pivot(index="seed", columns="iteration", values=figure) for each in (group, base))
+    return {f"{name} over {first}": (ours[name] - theirs[name]).dropna() for name in ours if name in theirs}
 
 
 def _percent(values: pd.Series, sign: str = "") -> str:

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from argparse import ArgumentParser
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         raise Refusal(f"there is no study {', '.join(unknown)} in {STUDIES.name}; it has {', '.join(studies)}")
     with_dvc = importlib.util.find_spec("dvc") is not None and not args.without_dvc
     for name in args.studies or studies:
-        study(name, studies[name], run_with_dvc if with_dvc else run_without_dvc)
+        study(name, studies[name], run_with_dvc if with_dvc else partial(run_without_dvc, root=ROOT))
 
 
 def study(name: str, plan: dict[str, Any], run) -> None:
@@ -103,9 +104,8 @@ def _done(path: Path, wanted: dict[tuple[str, int], dict[str, Any]]) -> dict[tup
 
 def placed(params: dict[str, Any]) -> dict[str, Any]:
     """`params` for a run in another folder: where one's own images are, from the root of all."""
-    data = params["data"]
-    own = data["source"] in LISTS
-    return {**params, "data": {**data, "path": str(ROOT / data["path"])}} if own else params
+    own = {name: params[name] for name in ("data", "pretraining") if params[name]["source"] in (*LISTS, "file")}
+    return params | {name: {**section, "path": str(ROOT / section["path"])} for name, section in own.items()}
 
 
 def changed(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -146,12 +146,17 @@ def run_with_dvc(name: str, params: dict[str, Any]) -> Run:
         return read_csv(Path(folder) / "history.csv"), read_json(Path(folder) / "summary.json")
 
 
-def run_without_dvc(name: str, params: dict[str, Any]) -> Run:
-    """One run by the commands of dvc.yaml, in a temporary copy of the code."""
+def run_without_dvc(name: str, params: dict[str, Any], root: Path | None = None) -> Run:
+    """One run by the commands of dvc.yaml, in a temporary copy of the code.
+
+    What is finished of other runs is taken over from `root`/work, as under DVC: settings that differ in their students
+    share a teacher.
+    """
+    shared = {"DVC_ROOT": str(root)} if root else {}
     with tempfile.TemporaryDirectory(prefix=name) as folder:
         for _, lines in commands(copy_project(Path(folder), params), params):
             for line in lines:
-                finish([sys.executable, *line.split()[1:]], Path(folder))
+                finish([sys.executable, *line.split()[1:]], Path(folder), shared)
         return read_csv(Path(folder) / "metrics/history.csv"), read_json(Path(folder) / "metrics/summary.json")
 
 
@@ -161,10 +166,11 @@ def copy_project(folder: Path, params: dict[str, Any]) -> dict[str, Any]:
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("dvc.yaml", "corrections.csv"):
         shutil.copy(ROOT / file, folder)
-    if params["data"]["source"] not in LISTS:
-        (folder / params["data"]["path"]).mkdir(parents=True)
+    for section in ("data", "pretraining"):
+        if not Path(params[section]["path"]).is_absolute():  # no images of one's own, see `placed`
+            (folder / params[section]["path"]).mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    for outputs in ("metrics/controls", "models/pool_controls"):
+    for outputs in ("metrics/controls", "metrics/distilled", "models/pool_controls"):
         (folder / outputs).mkdir(parents=True)
     return yaml.safe_load((ROOT / "dvc.yaml").read_text())
 
@@ -174,9 +180,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 
-def finish(command: list[str], folder: Path) -> None:
+def finish(command: list[str], folder: Path, variables: dict[str, str] | None = None) -> None:
     """Run a command that says itself what goes wrong. Raises `Refusal` when it fails."""
-    if subprocess.run(command, cwd=folder, env=environment(), check=False).returncode:
+    if subprocess.run(command, cwd=folder, env={**environment(), **(variables or {})}, check=False).returncode:
         raise Refusal(f"`{' '.join(command[1:6])} …` failed, as it says above; mend it and run the study again")
 
 
@@ -200,9 +206,15 @@ def flat(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _rows(history: pd.DataFrame, summary: dict[str, Any], chooses: bool) -> pd.DataFrame:
+    """A row for each iteration, and behind them one for each model that an iteration was distilled into."""
+    distilled = [{"iteration": name, **figures} for name, figures in summary.get("distilled", {}).items()]
+    rows = pd.concat([history.astype(object), pd.DataFrame(distilled)], ignore_index=True).reindex(
+        columns=list(history)
+    )
+    counts = ["training_labels", "held_out_labels"]
+    rows[counts] = rows[counts].ffill()
     if chooses:
-        return history[CHOOSING].copy()
-    rows = history.copy()
+        return rows[CHOOSING]
     for gain in (name for name in summary if name.startswith("gain_over_") and not name.endswith(("_low", "_high"))):
         rows.loc[rows["iteration"] == summary["iteration"], gain] = summary[gain]
     return rows

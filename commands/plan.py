@@ -18,15 +18,15 @@ from noisy_student.config import Params
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.inference import Classifier
 from noisy_student.models import build
-from noisy_student.pipeline import check, refuse_orphans
+from noisy_student.pipeline import Everything, check, refuse_orphans
 from noisy_student.progress import Meter
 from noisy_student.recipes import Recipe
 from noisy_student.runtime import RuntimeParams, explained, setup
-from noisy_student.sources import SIZES, DataParams
+from noisy_student.sources import SIZES, SourceParams
 from noisy_student.targets import one_hot
 from noisy_student.training import SMALLER_BATCH, HeldOut, train
 
-WITH_POOL = ("train_student@", "train_pool_control@")
+WITH_POOL = ("train_student@", "train_pool_control@", "distill@")
 TRAINERS = ("train_teacher", "train_control@", *WITH_POOL)
 START_SECONDS = 3.0  # about what a stage takes to start
 CLASSES = 10  # of a person's own images, until they are looked at; they decide little of the time
@@ -40,20 +40,32 @@ def main() -> None:
     if not stages:
         return
     device = setup(everything.runtime)
-    recipes = everything.recipes()
+    planned = trainings(everything, stages)
     table = Table(title="About to run", title_justify="left")
     for column in ("stage", "model", "images", "forecast"):
         table.add_column(column, justify="left" if column in ("stage", "model") else "right")
     total = START_SECONDS * len(stages)
-    for stage in stages:
-        if stage.startswith(TRAINERS):
-            recipe = recipes["iter0" if stage == "train_teacher" else stage.split("@")[1]]
-            seconds = forecast(recipe, everything.data, everything.runtime, device, stage.startswith(WITH_POOL))
-            total += seconds
-            images = recipe.members * recipe.training.steps * recipe.training.batch_size
-            table.add_row(stage, recipe.model, f"{images:,}", clock(seconds))
-    others = len(stages) - table.row_count
+    for stage, recipe, data in planned:
+        seconds = forecast(recipe, data, everything.runtime, device, stage.startswith(WITH_POOL))
+        total += seconds
+        images = recipe.members * recipe.training.steps * recipe.training.batch_size
+        table.add_row(stage, recipe.model, f"{images:,}", clock(seconds))
+    others = len(set(stages) - {stage for stage, _, _ in planned})
     Console().print(table, f"and {others} quick stages; about {clock(total)} in all on {device}\n", sep="")
+
+
+def trainings(everything: Everything, stages: list[str]) -> list[tuple[str, Recipe, SourceParams]]:
+    """The trainings of `stages`: which stage, how, and on what images."""
+    found: list[tuple[str, Recipe, SourceParams]] = []
+    recipes = everything.recipes()
+    for stage in stages:
+        if stage == "pretrain":
+            trained = everything.pretraining_recipes().values()
+            found += [(stage, recipe, everything.pretraining) for recipe in trained]
+        elif stage.startswith(TRAINERS):
+            recipe = recipes["iter0" if stage == "train_teacher" else stage.split("@")[1]]
+            found.append((stage, recipe, everything.data))
+    return found
 
 
 def to_run() -> list[str]:
@@ -77,7 +89,7 @@ def _to_run() -> list[str]:
 
 
 def forecast(
-    recipe: Recipe, data: DataParams, runtime: RuntimeParams, device: torch.device, with_pool: bool = False
+    recipe: Recipe, data: SourceParams, runtime: RuntimeParams, device: torch.device, with_pool: bool = False
 ) -> float:
     """About how many seconds the steps of `recipe` take: three of them, measured on made-up images of that size."""
     classes = CLASSES if data.is_own else len(SIZES[data.source].training)

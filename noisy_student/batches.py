@@ -32,16 +32,23 @@ class Examples:
     images: Tensor  # uint8 (N,C,H,W), on the device or in the machine's own memory
     targets: Tensor  # float32 (N,K), rows sum to 1, on the device
     order: np.ndarray  # int64 (M,), the rows that an epoch goes through; a row may stand there several times
+    teacher: Tensor | None = None  # float32 (N,K), a teacher's logits, on the device, where it is taught into another
 
 
 def examples(
-    images: np.ndarray, targets: np.ndarray, device: torch.device, copies: np.ndarray | None = None
+    images: np.ndarray,
+    targets: np.ndarray,
+    device: torch.device,
+    copies: np.ndarray | None = None,
+    teacher: np.ndarray | None = None,
 ) -> Examples:
-    """`images` uint8 (N,H,W,C) and `targets` (N,K) for `device`, the i-th standing `copies[i]` times in an epoch."""
+    """`images` uint8 (N,H,W,C), `targets` (N,K) and a `teacher`'s logits (N,K) for `device`, the i-th standing
+    `copies[i]` times in an epoch."""
     order = np.arange(len(images)) if copies is None else np.repeat(np.arange(len(images)), copies)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()  # (N,H,W,C) -> (N,C,H,W)
     home = device if has_room(device, pixels.numel()) else torch.device("cpu")
-    return Examples(pixels.to(home), torch.tensor(targets, dtype=torch.float32, device=device), order)
+    told = None if teacher is None else torch.tensor(teacher, dtype=torch.float32, device=device)
+    return Examples(pixels.to(home), torch.tensor(targets, dtype=torch.float32, device=device), order, told)
 
 
 def has_room(device: torch.device, values: int) -> bool:
@@ -58,6 +65,7 @@ class Part:
     weights: Tensor  # float32 (B,); those of a batch sum to 1
     from_pool: Tensor  # float32 (B,), 1 for pool images and 0 for labeled ones
     weak: Tensor  # uint8 (P,C,H,W), the pool images weakly noised, for an objective whose labels are its own, else none
+    teacher: Tensor  # float32 (B,K), a teacher's logits for images without noise, in a distillation, else none
 
     def every(self, stride: int, first: int) -> "Part":
         """Every `stride`-th image from the `first` on."""
@@ -115,14 +123,17 @@ class Batches:
     def _plain(self, step: int) -> Part:
         """The batch of `step` without noise, the labeled images first."""
         params = self.recipe.training
-        labeled, pool = composition(params, step, self.pool is not None)
-        images, targets = take(self.labeled, rows_of_step(self.labeled.order, labeled, self.seed, "labeled", step))
+        labeled, pool = composition(self.recipe, step, self.pool is not None)
+        images, targets, teacher = take(self.labeled, self._rows(self.labeled, labeled, "labeled", step))
         targets = smooth(targets, params.label_smoothing)
         if self.pool:
-            pool_images, pool_targets = take(self.pool, rows_of_step(self.pool.order, pool, self.seed, "pool", step))
-            images, targets = torch.cat([images, pool_images]), torch.cat([targets, pool_targets])
+            more = take(self.pool, self._rows(self.pool, pool, "pool", step))
+            images, targets, teacher = (torch.cat(pair) for pair in zip((images, targets, teacher), more, strict=True))
         weak = images[labeled:] if params.objective in OWN_LABELS else images[:0]
-        return Part(images, targets, *_roles(params.pool_weight, labeled, pool, images.device), weak)
+        return Part(images, targets, *_roles(params.pool_weight, labeled, pool, images.device), weak, teacher)
+
+    def _rows(self, of: Examples, count: int, name: str, step: int) -> np.ndarray:
+        return rows_of_step(of.order, count, self.seed, name, step)
 
 
 def steps_ahead(values: int) -> int:
@@ -153,11 +164,14 @@ def shrunk(images: Tensor, resolution: float) -> Tensor:
     return small.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def composition(params: TrainingParams, step: int, with_pool: bool) -> tuple[int, int]:
+def composition(recipe: Recipe, step: int, with_pool: bool) -> tuple[int, int]:
     """How many labeled and how many pool images the batch of `step` has."""
-    size = params.batch_size
-    if not with_pool:
+    params, size = recipe.training, recipe.training.batch_size
+    of = recipe.distillation.images if recipe.distillation else "both"
+    if not with_pool or of == "labeled":
         return size, 0
+    if of == "pool":
+        return 0, size
     if params.finetune:  # pretrain, then finetune (Xie et al. 2019, section 4.1 and appendix A.2)
         return (size, 0) if step >= first_step(params, "finetune") else (0, size)
     return labeled_in_batch(params), size - labeled_in_batch(params)
@@ -180,11 +194,13 @@ def image_weights(pool_weight: float, labeled: int, pool: int) -> Tensor:
     return whole / (sum(shares) if labeled and pool else 1)
 
 
-def take(source: Examples, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The images and targets that stand at `rows`, on the device."""
+def take(source: Examples, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """The images and targets that stand at `rows`, and the teacher's logits, if there are any, on the device."""
     device, where = source.targets.device, torch.from_numpy(rows)
     images = source.images.index_select(0, where.to(source.images.device, non_blocking=True))
-    return images.to(device, non_blocking=True), source.targets.index_select(0, where.to(device, non_blocking=True))
+    there = where.to(device, non_blocking=True)
+    teacher = source.targets[:0] if source.teacher is None else source.teacher.index_select(0, there)
+    return images.to(device, non_blocking=True), source.targets.index_select(0, there), teacher
 
 
 def rows_of_step(order: np.ndarray, count: int, seed: int, purpose: str, step: int) -> np.ndarray:

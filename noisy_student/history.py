@@ -86,6 +86,15 @@ def read_predictions(results: Path) -> pd.DataFrame:
     return read_csv(results / "predictions.csv", text=True)
 
 
+def read_distilled(folder: Path, names: list[str]) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
+    """The figures and the predictions of each model that an iteration was distilled into; `names` are those of
+    params.yaml. Raises `Refusal` for results of a model that is none of them."""
+    found = {results.parent.name: results for results in sorted(folder.glob("*/results.json"))}
+    if left := found.keys() - set(names):
+        raise Refusal(f"{folder / min(left)} is left from a model that params.yaml no longer has; remove it")
+    return {name: (read_json(found[name]), read_predictions(found[name].parent)) for name in names if name in found}
+
+
 def read_controls(folder: Path, names: list[str], iteration: str) -> dict[str, pd.DataFrame]:
     """The predictions of each control of `iteration`, by the control's kind; `names` are the controls of params.yaml.
 

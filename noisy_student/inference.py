@@ -67,7 +67,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", std.reshape(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B,K) of uint8 `images` (B,C,H,W)."""
+        """Logits (B,K) of uint8 `images` (B,C,H,W); grey ones are given to each channel of a network for colour."""
         pixels = (images.float() / 255 - self.mean) / self.std
         return self.network(pixels.contiguous(memory_format=self.memory_format))
 
@@ -87,17 +87,20 @@ def new_classifier(name: str, labeled: Split, dropout: float = 0.0, stochastic_d
     return Classifier(network, pixels.mean(0).float(), pixels.std(0).clamp_min(1 / 255).float())
 
 
-def load_classifier(folder: Path, device: torch.device) -> tuple[Classifier, dict[str, Any]]:
-    """The classifier in `folder`, in eval mode on `device`, and its description.
+def load_classifier(
+    folder: Path, device: torch.device, rates: tuple[float, float] = (0.0, 0.0)
+) -> tuple[Classifier, dict[str, Any]]:
+    """The classifier in `folder`, in eval mode on `device`, and its description; `rates` are those of `build`, for one
+    that is to be trained on.
 
     Raises `Refusal` when the folder holds no model or another model than it says.
     """
     tensors, description = load_model(folder)
     try:
-        model, channels, size = description["model"], description["channels"], tuple(description["image_size"])
+        model, channels, classes = description["model"], description["input_channels"], len(description["classes"])
+        sizes = tuple(description["image_size"]), tuple(description["input_size"])
         networks = [
-            build(model, channels, len(description["classes"]), size, 0.0, 0.0)
-            for _ in range(description.get("members", 1))
+            build(model, channels, classes, sizes[0], *rates, sizes[1]) for _ in range(description.get("members", 1))
         ]
         network = networks[0] if len(networks) == 1 else Ensemble(networks)
         classifier = Classifier(network, torch.zeros(channels), torch.ones(channels))

@@ -31,24 +31,32 @@ TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def build(
-    name: str, channels: int, classes: int, image_size: tuple[int, int], dropout: float, stochastic_depth: float
+    name: str,
+    channels: int,
+    classes: int,
+    image_size: tuple[int, int],
+    dropout: float,
+    stochastic_depth: float,
+    input_size: tuple[int, int] | None = None,
 ) -> nn.Module:
     """The model `name` in training mode, its weights drawn from torch's global generator.
 
-    It maps normalised float images (N,C,H,W) of `image_size` (H,W), in either memory format, to logits (N,K). Images
-    smaller than the model takes are enlarged inside it. Rates are from 0 up to, not including, 1. Raises `Refusal` for
-    an unknown name, a rate that the model has no place for, and images that it cannot take.
+    It maps normalised float images (N,C,H,W) of `image_size` (H,W), in either memory format, to logits (N,K). They are
+    brought to `input_size` (H,W) inside it, where that is another one; and images smaller than the model takes are
+    enlarged. Rates are from 0 up to, not including, 1. Raises `Refusal` for an unknown name, a rate that the model has
+    no place for, and images that it cannot take.
     """
     check_rates(name, dropout, stochastic_depth)
-    model: Any = _build(name, channels, classes, image_size, dropout, stochastic_depth)
+    height, width = input_size or image_size
+    model: Any = _build(name, channels, classes, (height, width), dropout, stochastic_depth)
     smallest = model.smallest_image_size if _is_own(name) else _smallest_image_size(name)
-    height, width = image_size
-    if _is_own(name) and min(image_size) >= smallest:
-        return model
+    if _is_own(name) and min(height, width) >= smallest:
+        as_they_are = (height, width) == image_size
+        return model if as_they_are else networks.Resizing(model, (height, width), smallest)
     sides = (0, *range(smallest, LARGEST_SIDE + 1))  # not all above the smallest will do: some want a multiple of 16
     for size in ((max(height, side), max(width, side)) for side in sides):
         if _takes(model, channels, size):
-            return networks.Enlarging(model, size, smallest)
+            return networks.Resizing(model, size, smallest)
     raise Refusal(f"the model {name} takes no images of {height}x{width} pixels, enlarged or not; take another")
 
 
@@ -116,21 +124,40 @@ def heads(model: nn.Module) -> list[nn.Linear]:
     return [layers[-1] for layers in linear]
 
 
-def size_and_cost(model: Any, channels: int, image_size: tuple[int, int]) -> dict[str, int]:
+def bare(model: nn.Module) -> nn.Module:
+    """A model of `build`, or the first member of several, without what resizes images before it."""
+    first = model.members[0] if isinstance(model, networks.Ensemble) else model
+    return first.network if isinstance(first, networks.Resizing) else first
+
+
+def input_size(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) to which a model of `build` brings images of `image_size` (H,W)."""
+    first = model.members[0] if isinstance(model, networks.Ensemble) else model
+    return first.size if isinstance(first, networks.Resizing) else image_size
+
+
+def size_and_cost(model: Any, channels: int, image_size: tuple[int, int]) -> dict[str, Any]:
     """Size and cost of a model of `build` for images of that many channels and that size (H,W).
 
-    `parameters`: trainable numbers. `multiply_adds`: of one image's forward pass, in convolutions and matrix
-    products. `smallest_image_size`: pixels a side of the smallest square image that it takes without enlarging it.
+    `parameters`: numbers among its weights. `multiply_adds`: of one image's forward pass, in convolutions and matrix
+    products. `input_sizes`: pixels a side of the square images that it takes without resizing them: the `smallest` and
+    from there on in steps of `step`, null where that is the only one.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
         images = len(_meta_forward(model, channels, image_size))
     return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "multiply_adds": counter.get_total_flops() // 2 // images,  # it counts a multiply-add as two operations
-        "smallest_image_size": model.smallest_image_size,
+        "input_sizes": {"smallest": model.smallest_image_size, "step": _step_of_sizes(model, channels)},
     }
+
+
+def _step_of_sizes(model: Any, channels: int) -> int | None:
+    network, smallest = bare(model), model.smallest_image_size
+    larger = ((step, smallest + step) for step in (1, 2, 4, 8, 16, 32))
+    return next((step for step, side in larger if _takes(network, channels, (side, side))), None)
 
 
 def _is_own(name: str) -> bool:

@@ -58,7 +58,7 @@ class StochasticDepth(nn.Module):
         return branch * (survives / (1 - self.p))
 
 
-class Enlarging(nn.Module):
+class Resizing(nn.Module):
     """A `network` that takes square images from `smallest_image_size` pixels a side on; images of another size than
     `size`, (height, width), are brought to it by bilinear interpolation."""
 

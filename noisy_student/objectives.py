@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noisy_student.batches import Part
-from noisy_student.recipes import TrainingParams
+from noisy_student.recipes import DistillationParams, Recipe, TrainingParams
 from noisy_student.student import Student
 
 
@@ -59,8 +59,32 @@ def own_labels(student: Student, part: Part, params: TrainingParams) -> tuple[Te
     return torch.cat([part.targets[:labeled], labels]), torch.cat([always, sure])
 
 
+def distillation(student: Student, part: Part, params: DistillationParams) -> Tensor:
+    """Say what the teacher says, and of labeled images also the truth (Hinton et al. 2015, section 2).
+
+    Soft targets are probabilities at a temperature T; their divergence is scaled by T squared, so that its gradients
+    are as large as those of the labels whatever T is. On pool images the teacher's loss has all the weight.
+    """
+    logits = student.logits(part.images)
+    true = -(part.targets * F.log_softmax(logits, dim=1)).sum(dim=1)  # (B,)
+    if params.kind == "hard":
+        told = F.cross_entropy(logits, part.teacher.argmax(dim=1), reduction="none")  # (B,)
+    else:
+        ours, theirs = (F.log_softmax(each / params.temperature, dim=1) for each in (logits, part.teacher))
+        told = params.temperature**2 * F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)  # (B,)
+    share = params.weight + (1 - params.weight) * part.from_pool
+    return (part.weights * torch.lerp(true, told, share)).sum()
+
+
 OBJECTIVES: dict[str, Callable[[Student, Part, TrainingParams], Tensor]] = {
     "pseudo_labels": pseudo_labels,
     "consistency": consistency,
     "joined": joined,
 }
+
+
+def loss(recipe: Recipe, student: Student, part: Part) -> Tensor:
+    """What `recipe` has `student` learn of `part`, a scalar."""
+    if recipe.distillation:
+        return distillation(student, part, recipe.distillation)
+    return OBJECTIVES[recipe.training.objective](student, part, recipe.training)

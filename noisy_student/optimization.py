@@ -3,12 +3,14 @@
 import copy
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from noisy_student.inference import Classifier
+from noisy_student.models import heads
 from noisy_student.recipes import TrainingParams
 
 
@@ -59,19 +61,48 @@ def _matrix(tensor: Tensor, order: tuple[int, ...]) -> Tensor:
 
 def make_optimizer(classifier: Classifier, params: TrainingParams, fused: bool) -> torch.optim.Optimizer | Muon:
     """The optimizer that `params` names, `fused` or not; only weights with two or more dimensions decay."""
-    parameters = list(classifier.parameters())
-    weights, others = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+    weights = [p for p in classifier.parameters() if p.ndim > 1]
     hidden = weights[:-1] if params.optimizer == "muon" else []
-    groups = [
-        {"params": weights[len(hidden) :], "weight_decay": params.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    groups = _groups(classifier, params, {id(weight) for weight in hidden})
     if hidden:
         return Muon(hidden, groups, params, fused)
     if params.optimizer == "sgd":
         way: dict[str, Any] = {"lr": params.learning_rate, "fused": fused, "foreach": not fused}
         return torch.optim.SGD(groups, momentum=params.momentum, nesterov=params.momentum > 0, **way)
     return _adamw(groups, params, fused)
+
+
+def _groups(classifier: Classifier, params: TrainingParams, without: set[int]) -> list[dict[str, Any]]:
+    """Parameters but those whose id is in `without`, by their share of the rate, those that decay before the others."""
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    for share in (shares := rate_shares(classifier, params)).values():
+        groups |= {(share, True): [], (share, False): []}
+    for parameter in classifier.parameters():
+        if id(parameter) not in without:
+            groups[shares[id(parameter)], parameter.ndim > 1].append(parameter)
+    return [
+        {"params": each, "weight_decay": params.weight_decay if decays else 0.0, "rate_share": share}
+        for (share, decays), each in groups.items()
+    ]
+
+
+def rate_shares(classifier: Classifier, params: TrainingParams) -> dict[int, float]:
+    """The share of the learning rate that each parameter, by its id, is trained with: 1 for the head.
+
+    For the k-th layer of weights before it `body_rate` times `layer_decay` to the power of k; what has one dimension
+    goes with the weights before it.
+    """
+    parameters = list(classifier.parameters())
+    if (params.body_rate, params.layer_decay) == (1, 1):
+        return {id(parameter): 1.0 for parameter in parameters}
+    head = {id(parameter) for each in heads(classifier.network) for parameter in each.parameters()}
+    body = [parameter for parameter in parameters if id(parameter) not in head]
+    layers = list(accumulate(parameter.ndim > 1 for parameter in body))
+    shares = {
+        id(parameter): params.body_rate * params.layer_decay ** (layers[-1] + 1 - max(layer, 1))
+        for parameter, layer in zip(body, layers, strict=True)
+    }
+    return shares | dict.fromkeys(head, 1.0)
 
 
 def _adamw(groups: list[dict[str, Any]], params: TrainingParams, fused: bool) -> torch.optim.AdamW:
@@ -87,7 +118,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer | Muon, params: TrainingP
     else:
         factor = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (params.steps - warmup)))
     for group in optimizer.param_groups:
-        group["lr"] = params.learning_rate * factor
+        group["lr"] = params.learning_rate * factor * group.get("rate_share", 1.0)
 
 
 class Average:

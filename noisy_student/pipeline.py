@@ -1,6 +1,7 @@
 """All of params.yaml at once, and what is wrong with it before anything runs."""
 
 import re
+from itertools import combinations
 from operator import attrgetter
 from pathlib import Path
 
@@ -11,18 +12,23 @@ from noisy_student.errors import Refusal
 from noisy_student.inference import LabelingParams
 from noisy_student.models import check_name, check_rates, check_side
 from noisy_student.noise import NoiseOptions, check_crop
+from noisy_student.pretraining import PretrainingParams, check_weights
 from noisy_student.randomness import Seed
 from noisy_student.recipes import (
     OWN_LABELS,
     ControlParams,
+    DistillationParams,
+    DistilledParams,
     IterationParams,
     PoolControlParams,
     Recipe,
     TeacherParams,
     TrainingParams,
     control_recipe,
+    distilled_recipe,
     iteration_recipe,
     pool_control_recipe,
+    pretraining_recipe,
     teacher_recipe,
 )
 from noisy_student.runtime import RuntimeParams, pick_device
@@ -30,6 +36,7 @@ from noisy_student.sources import DIGITS, DataParams, check_sizes
 from noisy_student.targets import PseudoLabelParams, of_iteration
 
 PIPELINE_FILE = Path("dvc.yaml")  # the name that DVC gives it
+TAKEN = ("pool_controls", "distilled", "pretrained")  # folders beside those of iterations and controls
 ITERATION, CONTROL = re.compile(r"iter[1-9][0-9]{0,3}"), re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
@@ -48,18 +55,23 @@ class Everything(Section):
     iterations: dict[str, IterationParams]
     controls: dict[str, ControlParams]
     pool_controls: dict[str, PoolControlParams]
+    pretraining: PretrainingParams
+    distillation: DistillationParams
+    distilled: dict[str, DistilledParams]
 
     def key(self, name: str) -> str:
-        """The dotted key of the model of that name: iter0, an iteration or a control."""
-        sections = ("iterations", "controls", "pool_controls")
+        """The dotted key of the model of that name: iter0, an iteration, a control or a distilled model."""
+        sections = ("iterations", "controls", "pool_controls", "distilled")
         return next((f"{section}.{name}" for section in sections if name in getattr(self, section)), "teacher")
 
     def models(self) -> dict[str, str]:
         """The names of the models by their sections."""
-        return {"teacher": self.teacher.model} | {f"iterations.{name}": i.model for name, i in self.iterations.items()}
+        named = {f"iterations.{name}": each.model for name, each in self.iterations.items()}
+        named |= {f"distilled.{name}": each.model for name, each in self.distilled.items()}
+        return {"teacher": self.teacher.model} | named
 
     def recipes(self) -> dict[str, Recipe]:
-        """How each model is trained, by its name: iter0, the iterations, the controls."""
+        """How each model is trained, by its name: iter0, the iterations, the controls, the distilled ones."""
         found = {"iter0": teacher_recipe(self.training, self.teacher)}
         for name, iteration in self.iterations.items():
             found[name] = iteration_recipe(self.noise, self.training, iteration, name)
@@ -68,7 +80,14 @@ class Everything(Section):
         for name, pool_control in self.pool_controls.items():
             of = self.iterations[pool_control.of]
             found[name] = pool_control_recipe(self.noise, self.training, of, pool_control)
+        for name, distilled in self.distilled.items():
+            found[name] = distilled_recipe(self.noise, self.training, self.distillation, distilled, name)
         return found
+
+    def pretraining_recipes(self) -> dict[str, Recipe]:
+        """How pretrained weights are trained, by the model's name, where they are."""
+        given, models = self.pretraining, self.pretraining.models if self.pretraining.trains else []
+        return {model: pretraining_recipe(given.noise, given.training, model) for model in models}
 
 
 def check(params: Params) -> Everything:
@@ -93,6 +112,7 @@ def check(params: Params) -> Everything:
     _check_mixtures(everything, recipes)
     _check_warm(everything, recipes)
     _check_controls(everything, recipes)
+    _check_pretraining(everything, recipes)
     check_sizes(everything.data)
     pick_device(everything.runtime)
     return everything
@@ -137,10 +157,11 @@ def _check_names(everything: Everything) -> None:
         ("iterations", ITERATION, "iter3"),
         ("controls", CONTROL, "same_size"),
         ("pool_controls", CONTROL, "oracle"),
+        ("distilled", CONTROL, "small"),
     )
     for section, pattern, example in kinds:
         for name in getattr(everything, section):
-            taken = pattern is CONTROL and (name.startswith("iter") or name == "pool_controls")
+            taken = pattern is CONTROL and (name.startswith("iter") or name in TAKEN)
             if taken or not pattern.fullmatch(name):
                 raise Refusal(f"params.yaml: the key {section}.{name} must be named like {example}")
 
@@ -152,8 +173,11 @@ def _check_teachers(everything: Everything) -> None:
         _no_cycle(name, everything.iterations)
     _one_of("current", everything.current, known)
     taken: dict[tuple[str, str], str] = {}
-    if both := everything.controls.keys() & everything.pool_controls.keys():
-        raise Refusal(f"params.yaml: {min(both)} stands in controls and in pool_controls; give one another name")
+    for name, distilled in everything.distilled.items():
+        _one_of(f"distilled.{name}.teacher", distilled.teacher, known)
+    for one, other in combinations(("controls", "pool_controls", "distilled"), 2):
+        if both := getattr(everything, one).keys() & getattr(everything, other).keys():
+            raise Refusal(f"params.yaml: {min(both)} stands in {one} and in {other}; give one another name")
     for name, control in (everything.controls | everything.pool_controls).items():
         key = everything.key(name)
         _one_of(f"{key}.of", control.of, list(everything.iterations))
@@ -167,9 +191,9 @@ def _check_teachers(everything: Everything) -> None:
 def _check_controls(everything: Everything, recipes: dict[str, Recipe]) -> None:
     """A control sees as many images as the iteration that it is of, or it would answer another question."""
     for name, control in everything.controls.items():
-        for key in ("members", "training.steps", "training.batch_size"):
+        for key in ("members", "training.steps", "training.batch_size", "training.initial"):
             wanted, has = (attrgetter(key)(recipes[model]) for model in (control.of, name))
-            if has != wanted:
+            if has != wanted and wanted != "warm":
                 what = key.removeprefix("training.")
                 raise Refusal(
                     f"params.yaml: controls.{name} would train with {what} {has} and its iteration {control.of} with "
@@ -196,6 +220,12 @@ def _check_features(everything: Everything) -> None:
 
 def _check_mixtures(everything: Everything, recipes: dict[str, Recipe]) -> None:
     """A student's own labels are of single images, so that there are none for a mixture of two."""
+    for name in everything.distilled:
+        if (mix := recipes[name].noise.mix) != "none":
+            raise Refusal(
+                f"params.yaml: distilled.{name} would have noise.mix {mix}, and its teacher tells of single images; "
+                f"set distilled.{name}.noise.mix to none"
+            )
     for name in everything.iterations:
         mix, objective = recipes[name].noise.mix, recipes[name].training.objective
         if mix != "none" and objective in OWN_LABELS:
@@ -214,6 +244,27 @@ def _check_warm(everything: Everything, recipes: dict[str, Recipe]) -> None:
                 f"params.yaml: iterations.{name} cannot begin with the weights of {iteration.teacher}, for it is {own} "
                 f"and its teacher {teacher}: only one net can begin as another of the same name; set "
                 f"iterations.{name}.training.initial to scratch"
+            )
+
+
+def _check_pretraining(everything: Everything, recipes: dict[str, Recipe]) -> None:
+    """Pretrained weights are there for whoever begins with them, and come from no image that is held out."""
+    pretraining, data = everything.pretraining, everything.data
+    everything.pretraining_recipes()
+    for model in pretraining.models:
+        _at("pretraining.models", check_name, model)
+    check_weights(pretraining)
+    same_place = not pretraining.is_own or Path(pretraining.path).resolve() == Path(data.path).resolve()
+    if pretraining.source == data.source and same_place:
+        raise Refusal(
+            f"params.yaml: pretraining.source was {pretraining.source}, and so is data.source, whose held-out images "
+            "would be trained on; take another"
+        )
+    for name, recipe in recipes.items():
+        if recipe.training.initial == "pretrained" and recipe.model not in pretraining.models:
+            raise Refusal(
+                f"params.yaml: {everything.key(name)} begins with pretrained weights of {recipe.model}, and "
+                f"pretraining.models is [{', '.join(pretraining.models)}]; add it there, with a pretraining.source"
             )
 
 

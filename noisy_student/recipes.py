@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from noisy_student.config import Section, overlay
+from noisy_student.config import Section, overlay, validated
 from noisy_student.errors import Refusal
 from noisy_student.models import parameters
 from noisy_student.noise import NoiseOptions, NoiseParams
@@ -17,10 +17,11 @@ STUDENTS_ALONE = frozenset(  # options of training that mean nothing without a p
         "objective",
         "consistency_threshold",
         "consistency_temperature",
-        "initial",
         "finetune",
     }
 )
+BOTH = ("pool_ratio", "pool_weight")  # options of training for batches of labeled and pool images
+TRANSFER = ("body_rate", "layer_decay", "unfreeze")  # options of training that mean nothing but for pretrained weights
 
 
 class TrainingParams(Section):
@@ -34,7 +35,13 @@ class TrainingParams(Section):
     objective: Literal["pseudo_labels", "consistency", "joined"] = "pseudo_labels"
     consistency_threshold: float = Field(default=0.8, ge=0, le=1)  # least confidence in a label made on the fly
     consistency_temperature: float = Field(default=0.4, ge=0)  # that sharpens it, 0: a hard label
-    initial: Literal["scratch", "warm"] = "scratch"  # weights of students: drawn, or the teacher's of the same net
+    initial: Literal["scratch", "warm", "pretrained"] = "scratch"  # the first weights: drawn; of students, the
+    # teacher's of the same net; or those of models/pretrained, with a new head
+    body_rate: float = Field(default=1.0, ge=0, le=1)  # learning rate of a pretrained body as a fraction of its head's
+    # (0: the head alone is trained)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)  # factor of the rate from each layer of a pretrained body to
+    # the one before it (Howard and Ruder 2018, "Universal Language Model Fine-tuning", section 3.2)
+    unfreeze: float = Field(default=0.0, ge=0, lt=1)  # first fraction of the steps, in which the head alone is trained
     finetune: float = Field(default=0.0, ge=0, lt=1)  # last fraction of a student's steps, on labels alone; the pool's
     # images alone come before (0: labeled and pool images together throughout)
     resolution: float = Field(default=1.0, gt=0, le=1)  # side of the images trained on, a fraction of the whole one's
@@ -76,7 +83,22 @@ class TrainingParams(Section):
             raise ValueError("should have finetune 0 with objective consistency, which learns nothing without labels")
         return self
 
+    @model_validator(mode="after")
+    def _transfer_has_weights(self) -> "TrainingParams":
+        if self.initial != "pretrained":
+            for option in TRANSFER:
+                if getattr(self, option) != TrainingParams.model_fields[option].default:
+                    raise ValueError(f"should have initial pretrained where {option} is set")
+        elif self.optimizer == "muon" and (self.body_rate, self.layer_decay) != (1, 1):
+            raise ValueError("should have optimizer adamw or sgd where layers differ in their rates")
+        elif self.resolution != 1:
+            raise ValueError("should have resolution 1 with pretrained weights, which see images at their own size")
+        elif self.unfreeze and (self.body_rate == 0 or not 0 < round(self.unfreeze * self.steps) < self.steps):
+            raise ValueError(f"should leave steps before and after unfreeze {self.unfreeze}, and a body_rate above 0")
+        return self
 
+
+Part = Literal["all", "head", "deep half"]  # of a model's tensors
 Members = Annotated[int, Field(ge=1, le=100)]  # nets of a model, each from weights and draws of its own
 
 
@@ -121,6 +143,33 @@ class PoolControlParams(Section):
     of: str  # the iteration
 
 
+class DistillationParams(Section):
+    """How a model is taught into another one (Hinton et al. 2015, arXiv 1503.02531)."""
+
+    images: Literal["both", "pool", "labeled"]  # on which it is taught; of those of the pool the teacher alone tells
+    kind: Literal["soft", "hard"]  # the teacher's probabilities, or its most probable class
+    temperature: float = Field(gt=0)  # that divides the logits of both for soft targets
+    weight: float = Field(ge=0, le=1)  # of the teacher's loss on labeled images; the true labels' is the rest
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> "DistillationParams":
+        if self.kind == "hard" and self.temperature != 1:
+            raise ValueError("should have temperature 1 where kind is hard, for it softens soft ones")
+        if self.weight == 0 and self.images == "labeled" and self.kind == "hard":
+            raise ValueError("should have kind soft where the teacher has no weight")
+        return self
+
+
+class DistilledParams(Section):
+    """A model that an iteration's is taught into, to be deployed in its place."""
+
+    teacher: str  # the iteration
+    model: str  # its name, see models.py
+    noise: dict[str, Any] = {}  # in place of the defaults, as are the following
+    training: dict[str, Any] = {}
+    distillation: dict[str, Any] = {}
+
+
 class Recipe(Section):
     """All that one training run is made of, but its images and its seed."""
 
@@ -128,11 +177,20 @@ class Recipe(Section):
     noise: NoiseParams
     training: TrainingParams
     members: int = 1
+    distillation: DistillationParams | None = None  # of a model that another is taught into
 
 
 def first_step(training: TrainingParams, phase: Literal["finetune", "resolution_fix"]) -> int:
     """The first step of a last phase: all steps where there is no such phase."""
     return round(training.steps * (1 - getattr(training, phase)))
+
+
+def trained_part(training: TrainingParams, step: int) -> Part:
+    """What of a model the `step` trains."""
+    if step >= first_step(training, "resolution_fix"):
+        return "deep half"
+    frozen = training.initial == "pretrained" and training.body_rate == 0
+    return "head" if frozen or step < round(training.unfreeze * training.steps) else "all"
 
 
 def labeled_in_batch(training: TrainingParams) -> int:
@@ -161,7 +219,7 @@ def _on_labels_alone(training: TrainingParams) -> TrainingParams:
         "pool_ratio": 1.0,
         "pool_weight": 1.0,
         "objective": "pseudo_labels",
-        "initial": "scratch",
+        "initial": "scratch" if training.initial == "warm" else training.initial,
         "finetune": 0.0,
     }
     return training.model_copy(update=without)
@@ -180,12 +238,15 @@ def _refuse_idle_options(training: TrainingParams, named: dict[str, Any], key: s
         )
 
 
-def _refuse_student_options(training: dict[str, Any], key: str) -> None:
-    """Raise `Refusal` where a model that sees labels alone is given an option that only the pool gives a meaning."""
-    if wrong := STUDENTS_ALONE & training.keys():
+def _refuse_student_options(training: dict[str, Any], key: str, why: str = "sees labels alone") -> None:
+    """Raise `Refusal` where a model that is no iteration's is given an option that means something for those alone."""
+    if training.get("initial") == "warm":
         raise Refusal(
-            f"params.yaml: {key}.training.{min(wrong)} changes nothing, for {key} sees labels alone; take it out"
+            f"params.yaml: {key}.training.initial was warm, and only an iteration can begin with its teacher's "
+            "weights; set it to scratch"
         )
+    if wrong := STUDENTS_ALONE & training.keys():
+        raise Refusal(f"params.yaml: {key}.training.{min(wrong)} changes nothing, for {key} {why}; take it out")
 
 
 def iteration_recipe(noise: NoiseOptions, training: TrainingParams, iteration: IterationParams, name: str) -> Recipe:
@@ -198,6 +259,36 @@ def iteration_recipe(noise: NoiseOptions, training: TrainingParams, iteration: I
         training=training,
         members=iteration.members,
     )
+
+
+def pretraining_recipe(noise: NoiseOptions, training: dict[str, Any], model: str) -> Recipe:
+    """How pretrained weights of `model` are made by a training on labels, from scratch."""
+    _refuse_student_options(training, "pretraining")
+    if wrong := {"initial", *TRANSFER} & training.keys():
+        raise Refusal(f"params.yaml: pretraining.training.{min(wrong)} would need pretrained weights; take it out")
+    whole = validated(TrainingParams, {"pool_ratio": 1.0, "pool_weight": 1.0, **training}, "pretraining.training")
+    return Recipe(model=model, noise=_fitted(noise, model), training=whole)
+
+
+def distilled_recipe(
+    noise: NoiseOptions,
+    training: TrainingParams,
+    distillation: DistillationParams,
+    distilled: DistilledParams,
+    name: str,
+) -> Recipe:
+    """How the model called `name` that another is taught into is trained."""
+    key = f"distilled.{name}"
+    chosen = overlay(distillation, distilled.distillation, f"{key}.distillation")
+    kept = {option: getattr(training, option) for option in BOTH}
+    named = {option: value for option, value in distilled.training.items() if option not in kept}
+    if chosen.images == "both":
+        _refuse_student_options(named, key, "is told what to say by logits")
+    else:
+        _refuse_student_options(distilled.training, key, f"sees images of one kind, {chosen.images}")
+    training = overlay(_on_labels_alone(training).model_copy(update=kept), distilled.training, f"{key}.training")
+    noise = overlay(noise, distilled.noise, f"{key}.noise")
+    return Recipe(model=distilled.model, noise=_fitted(noise, distilled.model), training=training, distillation=chosen)
 
 
 def control_recipe(training: TrainingParams, model: str, control: ControlParams, name: str) -> Recipe:

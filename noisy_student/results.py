@@ -72,6 +72,24 @@ def summary(history: History, iteration: str, controls: dict[str, pd.DataFrame])
     return figures
 
 
+def distilled_figures(
+    history: History, distilled: dict[str, tuple[dict[str, Any], pd.DataFrame]]
+) -> dict[str, dict[str, Any]]:
+    """For a summary: figures of each model that an iteration of `history` was distilled into, and its gain over that.
+
+    `distilled` are results and predictions by name; without any there is nothing to add.
+    """
+    kept = ("teacher", "model", "parameters", "accuracy", "accuracy_low", "accuracy_high", "validation_accuracy")
+    found = {}
+    for name, (result, predictions) in distilled.items():
+        found[name] = {key: result[key] for key in kept}
+        if result["teacher"] in history.predictions:
+            teachers = history.predictions[["id", result["teacher"]]]
+            both = predictions.merge(teachers, on="id", validate="one_to_one")
+            found[name] |= gain(both["actual"], both["predicted"], both[result["teacher"]], "teacher")
+    return {"distilled": found} if found else {}
+
+
 def table(history: pd.DataFrame, summary: dict[str, Any]) -> Table:
     """The table of iterations that a run ends with, and in its caption whether the pool helped."""
     first = history.iloc[0]
@@ -85,6 +103,9 @@ def table(history: pd.DataFrame, summary: dict[str, Any]) -> Table:
         interval = f"{100 * row.accuracy_low:.1f}-{100 * row.accuracy_high:.1f}"
         shares = [_percent(row.kept_fraction), _percent(row.pseudo_label_precision)]
         table.add_row(row.iteration, row.model, f"{row.parameters:,}", _percent(row.accuracy), interval, *shares)
+    for name, model in summary.get("distilled", {}).items():
+        interval = f"{100 * model['accuracy_low']:.1f}-{100 * model['accuracy_high']:.1f}"
+        table.add_row(name, model["model"], f"{model['parameters']:,}", _percent(model["accuracy"]), interval, "", "")
     return table
 
 

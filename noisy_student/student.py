@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from noisy_student.inference import Classifier
+from noisy_student.models import heads
+from noisy_student.recipes import Part
 from noisy_student.runtime import RuntimeParams, autocast
 
 
@@ -21,18 +23,15 @@ class Student(NamedTuple):
     noiseless_logits: Callable[[Tensor], Tensor]  # in eval mode and without gradients, as a teacher labels
 
 
-def as_student(classifier: Classifier, runtime: RuntimeParams, fixes: bool = False) -> Student:
-    """The two ways in which an objective asks `classifier`, which may be one that `fixes` its resolution."""
+def as_student(classifier: Classifier, runtime: RuntimeParams, part: Part = "all") -> Student:
+    """The two ways in which an objective asks `classifier`, of which that `part` is trained."""
 
     def forward(images: Tensor) -> Tensor:
         with autocast(runtime, images.device):
             return classifier(images).float()
 
     def logits(images: Tensor) -> Tensor:
-        if fixes:
-            learn_resolution(classifier)
-        else:
-            classifier.train()
+        PREPARE[part](classifier)
         return forward(images)
 
     @torch.no_grad()
@@ -41,6 +40,21 @@ def as_student(classifier: Classifier, runtime: RuntimeParams, fixes: bool = Fal
         return forward(images)
 
     return Student(logits, noiseless_logits)
+
+
+def learn_all(classifier: Classifier) -> None:
+    """Let all be trained, with model noise."""
+    classifier.train().requires_grad_(True)
+
+
+def learn_head(classifier: Classifier) -> None:
+    """Let the head alone be trained, on the features that the body has in eval mode, with dropout before the head."""
+    classifier.eval().requires_grad_(False)
+    for module in classifier.modules():
+        if isinstance(module, nn.Dropout):
+            module.train()
+    for head in heads(classifier.network):
+        head.train().requires_grad_(True)
 
 
 def learn_resolution(classifier: Classifier) -> None:
@@ -52,3 +66,10 @@ def learn_resolution(classifier: Classifier) -> None:
     weights = list(classifier.parameters())
     for weight in weights[: len(weights) // 2]:
         weight.requires_grad_(False)
+
+
+PREPARE: dict[Part, Callable[[Classifier], None]] = {
+    "all": learn_all,
+    "head": learn_head,
+    "deep half": learn_resolution,
+}

@@ -19,17 +19,18 @@ from noisy_student.files import write_csv
 from noisy_student.images import Split
 from noisy_student.inference import Classifier, ensemble, load_classifier, new_classifier, predict
 from noisy_student.metrics import accuracy, accuracy_interval, nll, softmax
-from noisy_student.models import size_and_cost
-from noisy_student.objectives import OBJECTIVES
+from noisy_student.models import input_size, size_and_cost
+from noisy_student.objectives import loss
 from noisy_student.optimization import set_learning_rate
 from noisy_student.progress import Meter, meter
 from noisy_student.randomness import generator
-from noisy_student.recipes import Recipe, TrainingParams, first_step
+from noisy_student.recipes import Recipe, TrainingParams, trained_part
 from noisy_student.runtime import RuntimeParams, explained, memory_format, reseed_torch
 from noisy_student.state import State
 from noisy_student.stopping import Stopped, finishes_the_step
 from noisy_student.student import as_student
 from noisy_student.targets import PseudoLabels, one_hot
+from noisy_student.transfer import transferred
 
 SMALLER_BATCH = "raise training.accumulation or lower training.batch_size"
 
@@ -49,6 +50,13 @@ class TrainingData:
     labeled: Split
     validation: Split
     pool: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # uint8 (N,H,W,C), targets float32 (N,K), copies (N,)
+    teacher: tuple[np.ndarray, np.ndarray] | None = None  # logits (.,K) for the labeled images and for the pool's
+
+
+def distilled(labeled: Split, validation: Split, pool: Split, logits: tuple[np.ndarray, np.ndarray]) -> TrainingData:
+    """What a teacher is taught into another model with, by its `logits` (.,K) for the labeled images and the pool."""
+    told = one_hot(logits[1].argmax(axis=1), logits[1].shape[1])
+    return TrainingData(labeled, validation, (pool.images(), told, np.ones(len(pool), np.int64)), logits)
 
 
 def taught(pool: Split, told: PseudoLabels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -74,13 +82,14 @@ def fit(
     device: torch.device,
     seed: int,
     checkpoints: Path | None = None,
-    teacher: Path | None = None,
+    begins_with: Path | None = None,
 ) -> Trained:
     """Train the model called `name` by `recipe`, on labels alone where `data` has no pool.
 
-    The weights are drawn anew, or with `initial: warm` those in the folder of its `teacher`. The run goes on from the
-    last of its `checkpoints`, a folder, and keeps the next ones there. The members of a model are trained one after
-    another; its learning curve is their mean, but for the last row, where the model as a whole is looked at.
+    The weights are drawn anew, or those in the folder that it `begins_with`, all of them (`initial: warm`) or all but
+    the head's (`initial: pretrained`). The run goes on from the last of its `checkpoints`, a folder, and keeps the next
+    ones there. The members of a model are trained one after another; its learning curve is their mean, but for the last
+    row, where the model as a whole is looked at.
     """
     with explained(SMALLER_BATCH):
         resident = _resident(data, device)
@@ -88,7 +97,7 @@ def fit(
     members, curves = [], []
     for number, each in enumerate(names, start=1):
         folder = checkpoints / f"member-{number}" if checkpoints and recipe.members > 1 else checkpoints
-        classifier, curve = _fit_one(each, recipe, data.labeled, resident, runtime, seed, folder, teacher)
+        classifier, curve = _fit_one(each, recipe, data.labeled, resident, runtime, seed, folder, begins_with)
         members.append(classifier)
         curves.append(pd.DataFrame(curve))
     if recipe.members == 1:
@@ -109,8 +118,9 @@ class Resident:
 
 
 def _resident(data: TrainingData, device: torch.device) -> Resident:
-    labeled = examples(data.labeled.images(), one_hot(data.labeled.labels, len(data.labeled.classes)), device)
-    pool = examples(data.pool[0], data.pool[1], device, data.pool[2]) if data.pool else None
+    truth, (of_labeled, of_pool) = one_hot(data.labeled.labels, len(data.labeled.classes)), data.teacher or (None, None)
+    labeled = examples(data.labeled.images(), truth, device, teacher=of_labeled)
+    pool = examples(*data.pool[:2], device, data.pool[2], of_pool) if data.pool else None
     return Resident(labeled, pool, HeldOut(data.validation.images(), data.validation.labels))
 
 
@@ -122,7 +132,7 @@ def _fit_one(
     runtime: RuntimeParams,
     seed: int,
     checkpoints: Path | None,
-    teacher: Path | None,
+    begins_with: Path | None,
 ) -> tuple[Classifier, list[dict[str, float]]]:
     """One net: its averaged weights and its learning curve."""
     device = resident.labeled.targets.device
@@ -131,18 +141,26 @@ def _fit_one(
     images = recipe.training.steps * recipe.training.batch_size
     print(f"{name}: {recipe.model}, {images:,} images in {recipe.training.steps:,} steps on {device}", flush=True)
     with meter(name, images) as progress, explained(SMALLER_BATCH):
-        rates = (recipe.noise.dropout, recipe.noise.stochastic_depth)
-        classifier = new_classifier(recipe.model, labeled, *rates).to(device)
-        if teacher and recipe.training.initial == "warm":
-            classifier.load_state_dict(load_classifier(teacher, device)[0].state_dict())
+        classifier = _beginning(recipe, labeled, begins_with, device)
         kept = Checkpoints(checkpoints) if checkpoints else None
         of = (resident.labeled, resident.pool, resident.held_out)
         return train(classifier, recipe, *of, runtime, run_seed, progress, kept)
 
 
+def _beginning(recipe: Recipe, labeled: Split, begins_with: Path | None, device: torch.device) -> Classifier:
+    """The model before its first step."""
+    rates = (recipe.noise.dropout, recipe.noise.stochastic_depth)
+    if begins_with and recipe.training.initial == "pretrained":
+        return transferred(recipe.model, labeled, *rates, begins_with, device)
+    if begins_with and recipe.training.initial == "warm":
+        return load_classifier(begins_with, device, rates)[0]
+    return new_classifier(recipe.model, labeled, *rates).to(device)
+
+
 def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
     """Write the model's folder: its weights, a description that a person can read, and its learning curve."""
     labeled, classifier, last = data.labeled, trained.classifier, trained.curve[-1]
+    distillation = trained.recipe.distillation
     low, high = accuracy_interval(last["validation_accuracy"], len(data.validation))
     description = {
         "name": trained.name,
@@ -152,8 +170,10 @@ def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
         "image_size": list(labeled.image_size),
         "channels": labeled.channels,
         "preparation": labeled.preparation,
+        "input_channels": classifier.mean.numel(),
+        "input_size": list(input_size(classifier.network, labeled.image_size)),
         "normalisation": {"mean": classifier.mean.flatten().tolist(), "std": classifier.std.flatten().tolist()},
-        **size_and_cost(classifier.network, labeled.channels, labeled.image_size),
+        **size_and_cost(classifier.network, classifier.mean.numel(), labeled.image_size),
         "labels": {"training": len(labeled), "validation": len(data.validation)},
         "validation": {
             "accuracy": last["validation_accuracy"],
@@ -162,6 +182,7 @@ def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
             "loss": last["validation_loss"],
         },
         "training": trained.recipe.training.model_dump(),
+        **({"distillation": distillation.model_dump()} if distillation else {}),
         "noise": trained.recipe.noise.model_dump(),
     }
     save_model(folder, classifier.state_dict(), description)
@@ -217,12 +238,11 @@ def take_step(state: State, batches: Batches, runtime: RuntimeParams) -> None:
     params, step = batches.recipe.training, state.step
     set_learning_rate(state.optimizer, params, step)
     reseed_torch(batches.seed, "model noise", step)
-    fixes = step >= first_step(params, "resolution_fix")
-    objective, student = OBJECTIVES[params.objective], as_student(state.classifier, runtime, fixes)
+    student = as_student(state.classifier, runtime, trained_part(params, step))
     for part in batches.parts(step):
-        loss = objective(student, part, params)
-        loss.backward()
-        state.losses[step] += loss.detach()
+        lost = loss(batches.recipe, student, part)
+        lost.backward()
+        state.losses[step] += lost.detach()
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.average.update(params.ema_decay, step)

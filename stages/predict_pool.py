@@ -1,9 +1,8 @@
-"""Let a teacher look at the pool and at the calibration split, in eval mode and without noise.
+"""Let a teacher look at the pool, the calibration and the labeled split, in eval mode and without noise.
 
-Reads   the teacher's folder, the pool, the calibration split, and with labeling.features the labeled split
-Writes  a folder of logits, float32 (n,K),
-        pool-00000.npy and calibration-00000.npy, one for each shard of the split,
-        and with labeling.features, float16 (n,F), features-pool-00000.npy and so on, those of the labeled split too
+Reads   the teacher's folder, the pool, the calibration and the labeled split
+Writes  a folder of logits, float32 (n,K), pool-00000.npy and so on, one for each shard of a split,
+        and with labeling.features, float16 (n,F), features-pool-00000.npy and so on
 Params  runtime, labeling
 """
 
@@ -31,9 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     params = Params()
     runtime, labeling = params.section("runtime", RuntimeParams), params.section("labeling", LabelingParams)
     device = setup(runtime)
-    splits = {"pool": args.pool, "calibration": args.calibration}
-    if labeling.features:
-        splits["labeled"] = args.labeled
+    splits = {"pool": args.pool, "calibration": args.calibration, "labeled": args.labeled}
     inputs = {"teacher": args.teacher, **splits}
     with work(args.out, __file__, params, inputs, machine(device)) as job:
         if not job.finished:

@@ -1,8 +1,8 @@
 """Sum up the current iteration: the table of iterations, the gains over its teacher and its control, the plots.
 
-Reads   the current iteration's history, the controls' results
+Reads   the current iteration's history, the results of the controls and of what iterations were distilled into
 Writes  summary.json, history.csv, curves.csv (learning curves), confusion.csv (actual and predicted class)
-Params  current, controls, pool_controls
+Params  current, controls, pool_controls, distilled
 """
 
 from argparse import ArgumentParser
@@ -11,8 +11,8 @@ from pathlib import Path
 from noisy_student.config import Params
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.files import write_csv, write_json
-from noisy_student.history import read_controls, read_history
-from noisy_student.results import summary
+from noisy_student.history import read_controls, read_distilled, read_history
+from noisy_student.results import distilled_figures, summary
 from noisy_student.work import guarded
 
 
@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--history", type=Path, required=True)
     parser.add_argument("--controls", type=Path, required=True)
+    parser.add_argument("--distilled", type=Path, required=True)
     parser.add_argument("--summary-out", type=Path, required=True)
     parser.add_argument("--history-out", type=Path, required=True)
     parser.add_argument("--curves-out", type=Path, required=True)
@@ -30,9 +31,12 @@ def main(argv: list[str] | None = None) -> None:
     params = Params()
     current = params.section("current", str)
     controls = [*params.section("controls", dict), *params.section("pool_controls", dict)]
-    with guarded(__file__, params, {"history": args.history, "controls": args.controls}):
+    names = list(params.section("distilled", dict))
+    inputs = {"history": args.history, "controls": args.controls, "distilled": args.distilled}
+    with guarded(__file__, params, inputs):
         history = read_history(args.history)
         figures = summary(history, current, read_controls(args.controls, controls, current))
+        figures |= distilled_figures(history, read_distilled(args.distilled, names))
         confusion = history.predictions[["actual", current]].rename(columns={current: "predicted"})
 
         write_json(args.summary_out, figures)

@@ -1,6 +1,7 @@
 """Train a control that sees the pool as its iteration did, but for its noise or for what it is told of the pool.
 
-Reads   the labeled and the validation split, the pool, the iteration's pseudo-labels, the pool's truth (oracle alone)
+Reads   the labeled and the validation split, the pool, the iteration's pseudo-labels, the pool's truth (oracle alone),
+        pretrained weights
 Writes  the model's folder: weights, description, learning curve
 Params  seed, runtime, noise, pseudo_labels, training, pool_controls.<control>, iterations.<the iteration it is of>
 """
@@ -17,6 +18,7 @@ from noisy_student.recipes import IterationParams, PoolControlParams, TrainingPa
 from noisy_student.runtime import RuntimeParams, machine, setup
 from noisy_student.targets import PseudoLabelParams, of_iteration, read_pseudo_labels, shuffled, true_labels
 from noisy_student.training import TrainingData, fit, save_trained, taught
+from noisy_student.transfer import asked_for
 from noisy_student.work import work
 
 
@@ -30,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pseudo-labels", type=Path, required=True)
     parser.add_argument("--pool-truth", type=Path, required=True)
     parser.add_argument("--validation", type=Path, required=True)
+    parser.add_argument("--pretrained", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
@@ -44,11 +47,13 @@ def main(argv: list[str] | None = None) -> None:
     pseudo_labels = of_iteration(defaults, iteration.pseudo_labels, args.of)
 
     device = setup(runtime)
+    pretrained = asked_for(recipe, args.pretrained)
     inputs = {
         "labeled": args.labeled,
         "pool": args.pool,
         "pseudo_labels": args.pseudo_labels,
         "validation": args.validation,
+        "pretrained": pretrained,
     }
     if control.kind == "oracle":
         inputs["pool_truth"] = args.pool_truth
@@ -61,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
             if control.kind == "shuffled":
                 told = shuffled(told, generator(seed, f"shuffling of {args.control}"))
             data = TrainingData(labeled, read_split(args.validation), taught(read_split(args.pool), told))
-            trained = fit(args.control, recipe, data, runtime, device, seed, job.checkpoints)
+            trained = fit(args.control, recipe, data, runtime, device, seed, job.checkpoints, pretrained)
             save_trained(job.part, trained, data)
 
 

@@ -1,6 +1,7 @@
 """Train an iteration's noised student on labeled and pseudo-labeled images.
 
-Reads   the labeled split, the pool, the iteration's pseudo-labels, the validation split, its teacher's folder
+Reads   the labeled split, the pool, the iteration's pseudo-labels, the validation split, its teacher's folder,
+        pretrained weights
 Writes  the model's folder: weights, description, learning curve
 Params  seed, runtime, noise, training, iterations.<iteration>
 """
@@ -17,6 +18,7 @@ from noisy_student.recipes import IterationParams, TrainingParams, iteration_rec
 from noisy_student.runtime import RuntimeParams, machine, setup
 from noisy_student.targets import read_pseudo_labels
 from noisy_student.training import TrainingData, fit, save_trained, taught
+from noisy_student.transfer import asked_for
 from noisy_student.work import work
 
 
@@ -29,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pseudo-labels", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--validation", type=Path, required=True)
+    parser.add_argument("--pretrained", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
@@ -40,18 +43,21 @@ def main(argv: list[str] | None = None) -> None:
     recipe = iteration_recipe(noise, training, iteration, args.iteration)
 
     device = setup(runtime)
+    pretrained = asked_for(recipe, args.pretrained)
     inputs = {
         "labeled": args.labeled,
         "pool": args.pool,
         "pseudo_labels": args.pseudo_labels,
         "teacher": args.teacher,
         "validation": args.validation,
+        "pretrained": pretrained,
     }
     with work(args.out, __file__, params, inputs, machine(device)) as job:
         if not job.finished:
             pool = taught(read_split(args.pool), read_pseudo_labels(args.pseudo_labels))
             data = TrainingData(read_split(args.labeled), read_split(args.validation), pool)
-            trained = fit(args.iteration, recipe, data, runtime, device, seed, job.checkpoints, args.teacher)
+            begins_with = pretrained or args.teacher
+            trained = fit(args.iteration, recipe, data, runtime, device, seed, job.checkpoints, begins_with)
             save_trained(job.part, trained, data)
 
 

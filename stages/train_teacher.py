@@ -1,6 +1,6 @@
 """Train iter0, the first teacher, on labels alone.
 
-Reads   the labeled and the validation split
+Reads   the labeled and the validation split, pretrained weights
 Writes  the model's folder: weights, description, learning curve
 Params  seed, runtime, training, teacher
 """
@@ -15,6 +15,7 @@ from noisy_student.randomness import Seed
 from noisy_student.recipes import TeacherParams, TrainingParams, teacher_recipe
 from noisy_student.runtime import RuntimeParams, machine, setup
 from noisy_student.training import TrainingData, fit, save_trained
+from noisy_student.transfer import asked_for
 from noisy_student.work import work
 
 
@@ -23,6 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--labeled", type=Path, required=True)
     parser.add_argument("--validation", type=Path, required=True)
+    parser.add_argument("--pretrained", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
@@ -33,11 +35,12 @@ def main(argv: list[str] | None = None) -> None:
     recipe = teacher_recipe(training, params.section("teacher", TeacherParams))
 
     device = setup(runtime)
-    inputs = {"labeled": args.labeled, "validation": args.validation}
+    pretrained = asked_for(recipe, args.pretrained)
+    inputs = {"labeled": args.labeled, "validation": args.validation, "pretrained": pretrained}
     with work(args.out, __file__, params, inputs, machine(device)) as job:
         if not job.finished:
             data = TrainingData(read_split(args.labeled), read_split(args.validation))
-            trained = fit("iter0", recipe, data, runtime, device, seed, job.checkpoints)
+            trained = fit("iter0", recipe, data, runtime, device, seed, job.checkpoints, pretrained)
             save_trained(job.part, trained, data)
 
 

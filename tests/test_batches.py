@@ -21,15 +21,20 @@ from noisy_student.batches import (
 )
 from noisy_student.errors import Refusal
 from noisy_student.noise import NoiseParams
+from noisy_student.recipes import DistillationParams
 
 CPU = torch.device("cpu")
 NOISE = {"operations": 2, "magnitude": 15.0, "crop": 1, "flip": True, "cutout": 0.3}
 
 
 def numbered(first: int, count: int, target: list[float], copies: np.ndarray | None = None) -> Examples:
-    """Images whose every pixel is the image's number, so that a batch without noise tells what is in it."""
+    """Images whose every pixel is the image's number, so that a batch without noise tells what is in it.
+
+    A teacher's logits for them are that number, three times.
+    """
     images = np.arange(first, first + count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
-    return examples(images, np.tile(np.array(target, np.float32), (count, 1)), CPU, copies)
+    teacher = np.repeat(np.arange(first, first + count), 3).reshape(count, 3)
+    return examples(images, np.tile(np.array(target, np.float32), (count, 1)), CPU, copies, teacher)
 
 
 LABELED, POOL = numbered(0, 10, [1, 0, 0]), numbered(100, 30, [0.2, 0.3, 0.5])
@@ -228,6 +233,18 @@ def test_pool_images_may_be_mixed_with_labeled_ones(make_recipe):
     assert not torch.equal(images, batch(make_recipe())[0])
     assert weights.sum() == pytest.approx(1, rel=0.2)
     assert torch.allclose(targets.sum(dim=1), torch.ones(len(targets)))
+
+
+@pytest.mark.parametrize(("taught_on", "labeled", "pool"), [("both", 4, 12), ("pool", 0, 16), ("labeled", 16, 0)])
+def test_a_distilled_model_sees_what_it_is_taught_on_beside_its_teachers_logits(make_recipe, taught_on, labeled, pool):
+    distillation = DistillationParams(images=taught_on, kind="soft", temperature=4, weight=0.5)
+    recipe = make_recipe(accumulation=2).model_copy(update={"distillation": distillation})
+    for step in range(3):
+        parts = list(Batches(recipe, LABELED, POOL, 0).parts(step))
+        assert sum(int((part.from_pool == 0).sum()) for part in parts) == labeled
+        assert sum(int((part.from_pool == 1).sum()) for part in parts) == pool
+        for part in parts:
+            assert part.teacher.tolist() == [[number] * 3 for number in numbers(part.images)]
 
 
 def test_an_image_is_noised_anew_in_every_step(make_recipe):

@@ -60,14 +60,17 @@ class Project:
                 "dvc.lock",
                 "images",
                 "cifar10",
+                "cifar10_first",
+                "cifar10_last",
                 "digits",
                 "digits_and_others",
             ),
         )
         (folder / "images").mkdir()
         (folder / "images/.gitkeep").touch()
-        (folder / "metrics/controls").mkdir(parents=True)
-        (folder / "metrics/controls/.gitkeep").touch()
+        for outputs in ("controls", "distilled"):
+            (folder / "metrics" / outputs).mkdir(parents=True)
+            (folder / "metrics" / outputs / ".gitkeep").touch()
         self.params("params.yaml", TINY)
         for command in ("git init -q", "git config user.name tests", "git config user.email tests@example.com"):
             self.run(*command.split())
@@ -120,7 +123,7 @@ def as_committed(project):
 
 
 def test_every_stage_runs_once_and_leaves_the_summary(project):
-    assert len(project.first_run) == len(set(project.first_run)) == 17
+    assert len(project.first_run) == len(set(project.first_run)) == 18
     summary = json.loads((project.folder / "metrics/summary.json").read_text())
     assert summary["iteration"] == "iter2"
     assert {"accuracy", "accuracy_low", "accuracy_high", "gain_over_teacher", "gain_over_control"} <= set(summary)
@@ -134,7 +137,7 @@ def test_every_stage_runs_once_and_leaves_the_summary(project):
 def test_the_plan_names_the_models_that_will_be_trained_and_counts_the_other_stages(project):
     for trained in ("train_teacher", "train_student@iter1", "train_student@iter2", "train_control@same_size"):
         assert trained in project.plan
-    assert "and 12 quick stages; about" in project.plan  # without the check, which a change of params.yaml reruns
+    assert "and 13 quick stages; about" in project.plan  # without the check, which a change of params.yaml reruns
     assert project.run(sys.executable, "-m", "commands.plan") == ""
 
 
@@ -150,10 +153,10 @@ def test_deleted_outputs_and_cache_come_back_as_the_same_bytes(project):
     shutil.rmtree(project.folder / "work")
     for folder in ("data", "models", "metrics"):
         for output in (project.folder / folder).glob("[!.]*"):
-            if output.name != "controls":
+            if output.name not in ("controls", "distilled"):
                 shutil.rmtree(output) if output.is_dir() else output.unlink()
     shutil.rmtree(project.folder / "metrics/controls/same_size")
-    assert len(project.repro()) == 17
+    assert len(project.repro()) == 18
     assert (project.folder / "dvc.lock").read_bytes() == lock
 
 

@@ -43,7 +43,14 @@ def noisy() -> Classifier:
 
 def described(split, model: str) -> dict:
     classes, size = split.classes, list(split.image_size)
-    return {"model": model, "classes": classes, "image_size": size, "channels": split.channels}
+    return {
+        "model": model,
+        "classes": classes,
+        "image_size": size,
+        "channels": split.channels,
+        "input_size": size,
+        "input_channels": split.channels,
+    }
 
 
 def test_logits_are_the_networks_of_the_normalised_pixels(runtime):
@@ -161,7 +168,8 @@ def test_a_saved_classifier_comes_back_without_noise_and_with_its_normalisation(
         {"model": "mlq_8"},
         {"classes": ["zero", "one"]},
         {"image_size": [8, 9]},
-        {"channels": 3},
+        {"input_channels": 3},
+        {"input_size": [9, 9]},
         {"model": None},
         {"classes": None},
     ],

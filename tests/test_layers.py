@@ -24,9 +24,10 @@ LEVELS = [  # from the ground up; a room imports rooms of lower levels only
         "targets",
     },
     {"card", "duplicates", "evidence", "history", "inference", "recipes", "splits", "staging", "work"},
-    {"batches", "datasets", "optimization", "results", "student"},
+    {"batches", "datasets", "optimization", "results", "student", "transfer"},
     {"objectives", "own", "state"},
     {"sources", "training"},
+    {"pretraining"},
     {"pipeline"},
 ]
 LEVEL = {room: height for height, rooms in enumerate(LEVELS) for room in rooms}
@@ -93,7 +94,7 @@ def test_noise_is_out_of_reach_of_inference():
     assert {"noise", "operations"} <= reached("training")
 
 
-TRAINERS = {"train_teacher", "train_student", "train_control", "train_pool_control"}
+TRAINERS = {"pretrain", "train_teacher", "train_student", "train_control", "train_pool_control", "distill"}
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES.keys() - TRAINERS))

@@ -18,6 +18,13 @@ PLAIN = {"training.objective": "pseudo_labels"}  # to mix two images
 SOFT = {"pseudo_labels.kind": "soft"}
 MODELS = ("iterations.iter1.model", "iterations.iter2.model")
 FEATURES = {"labeling.features": True, "pseudo_labels.in_distribution": 0.9, "pseudo_labels.neighbours": 3}
+PRETRAINED = {
+    "pretraining.source": "fashion_mnist",
+    "pretraining.models": ["cnn_4"],
+    "pretraining.training.steps": 4,
+    **dict.fromkeys(("teacher.model", *MODELS), "cnn_4"),
+}
+DISTILLED = {"small": {"teacher": "iter2", "model": "cnn_2"}}
 METHODS = [
     {"noise.operations": 2, "noise.magnitude": 10},
     {"noise.operations": 2, "noise.magnitude": "auto", "noise.dropout": "auto", "noise.stochastic_depth": "auto"},
@@ -40,13 +47,19 @@ METHODS = [
     {"training.optimizer": "sgd"},
     {"training.optimizer": "muon"},
     {"pool_controls": {kind: {"kind": kind, "of": "iter1"} for kind in ("unnoised", "oracle", "shuffled")}},
+    {"training.initial": "pretrained", "training.body_rate": 0.1, "training.unfreeze": 0.5, **PRETRAINED},
+    {"training.initial": "pretrained", "training.layer_decay": 0.6, **PRETRAINED},
+    {"distilled": DISTILLED, "distillation.images": "pool", "distillation.weight": 0.5},
+    {"distilled": DISTILLED, "distillation.kind": "hard", "distillation.temperature": 1},
 ]  # fmt: skip
 TOGETHER = [  # numbers of METHODS: as many as go together, so that few runs have them all
     [1, 2, 6, 7, 9, 10, 13, 18],
     [3, 8, 11, 15, 19],
     [12, 14, 16],
     [0, 4, 17, 20],
-    [5],
+    [5, 23],
+    [21],
+    [22, 24],
 ]
 
 
@@ -62,7 +75,7 @@ def with_changes(base: dict, *methods: dict) -> dict:
 
 
 def test_every_key_of_the_table_is_a_parameter():
-    sections = "noise|labeling|pseudo_labels|training|teacher"
+    sections = "noise|labeling|pseudo_labels|training|teacher|distillation"
     named = set(re.findall(rf"`((?:{sections})\.[a-z_]+)", table()))
     assert len(named) > 25
     assert named <= set(flat(DEFAULTS))
@@ -71,7 +84,8 @@ def test_every_key_of_the_table_is_a_parameter():
 def test_every_parameter_that_is_a_method_stands_in_the_table():
     plumbing = {"training.steps", "training.batch_size", "training.accumulation", "training.validations"}
     plumbing |= {"training.learning_rate", "training.warmup", "training.momentum", "training.weight_decay"}
-    keys = {key for key in flat(DEFAULTS) if key.split(".")[0] in ("noise", "labeling", "pseudo_labels", "training")}
+    sections = ("noise", "labeling", "pseudo_labels", "training", "distillation")
+    keys = {key for key in flat(DEFAULTS) if key.split(".")[0] in sections}
     words = set(re.findall(r"[a-z_]+", table()))
     assert {key for key in keys - plumbing if key.split(".")[1] not in words} == set()
 

@@ -234,7 +234,7 @@ def test_summary_of_a_network_counted_by_hand():
     assert models.size_and_cost(build("mlp_32"), 1, (28, 28)) == {
         "parameters": (image + 1) * width + (width + 1) * width + (width + 1) * classes,
         "multiply_adds": image * width + width * width + width * classes,
-        "smallest_image_size": 28,
+        "input_sizes": {"smallest": 28, "step": None},
     }
 
 
@@ -243,8 +243,8 @@ def test_summary_of_a_network_counted_by_hand():
 )
 def test_the_smallest_image_size_is_exact(name, side):
     model = build(name, 3, (8, 8)).eval()
-    assert models.size_and_cost(model, 3, (8, 8))["smallest_image_size"] == side
-    bare = model.network if isinstance(model, networks.Enlarging) else model
+    assert models.size_and_cost(model, 3, (8, 8))["input_sizes"] == {"smallest": side, "step": 1}
+    bare = models.bare(model)
     assert bare(batch(3, (side, side))).shape == (2, 10)
     if side > 1:
         with pytest.raises(RuntimeError):

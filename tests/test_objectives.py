@@ -1,22 +1,34 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from noisy_student.batches import Part
-from noisy_student.objectives import OBJECTIVES, consistency, joined, pseudo_labels, weighted_cross_entropy
+from noisy_student.objectives import (
+    OBJECTIVES,
+    consistency,
+    distillation,
+    joined,
+    loss,
+    pseudo_labels,
+    weighted_cross_entropy,
+)
+from noisy_student.recipes import DistillationParams
 from noisy_student.student import Student
 
 LABELED, POOL = 2, 3
 IMAGES = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)
 FROM_POOL = torch.tensor([0.0] * LABELED + [1.0] * POOL)
 TARGETS = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0.2, 0.2, 0.6], [0.5, 0.5, 0], [0, 0, 1]])
+TEACHER = torch.tensor([[1.0, 0, 0], [0, 2, 0], [0, 0, 3], [4, 0, 0], [0, 5, 0]])
 LOGITS = torch.tensor([[0.0, 1, 2], [3, 0, 0], [9, 0, 0], [0, 9, 0], [1.1, 1, 1], [0.5, 0, 1], [1, 2, 3], [0, 0.5, 2]])
 
 
 def part(weights=None) -> Part:
     """Pool image 2 and 3 are surely classes 0 and 1 where weakly noised, image 4 could be any."""
     weak = IMAGES[LABELED:]  # image number i: the logits are LOGITS[i], and those of its strong view LOGITS[i + 3]
-    return Part(IMAGES + 3, TARGETS, torch.full((5,), 0.2) if weights is None else weights, FROM_POOL, weak)
+    return Part(IMAGES + 3, TARGETS, torch.full((5,), 0.2) if weights is None else weights, FROM_POOL, weak, TEACHER)
 
 
 def said(images: torch.Tensor) -> torch.Tensor:
@@ -88,6 +100,53 @@ def test_every_objective_learns_in_one_pass_and_labels_in_at_most_one_without_no
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_where_no_image_is_from_the_pool_every_objective_learns_the_labels(make_recipe, name):
-    labels = Part(IMAGES, TARGETS, torch.full((5,), 0.2), torch.zeros(5), IMAGES[:0])
-    loss = OBJECTIVES[name](Student(said, pytest.fail), labels, params(make_recipe))
-    assert torch.allclose(loss, F.cross_entropy(LOGITS[:5], TARGETS))
+    labels = Part(IMAGES, TARGETS, torch.full((5,), 0.2), torch.zeros(5), IMAGES[:0], TEACHER[:0])
+    lost = OBJECTIVES[name](Student(said, pytest.fail), labels, params(make_recipe))
+    assert torch.allclose(lost, F.cross_entropy(LOGITS[:5], TARGETS))
+
+
+def distilled(**changed) -> DistillationParams:
+    return DistillationParams(**{"images": "both", "kind": "soft", "temperature": 1.0, "weight": 0.3, **changed})
+
+
+def test_a_distilled_model_learns_the_teachers_probabilities_and_of_labeled_images_also_the_truth():
+    given, ours = part(), LOGITS[3:]
+    true = F.cross_entropy(ours, TARGETS, reduction="none")
+    told = (TEACHER.softmax(1) * (TEACHER.log_softmax(1) - ours.log_softmax(1))).sum(1)
+    expected = torch.cat([0.7 * true[:LABELED] + 0.3 * told[:LABELED], told[LABELED:]]).mean()
+    assert torch.allclose(distillation(STUDENT, given, distilled()), expected)
+
+
+def test_a_student_that_says_what_its_teacher_says_has_nothing_to_learn_from_it_at_any_temperature():
+    same = Student(lambda images: TEACHER, pytest.fail)
+    for temperature in (1.0, 4.0, 8.0):
+        assert float(distillation(same, part(), distilled(temperature=temperature, weight=1.0))) == pytest.approx(0)
+
+
+def test_the_gradients_of_a_high_temperature_are_those_of_matched_logits():
+    """As T grows they become (z - v) / K for logits z and v, whose means are 0 (Hinton et al. 2015, section 2.1)."""
+    ours = torch.tensor([[0.3, -0.1, -0.2]], requires_grad=True)
+    theirs = torch.tensor([[0.9, -0.4, -0.5]])
+    one = Part(IMAGES[:1], theirs.softmax(1), torch.ones(1), torch.ones(1), IMAGES[:0], theirs)
+    distillation(Student(lambda images: ours, pytest.fail), one, distilled(temperature=1000.0)).backward()
+    assert torch.allclose(ours.grad, (ours - theirs).detach() / 3, atol=1e-3)
+
+
+def test_hard_labels_of_a_teacher_are_its_most_probable_classes():
+    expected = F.cross_entropy(LOGITS[3:], TEACHER.argmax(1))
+    assert torch.allclose(distillation(STUDENT, part(), distilled(kind="hard", weight=1.0)), expected)
+
+
+def test_without_weight_the_teacher_tells_of_the_pool_alone():
+    other = replace(part(), teacher=TEACHER.flip(1))
+    true = F.cross_entropy(LOGITS[3:5], TARGETS[:2], reduction="none").sum() / 5
+    assert float(distillation(STUDENT, other, distilled(weight=0.0))) > float(true)
+    labels = replace(other, from_pool=torch.zeros(5))
+    assert torch.allclose(distillation(STUDENT, labels, distilled(weight=0.0)), F.cross_entropy(LOGITS[3:], TARGETS))
+
+
+def test_a_recipe_says_which_loss_it_is(make_recipe):
+    recipe = make_recipe(objective="pseudo_labels")
+    assert torch.equal(loss(recipe, STUDENT, part()), pseudo_labels(STUDENT, part(), recipe.training))
+    taught = recipe.model_copy(update={"distillation": distilled()})
+    assert torch.equal(loss(taught, STUDENT, part()), distillation(STUDENT, part(), distilled()))

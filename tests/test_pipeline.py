@@ -98,8 +98,8 @@ def test_check_depends_on_all_of_the_params():
     assert BODIES["check"]["params"] == [{"params.yaml": None}]
 
 
-# Deps in no command line: prepare waits for the check and reads nothing of it, and params.yaml says where images are.
-NOT_GIVEN = {"data/check.json", "${data.path}"}
+# Deps in no command line: two stages wait for the check and read nothing of it, and params.yaml says where images are.
+NOT_GIVEN = {"data/check.json", "${data.path}", "${pretraining.path}"}
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -129,9 +129,10 @@ def test_a_dep_or_a_parameter_that_is_taken_out_is_noticed(name):
         assert name == "check" or declared_params(stage) != read_params(stage)
 
 
-READERS = {"evaluate", "evaluate_teacher", "evaluate_control", "evaluate_pool_control"}  # of the test split
+EVALUATIONS = ("evaluate_teacher", "evaluate_control", "evaluate_pool_control", "evaluate_distilled")
+READERS = {"evaluate", *EVALUATIONS}  # of the test split
 TOLD = {"evaluate", "train_pool_control"}  # the pool's truth; of the latter a control of kind oracle alone reads it
-LEARNERS = ["train_teacher", "predict_pool", "pseudo_label", "train_student", "train_control"]
+LEARNERS = ["pretrain", "train_teacher", "predict_pool", "pseudo_label", "train_student", "train_control", "distill"]
 
 
 def behind(name: str) -> set[str]:
@@ -170,7 +171,7 @@ def test_the_test_split_is_read_by_the_evaluations_alone():
 
 
 def test_a_change_to_the_summary_retrains_nothing_and_a_change_to_the_loss_does():
-    trainers = ("train_teacher", "train_student", "train_control", "train_pool_control")
+    trainers = ("pretrain", "train_teacher", "train_student", "train_control", "train_pool_control", "distill")
     for room in ("noisy_student/results.py", "noisy_student/history.py", "stages/summarize.py"):
         assert all(room not in BODIES[name]["deps"] for name in (*trainers, "predict_pool", "pseudo_label", "prepare"))
     assert all("noisy_student/training.py" in BODIES[name]["deps"] for name in trainers)

@@ -24,7 +24,7 @@ def here(tmp_path, monkeypatch, make_split, runtime):
     split = make_split(0, 20)
     torch.manual_seed(0)
     description = {"name": "iter1", "model": "mlp_8", "classes": split.classes, "image_size": [8, 8], "channels": 1}
-    description["preparation"] = PREPARATION
+    description |= {"preparation": PREPARATION, "input_size": [8, 8], "input_channels": 1}
     save_model(tmp_path / "models/iter1", new_classifier("mlp_8", split).state_dict(), description)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"current": "iter1", "runtime": runtime.model_dump()}))
     (tmp_path / "photos/deep").mkdir(parents=True)

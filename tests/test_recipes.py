@@ -13,11 +13,15 @@ from noisy_student.recipes import (
     OWN_LABELS,
     STUDENTS_ALONE,
     ControlParams,
+    DistillationParams,
+    DistilledParams,
     IterationParams,
     PoolControlParams,
+    Recipe,
     TeacherParams,
     TrainingParams,
     control_recipe,
+    distilled_recipe,
     iteration_recipe,
     labeled_in_batch,
     pool_control_recipe,
@@ -71,6 +75,46 @@ def test_a_control_that_sees_the_pool_is_its_iteration_but_for_one_thing(default
     assert control.model == whole.model
     assert control.noise == (NoiseParams.none() if kind == "unnoised" else whole.noise)
     assert control.training == whole.training
+
+
+SOFTLY = DistillationParams(images="both", kind="soft", temperature=4, weight=0.9)
+
+
+def distilled(defaults, **changed) -> Recipe:
+    model = DistilledParams(teacher="iter1", model="cnn_4", **changed)
+    return distilled_recipe(defaults.noise, defaults.training, SOFTLY, model, "small")
+
+
+def test_a_distilled_model_replaces_the_defaults_that_it_names(defaults):
+    changed = {"noise": {"crop": 3}, "training": {"steps": 7, "pool_ratio": 1}, "distillation": {"temperature": 2}}
+    recipe = distilled(defaults, **changed)
+    assert (recipe.model, recipe.noise.crop, recipe.noise.dropout) == ("cnn_4", 3, 0.5)
+    assert (recipe.training.steps, recipe.training.pool_ratio, recipe.training.batch_size) == (7, 1, 16)
+    assert recipe.distillation == SOFTLY.model_copy(update={"temperature": 2})
+
+
+def test_how_students_learn_does_not_reach_a_distilled_model(defaults):
+    students = {"objective": "joined", "finetune": 0.5, "initial": "warm"}
+    whole = defaults.model_copy(update={"training": defaults.training.model_copy(update=students)})
+    assert distilled(whole) == distilled(defaults)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"training": {"objective": "joined"}}, "small.training.objective changes nothing, .* told what to say"),
+        ({"training": {"initial": "warm"}}, "small.training.initial was warm"),
+        (
+            {"training": {"pool_ratio": 2}, "distillation": {"images": "pool"}},
+            "small.training.pool_ratio changes nothing, .* images of one kind, pool",
+        ),
+        ({"distillation": {"kind": "hard"}}, "must have temperature 1 where kind is hard"),
+        ({"distillation": {"temprature": 2}}, "did you mean temperature"),
+    ],
+)
+def test_options_without_a_meaning_for_a_distilled_model_are_refused(defaults, changed, said):
+    with pytest.raises(Refusal, match=said):
+        distilled(defaults, **changed)
 
 
 def test_a_control_of_a_warm_student_is_refused(defaults):

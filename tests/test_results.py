@@ -11,13 +11,14 @@ from noisy_student.history import (
     COLUMNS,
     History,
     read_controls,
+    read_distilled,
     read_history,
     read_predictions,
     save_history,
     save_predictions,
     single,
 )
-from noisy_student.results import evaluation, gain, pseudo_label_figures, summary, table, verdict
+from noisy_student.results import distilled_figures, evaluation, gain, pseudo_label_figures, summary, table, verdict
 
 CLASSES = ["zero", "one", "two"]
 DESCRIPTION = {
@@ -214,3 +215,25 @@ def test_the_table_of_a_teacher_alone(make_results):
     shown = rendered(history.rows, summary(history, "iter0", {}))
     assert "iter0" in shown
     assert "nan" not in shown
+
+
+def test_what_an_iteration_was_distilled_into_is_measured_beside_it(tmp_path, history, make_results):
+    make_results("small", 90, "distilled", teacher="iter1")
+    make_results("other", 70, "distilled", teacher="iter7")
+    found = distilled_figures(history, read_distilled(tmp_path / "distilled", ["small", "other"]))["distilled"]
+    assert list(found) == ["small", "other"]
+    assert (found["small"]["accuracy"], found["small"]["gain_over_teacher"]) == (0.9, pytest.approx(-0.02))
+    assert "gain_over_teacher" not in found["other"]  # whose teacher is not of this history
+    console = Console(width=120, file=io.StringIO())
+    console.print(table(history.rows, {"iteration": "iter1", "distilled": found}))
+    assert "90.0 %" in next(line for line in console.file.getvalue().splitlines() if "small" in line)
+
+
+def test_without_distilled_models_a_summary_says_nothing_of_them(history):
+    assert distilled_figures(history, {}) == {}
+
+
+def test_results_of_a_distilled_model_that_is_no_more_are_refused(tmp_path, make_results):
+    make_results("small", 90, "distilled", teacher="iter1")
+    with pytest.raises(Refusal, match=r"small is left from a model that params.yaml no longer has"):
+        read_distilled(tmp_path / "distilled", [])

@@ -1,6 +1,8 @@
 """What the stages between prepare and evaluate make of their parameters, each run on a few real digits."""
 
 import copy
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,12 @@ import torch
 import yaml
 
 from benchmarks.study import changed
+from noisy_student.files import read_json
 from noisy_student.images import pixel_hash, write_split, write_truth
 from noisy_student.inference import load_classifier
 from noisy_student.noise import NoiseParams
 from noisy_student.targets import read_pseudo_labels
-from stages import predict_pool, pseudo_label, train_pool_control, train_student, train_teacher
+from stages import distill, predict_pool, pseudo_label, train_pool_control, train_student, train_teacher
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ["zero", "one", "two"]
@@ -47,7 +50,7 @@ class Project:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
 
     def teacher(self) -> None:
-        train_teacher.main([*self.splits("labeled", "validation"), "--out", "models/iter0"])
+        train_teacher.main([*self.splits("labeled", "validation", "pretrained"), "--out", "models/iter0"])
 
     def logits(self, out: str = "logits") -> str:
         predict_pool.main([*self.splits("pool", "calibration", "labeled"), "--teacher", "models/iter0", "--out", out])
@@ -83,8 +86,8 @@ def recorded(monkeypatch, stage) -> list[dict]:
     """What `stage` asks to be trained, which is not trained."""
     asked: list[dict] = []
 
-    def fit(name, recipe, data, runtime, device, seed, checkpoints=None, teacher=None):
-        asked.append({"recipe": recipe, "pool": data.pool, "teacher": teacher})
+    def fit(name, recipe, data, runtime, device, seed, checkpoints=None, begins_with=None):
+        asked.append({"recipe": recipe, "pool": data.pool, "begins_with": begins_with})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stage, "fit", fit)
@@ -96,7 +99,7 @@ def test_a_control_that_sees_the_pool_is_told_what_its_kind_says(project, monkey
     told = project.pseudo_labels(project.logits())
     asked = recorded(monkeypatch, train_pool_control)
     flags = [
-        *project.splits("labeled", "pool", "validation"),
+        *project.splits("labeled", "pool", "validation", "pretrained"),
         "--pseudo-labels",
         "told",
         "--pool-truth",
@@ -147,8 +150,68 @@ def test_a_warm_student_begins_with_its_teachers_weights(project, initial):
     project.pseudo_labels(project.logits())
     barely = {"initial": initial, "steps": 1, "learning_rate": 1e-9, "ema_decay": 0.0}
     project.params(iterations={"iter1": {"teacher": "iter0", "model": "cnn_4", "training": barely}})
-    flags = [*project.splits("labeled", "pool", "validation"), "--pseudo-labels", "told", "--teacher", "models/iter0"]
+    flags = [
+        *project.splits("labeled", "pool", "validation", "pretrained"),
+        "--pseudo-labels",
+        "told",
+        "--teacher",
+        "models/iter0",
+    ]
     train_student.main([*flags, "--iteration", "iter1", "--out", "models/iter1"])
     teacher, student = (load_classifier(project.folder / f"models/iter{k}", torch.device("cpu"))[0] for k in (0, 1))
     pairs = zip(teacher.parameters(), student.parameters(), strict=True)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs) == (initial == "warm")
+
+
+def distilled(project, out: str, **options) -> Path:
+    project.params(distilled={"small": {"teacher": "iter0", "model": "cnn_4", **options}})
+    flags = project.splits("labeled", "pool", "validation", "pretrained")
+    distill.main([*flags, "--logits", "logits", "--distilled", "small", "--out", out])
+    shutil.rmtree(project.folder / "work")  # or the next run takes over what it has of the same files
+    return project.folder / out
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def with_other_labels(monkeypatch):
+    """Lets the next distillations see the labeled images in another order than their labels."""
+    read = distill.read_split
+
+    def misread(folder):
+        split = read(folder)
+        return replace(split, labels=split.labels[::-1].copy()) if folder.name == "labeled" else split
+
+    return lambda: monkeypatch.setattr(distill, "read_split", misread)
+
+
+def test_what_is_taught_on_the_pool_learns_what_its_teacher_says_and_from_no_label(project, digits, with_other_labels):
+    logits = project.folder / project.logits() / "pool-00000.npy"
+    np.save(logits, 5 * np.eye(3, dtype=np.float32)[digits[1][slice(*ROWS["pool"])]])  # a teacher that is right
+    options = {
+        "noise": {"affine": 0, "jitter": 0, "crop": 0, "cutout": 0, "dropout": 0},
+        "training": {"steps": 150, "learning_rate": 0.02, "ema_decay": 0.9},
+        "distillation": {"images": "pool"},
+    }
+    taught = distilled(project, "taught", **options)
+    assert read_json(taught / "model.json")["validation"]["accuracy"] > 0.85
+    with_other_labels()
+    assert weights(distilled(project, "other", **options)) == weights(taught)
+
+
+def test_what_is_taught_on_labeled_images_too_learns_from_their_labels(project, with_other_labels):
+    project.logits()
+    once = weights(distilled(project, "once"))
+    with_other_labels()
+    assert weights(distilled(project, "other")) != once
+
+
+def test_without_weight_a_model_taught_on_labels_is_one_trained_alone(project):
+    project.logits()
+    alone = {"images": "labeled", "weight": 0.0}
+    one = distilled(project, "one", distillation=alone)
+    other = distilled(project, "other", distillation={**alone, "temperature": 1.0})
+    told = distilled(project, "told", distillation={**alone, "weight": 0.5})
+    assert weights(one) == weights(other) != weights(told)

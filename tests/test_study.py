@@ -138,8 +138,34 @@ def test_the_table_has_means_intervals_and_paired_differences():
     rows = pd.concat([history([0.90, 0.94 + 0.01 * seed]).assign(setting="default", seed=seed) for seed in (0, 1)])
     text = markdown("tiny", PLAN, rows)
     assert "100 training labels, 200 held-out labels" in text
-    assert "| default | iter1 | cnn_16 | 2 | 94.50 ± 6.35 |" in text  # t(0.975, 1) * 0.707 / sqrt(2) = 6.35
+    assert "| default | iter1 | cnn_16 | 70,330 | 2 | 94.50 ± 6.35 |" in text  # t(0.975, 1) * 0.707 / sqrt(2) = 6.35
     assert "| default | iter1 - iter0 | 2 | +4.50 ± 6.35 | 2 of 2 |" in text
+
+
+def test_settings_of_a_group_are_compared_with_its_first_one_at_each_iteration():
+    settings = {"scratch_10": 0.8, "scratch_50": 0.9, "head_10": 0.85, "head_50": 0.91}
+    rows = [
+        history([accuracy, accuracy + 0.02]).assign(setting=setting, seed=seed)
+        for seed in (0, 1)
+        for setting, accuracy in settings.items()
+    ]
+    text = markdown("tiny", {"question": "?", "groups": ["_10", "_50"]}, pd.concat(rows))
+    assert "| head_10 | iter0 over scratch_10 | 2 | +5.00 ± 0.00 | 2 of 2 |" in text
+    assert "| head_50 | iter1 over scratch_50 | 2 | +1.00 ± 0.00 | 2 of 2 |" in text
+    assert "over scratch_10" not in text.split("| scratch_50 |")[-1].splitlines()[0]
+
+
+def test_what_iterations_were_distilled_into_has_rows_behind_them():
+    small = {"teacher": "iter1", "model": "cnn_8", "parameters": 18_000, "accuracy": 0.93, "validation_accuracy": 0.9}
+    distilled = {"alone": {**small, "accuracy": 0.85}, "small": small}
+    rows = studies._rows(history([0.9, 0.95]), {"iteration": "iter1", "distilled": distilled}, chooses=False)
+    assert rows["iteration"].tolist() == ["iter0", "iter1", "alone", "small"]
+    text = markdown("tiny", PLAN, rows.assign(setting="default", seed=0))
+    assert "| default | small | cnn_8 | 18,000 | 1 | 93.00 |" in text
+    assert "| default | small - iter1 | 1 | -2.00 | 0 of 1 |" in text
+    assert "| default | small - alone | 1 | +8.00 | 1 of 1 |" in text
+    assert "iter1 - iter0" in text
+    assert "small - iter0" not in text
 
 
 def test_the_table_says_how_much_of_the_gap_to_the_oracle_is_closed():

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save
 
 from noisy_student.batches import Batches, examples
+from noisy_student.checkpoint import save_model
 from noisy_student.errors import Refusal
 from noisy_student.files import read_csv, read_json
 from noisy_student.inference import Classifier, load_classifier, new_classifier, predict
@@ -39,11 +40,11 @@ def run(make_recipe, make_split, runtime):
     """Trains on 30 labeled images, and on 100 of the pool where it is given pseudo-labels."""
 
     def train(
-        recipe, pool=None, seed=0, name="iter1", validation=(400, 450), checkpoints=None, teacher=None, **setting
+        recipe, pool=None, seed=0, name="iter1", validation=(400, 450), checkpoints=None, begins_with=None, **setting
     ):
         precision = runtime.model_copy(update=setting)
         data = TrainingData(make_split(0, 30), make_split(*validation), pool)
-        return fit(name, recipe, data, precision, CPU, seed, checkpoints, teacher)
+        return fit(name, recipe, data, precision, CPU, seed, checkpoints, begins_with)
 
     return train
 
@@ -264,22 +265,31 @@ def die() -> None:
         ("cnn_4", {"accumulation": 2}),
         ("cnn_4", {"optimizer": "sgd", "learning_rate": 0.1}),
         ("cnn_4", {"ema_decay": 0, "validations": 1}),
+        ("cnn_4", {"optimizer": "muon"}),
+        ("cnn_4", {"finetune": 0.25, "resolution_fix": 0.25}),
+        ("cnn_4", {"initial": "pretrained", "unfreeze": 0.4, "layer_decay": 0.5}),
+        ("cnn_4", {"initial": "pretrained", "body_rate": 0.0}),
     ],
 )
 @pytest.mark.parametrize("step", [0, 1, 5, 11])
 def test_a_run_that_was_killed_goes_on_to_the_bytes_of_the_uninterrupted_one(
-    tmp_path, run, make_recipe, make_pool, at_step, model, changed, step
+    tmp_path, run, make_recipe, make_pool, make_split, at_step, model, changed, step
 ):
     noise = {**NOISE, "stochastic_depth": 0.3 if model == "cnn_4" else 0.0}
     recipe = make_recipe(model, noise, **{"steps": 12, "validations": 4, "ema_decay": 0.9, "warmup": 0.2, **changed})
-    whole = run(recipe, make_pool())
+    torch.manual_seed(3)
+    normalisation = {"normalisation": {"mean": [0.5], "std": [0.3]}}
+    weights = {"model": model, "input_channels": 1, "input_size": [8, 8], **normalisation}
+    save_model(tmp_path / "weights", new_classifier(model, make_split(0, 30)).state_dict(), weights)
+    begins_with = {"begins_with": tmp_path / "weights"}
+    whole = run(recipe, make_pool(), **begins_with)
     at_step(step, die)
     with pytest.raises(RuntimeError, match="killed"):
-        run(recipe, make_pool(), checkpoints=tmp_path)
+        run(recipe, make_pool(), checkpoints=tmp_path / "run", **begins_with)
     seen = []
     at_step(step, lambda: seen.append(step))
-    resumed = run(recipe, make_pool(), checkpoints=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
+    resumed = run(recipe, make_pool(), checkpoints=tmp_path / "run", **begins_with)
+    assert len(list((tmp_path / "run").iterdir())) == 2
     assert as_bytes(resumed.classifier) == as_bytes(whole.classifier)
     assert pd.DataFrame(resumed.curve).to_csv() == pd.DataFrame(whole.curve).to_csv()  # in the same order, too
     assert seen == [step]
@@ -371,7 +381,7 @@ def barely(recipe):
 def distance(one, other) -> float:
     """Between the trained weights of two runs; running statistics are none."""
     pairs = zip(one.classifier.parameters(), other.classifier.parameters(), strict=True)
-    return float(torch.cat([(a - b).flatten() for a, b in pairs]).norm())
+    return float(torch.cat([(a - b).detach().flatten() for a, b in pairs]).norm())
 
 
 def test_switches_of_fast_paths_do_what_they_say(make_recipe, make_split):
@@ -412,8 +422,8 @@ def test_a_student_may_begin_with_the_weights_of_its_teacher(tmp_path, run, make
     teacher = run(make_recipe("cnn_4", steps=40))
     save_trained(tmp_path, teacher, data)
     barely = {"steps": 1, "learning_rate": 1e-6}
-    warm = run(make_recipe("cnn_4", initial="warm", **barely), teacher=tmp_path)
-    drawn = run(make_recipe("cnn_4", initial="scratch", **barely), teacher=tmp_path)
+    warm = run(make_recipe("cnn_4", initial="warm", **barely), begins_with=tmp_path)
+    drawn = run(make_recipe("cnn_4", initial="scratch", **barely), begins_with=tmp_path)
     weight = "network.classifier.weight"
     assert torch.allclose(warm.classifier.state_dict()[weight], teacher.classifier.state_dict()[weight], atol=1e-4)
     assert not torch.allclose(drawn.classifier.state_dict()[weight], teacher.classifier.state_dict()[weight], atol=0.1)

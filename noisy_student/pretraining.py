@@ -1,0 +1,219 @@
+"""Where pretrained weights come from: torchvision, timm, a file, or a training on other images than those of `data`.
+
+timm's are safetensors. torchvision publishes pickled files: they are read only after their checksum agrees, by torch's
+reader that takes tensors and nothing else.
+
+N images, K classes.
+"""
+
+import re
+from collections.abc import Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from noisy_student.checkpoint import DESCRIPTION, WEIGHTS
+from noisy_student.errors import Refusal
+from noisy_student.files import digest, read_json
+from noisy_student.images import Split
+from noisy_student.noise import NoiseOptions
+from noisy_student.randomness import generator
+from noisy_student.sources import SourceParams, load
+from noisy_student.splits import allocate
+
+LIBRARIES = ("torchvision", "timm")
+CHECKSUM = re.compile(r"-([0-9a-f]{8,})\.pth$")  # in the name of a file of torchvision's, the start of its sha256
+Found = tuple[dict[str, Tensor], dict[str, Any]]  # weights by name, and their description
+
+
+class PretrainingParams(SourceParams):
+    """Which pretrained weights there are for models that begin with them."""
+
+    more: ClassVar[tuple[str, ...]] = ("none", *LIBRARIES, "file")
+
+    path: str  # of a file: the weights (.safetensors), or a model's folder; of one's own images: where they are
+    models: list[str]  # their names, see models.py; each for itself
+    weights: str  # which of a library's: a name such as IMAGENET1K_V1, or timm's tag; DEFAULT: the library's choice
+    mean: list[float] | None  # of a file without a model.json beside it: its normalisation of pixels scaled to 0..1,
+    std: list[float] | None  # for each channel
+    image_size: int = Field(ge=4, le=1024)  # of one's own images or of such a file: pixels a side
+    validation: int = Field(ge=1)  # images of the source that are looked at and not trained on
+    noise: NoiseOptions  # of a training: all of it, as is the following
+    training: dict[str, Any]
+    downloads: str | None = None
+    max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
+    resize: Literal["crop", "pad"] = "crop"
+    background: int = Field(default=0, ge=0, le=255)
+    max_megapixels: float = Field(default=50.0, gt=0, le=1000)
+
+    @model_validator(mode="after")
+    def _models_fit(self) -> "PretrainingParams":
+        if self.source == "none" and self.models:
+            raise ValueError("should have a source where it has models")
+        if self.source != "none" and not self.models:
+            raise ValueError("should have models, those that begin with pretrained weights, where it has a source")
+        if len(set(self.models)) < len(self.models):
+            raise ValueError("should have each of its models once")
+        if self.source == "file" and len(self.models) > 1:
+            raise ValueError("should have one model where its source is a file")
+        if self.source in LIBRARIES:
+            for model in self.models:
+                if not model.startswith(f"{self.source}/"):
+                    raise ValueError(f"should have models of {self.source} alone, and has {model}")
+        if (self.mean is None) != (self.std is None) or len(self.mean or []) != len(self.std or []):
+            raise ValueError("should have mean and std for as many channels")
+        return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether the weights come from a training on images."""
+        return self.source not in self.more
+
+    def reads(self) -> Path | None:
+        """The file or folder of one's own that they come from."""
+        return Path(self.path) if self.source == "file" or self.is_own else None
+
+
+def labeled_images(params: PretrainingParams, seed: int, scratch: Path) -> tuple[Split, Split]:
+    """The labeled images of the source, but for its own test split: to train on, and to look at (stratified)."""
+    dataset = load(params, scratch)
+    known = np.flatnonzero(dataset.labels >= 0)
+    counts = np.bincount(dataset.labels[known], minlength=len(dataset.classes))
+    if params.validation > counts.sum() - len(counts):
+        raise Refusal(
+            f"params.yaml: pretraining.validation was {params.validation:,}, and the source has {counts.sum():,} "
+            "labeled images; lower it"
+        )
+    order = generator(seed, "validation of pretraining").permutation(known)
+    labels = dataset.labels[order]
+    planned = allocate(counts, params.validation)
+    held_out = np.sort(np.concatenate([order[labels == k][:count] for k, count in enumerate(planned)]))
+
+    def split(rows: np.ndarray) -> Split:
+        images = dataset.images[rows]
+        height, width, channels = images.shape[1:]
+        ids, preparation = dataset.ids.iloc[rows].to_numpy(str), params.preparation()
+        return Split(dataset.classes, (height, width), channels, preparation, ids, dataset.labels[rows], [images])
+
+    return split(np.setdiff1d(known, held_out)), split(held_out)
+
+
+def fetched(params: PretrainingParams, model: str) -> Found:
+    """The weights of `model` that are not trained here. Raises `Refusal` when they cannot be had."""
+    if params.source == "file":
+        return _file(params, model)
+    return {"torchvision": _torchvision, "timm": _timm}[params.source](params, model)
+
+
+def check_weights(params: PretrainingParams) -> None:
+    """Raise `Refusal` for weights that the library does not have, or a file that is not there."""
+    for model in params.models:
+        if params.source == "torchvision":
+            _torchvision_weights(params.weights, model)
+        elif params.source == "timm":
+            _timm_config(params.weights, model)
+    if (path := params.reads()) and not path.exists():
+        raise Refusal(f"params.yaml: pretraining.path was {params.path!r}; there is nothing there")
+
+
+def _torchvision_weights(name: str, model: str) -> Any:
+    from noisy_student.vision import torchvision
+
+    known = torchvision.models.get_model_weights(model.removeprefix("torchvision/"))
+    if name not in known.__members__:
+        raise Refusal(
+            f"params.yaml: pretraining.weights was {name!r}; those of {model} are {', '.join(known.__members__)}"
+        )
+    return known[name]
+
+
+def _torchvision(params: PretrainingParams, model: str) -> Found:
+    weights = _torchvision_weights(params.weights, model)
+    transforms = weights.transforms()
+    side, (mean, std) = transforms.crop_size[0], (transforms.mean, transforms.std)
+    path = params.download_folder() / "weights" / weights.url.rpartition("/")[2]
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(weights.url, str(path))
+    except (OSError, HTTPException) as error:
+        raise _out_of_reach(model, weights.url, error) from None
+    checksum = CHECKSUM.search(path.name)
+    if not checksum or not digest(path).startswith(checksum[1]):
+        raise Refusal(f"{path} is not what its name says, by its checksum; remove it and try again")
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    return tensors, _description(model, f"{weights.url}", (side, side), list(mean), list(std))
+
+
+def _timm_config(tag: str, model: str) -> Any:
+    from noisy_student import vision
+
+    timm, variant = vision.timm(), model.removeprefix("timm/")
+    known = [name.partition(".")[2] for name in timm.list_models(f"{variant}.*", pretrained=True)]
+    if known and tag in ("DEFAULT", *known):
+        config = timm.models.get_pretrained_cfg(variant if tag == "DEFAULT" else f"{variant}.{tag}")
+        if config.hf_hub_id:
+            return config
+    tags = ", ".join(known) or "none that can be fetched"
+    raise Refusal(f"params.yaml: pretraining.weights was {tag!r}; those of {model} are {tags}")
+
+
+def _timm(params: PretrainingParams, model: str) -> Found:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    config = _timm_config(params.weights, model)
+    cache = params.download_folder() / "weights"
+    try:
+        path = hf_hub_download(config.hf_hub_id, config.hf_hub_filename or WEIGHTS, cache_dir=cache)
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise _out_of_reach(model, f"huggingface.co/{config.hf_hub_id}", error) from None
+    size = tuple(config.input_size[1:])
+    return load_file(path), _description(model, config.hf_hub_id, size, list(config.mean), list(config.std))
+
+
+def _file(params: PretrainingParams, model: str) -> Found:
+    path = Path(params.path)
+    weights = path / WEIGHTS if path.is_dir() else path
+    try:
+        tensors = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise Refusal(f"params.yaml: pretraining.path: {weights} holds no weights as safetensors ({error})") from None
+    beside = weights.parent / DESCRIPTION
+    if beside.exists():
+        found = read_json(beside)
+        keys = ("model", "input_channels", "input_size", "normalisation")
+        if not isinstance(found, Mapping) or not set(keys) <= set(found):
+            raise Refusal(f"{beside} does not tell {', '.join(keys)}; take a model that this project made")
+        return tensors, {"source": "file", **{key: found[key] for key in keys}}
+    if params.mean is None or params.std is None:
+        raise Refusal(
+            f"{weights} has no {DESCRIPTION} beside it that tells its normalisation; set pretraining.mean, std and "
+            "image_size"
+        )
+    return tensors, _description(model, "file", (params.image_size, params.image_size), params.mean, params.std)
+
+
+def _description(model: str, source: str, size: tuple[int, ...], mean: list[float], std: list[float]) -> dict[str, Any]:
+    return {
+        "source": source,
+        "model": model,
+        "input_channels": len(mean),
+        "input_size": list(size),
+        "normalisation": {"mean": mean, "std": std},
+    }
+
+
+def _out_of_reach(model: str, where: str, error: Exception) -> Refusal:
+    reason = " ".join(str(error).split())[:200]
+    return Refusal(
+        f"cannot fetch the weights of {model} from {where} ({reason}); connect to the network and try again, or bring "
+        "them as a file: pretraining.source file"
+    )

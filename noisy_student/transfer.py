@@ -1,0 +1,87 @@
+"""Classifiers that begin with pretrained weights: their body is the pretrained one, their head drawn anew.
+
+A folder of pretrained weights is one of a model, with model.safetensors and model.json. Of its description the model's
+name, the input's size and channels and the normalisation are used, and all are taken over.
+
+K classes.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from noisy_student.checkpoint import load_model
+from noisy_student.errors import Refusal
+from noisy_student.files import REMEDY
+from noisy_student.images import Split
+from noisy_student.inference import Classifier
+from noisy_student.models import bare, build, heads
+from noisy_student.recipes import Recipe
+
+COUNTER = "num_batches_tracked"  # of a batch norm, which uses it for nothing here and older files do not have
+
+
+def folder_of(pretrained: Path, model: str) -> Path:
+    """Where the weights of the model of that name are among the `pretrained` ones."""
+    return pretrained / model.replace("/", "-")
+
+
+def asked_for(recipe: Recipe, pretrained: Path) -> Path | None:
+    """The folder of the weights that a model of `recipe` begins with, if they are among the `pretrained` ones."""
+    return folder_of(pretrained, recipe.model) if recipe.training.initial == "pretrained" else None
+
+
+def transferred(
+    name: str, labeled: Split, dropout: float, stochastic_depth: float, folder: Path, device: torch.device
+) -> Classifier:
+    """A classifier for the classes of `labeled` with the body, normalisation and input size of the weights in `folder`.
+
+    Its head is drawn from torch's own generator. Weights of images in colour also take grey ones. Raises `Refusal`
+    when the weights are another model's, or of fewer channels.
+    """
+    tensors, description = load_model(folder)
+    try:
+        pretrained, channels = description["model"], description["input_channels"]
+        size, normalisation = tuple(description["input_size"]), description["normalisation"]
+    except KeyError as error:
+        raise Refusal(f"the description in {folder} does not tell {error}; {REMEDY}") from None
+    if pretrained != name:
+        raise Refusal(f"the weights in {folder} are of {pretrained} and not of {name}; {REMEDY}")
+    if channels != labeled.channels and labeled.channels != 1:
+        raise Refusal(
+            f"the weights in {folder} are of images of {channels} channels, and these have {labeled.channels}; take "
+            "others, or training.initial scratch"
+        )
+    network = build(name, channels, len(labeled.classes), labeled.image_size, dropout, stochastic_depth, size)
+    replace_body(bare(network), tensors, folder)
+    mean, std = (torch.tensor(normalisation[each], dtype=torch.float32) for each in ("mean", "std"))
+    return Classifier(network, mean, std).to(device)
+
+
+def replace_body(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Give `network` all that is in `tensors` but its head; raise `Refusal` where something else is missing or of
+    another shape."""
+    found = _of_network(tensors)
+    wanted = body(network)
+    for name, tensor in wanted.items():
+        if name not in found and not name.endswith(COUNTER):
+            raise Refusal(f"the weights in {folder} have no {name}, which the model has; take those of the same model")
+        if name in found and found[name].shape != tensor.shape:
+            shapes = f"{tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
+            raise Refusal(f"{name} of the weights in {folder} is {shapes}; take those of the same model")
+    network.load_state_dict({name: found[name] for name in wanted if name in found}, strict=False)
+
+
+def body(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of `network` but those of its head."""
+    head = next(name for name, module in network.named_modules() if module is heads(network)[0])
+    return {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(f"{head}.")}
+
+
+def _of_network(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a classifier's network without what stands before it, named as the network names them."""
+    for prefix in ("network.network.", "network."):
+        if any(name.startswith(prefix) for name in tensors):
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return tensors

@@ -1,0 +1,62 @@
+"""Teach an iteration's model into another one, to be deployed in its place (Hinton et al. 2015).
+
+Reads   the labeled split, the pool, the teacher's logits for both, the validation split, pretrained weights
+Writes  the model's folder: weights, description, learning curve
+Params  seed, runtime, noise, training, distillation, distilled.<model>
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from noisy_student.config import Params
+from noisy_student.errors import exits_with_a_sentence
+from noisy_student.images import read_split
+from noisy_student.noise import NoiseOptions
+from noisy_student.randomness import Seed
+from noisy_student.recipes import DistillationParams, DistilledParams, TrainingParams, distilled_recipe
+from noisy_student.runtime import RuntimeParams, machine, setup
+from noisy_student.targets import read_logits
+from noisy_student.training import distilled, fit, save_trained
+from noisy_student.transfer import asked_for
+from noisy_student.work import work
+
+
+@exits_with_a_sentence
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--distilled", required=True)
+    parser.add_argument("--labeled", type=Path, required=True)
+    parser.add_argument("--pool", type=Path, required=True)
+    parser.add_argument("--logits", type=Path, required=True)
+    parser.add_argument("--validation", type=Path, required=True)
+    parser.add_argument("--pretrained", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+
+    params = Params()
+    seed = params.section("seed", Seed)
+    runtime = params.section("runtime", RuntimeParams)
+    noise, training = params.section("noise", NoiseOptions), params.section("training", TrainingParams)
+    distillation = params.section("distillation", DistillationParams)
+    model = params.section(f"distilled.{args.distilled}", DistilledParams)
+    recipe = distilled_recipe(noise, training, distillation, model, args.distilled)
+
+    device = setup(runtime)
+    pretrained = asked_for(recipe, args.pretrained)
+    inputs = {
+        "labeled": args.labeled,
+        "pool": args.pool,
+        "logits": args.logits,
+        "validation": args.validation,
+        "pretrained": pretrained,
+    }
+    with work(args.out, __file__, params, inputs, machine(device)) as job:
+        if not job.finished:
+            logits = read_logits(args.logits, "labeled"), read_logits(args.logits, "pool")
+            data = distilled(read_split(args.labeled), read_split(args.validation), read_split(args.pool), logits)
+            trained = fit(args.distilled, recipe, data, runtime, device, seed, job.checkpoints, pretrained)
+            save_trained(job.part, trained, data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Bring or make the pretrained weights that models begin with where their training.initial is pretrained.
+
+Reads   a library's weights, a file, or the labeled images of a source (never those of `data`)
+Writes  a folder with one for each model: weights and description, and where they were trained the learning curve
+Params  seed, runtime, pretraining
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from noisy_student.checkpoint import save_model
+from noisy_student.config import Params
+from noisy_student.errors import exits_with_a_sentence
+from noisy_student.files import write_json
+from noisy_student.pretraining import PretrainingParams, fetched, labeled_images
+from noisy_student.randomness import Seed
+from noisy_student.recipes import pretraining_recipe
+from noisy_student.runtime import RuntimeParams, machine, setup
+from noisy_student.training import TrainingData, fit, save_trained
+from noisy_student.transfer import folder_of
+from noisy_student.work import work, work_folder
+
+
+@exits_with_a_sentence
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+
+    params = Params()
+    seed = params.section("seed", Seed)
+    runtime = params.section("runtime", RuntimeParams)
+    pretraining = params.section("pretraining", PretrainingParams)
+
+    device = setup(runtime)
+    with work(args.out, __file__, params, {"path": pretraining.reads()}, machine(device)) as job:
+        if not job.finished:
+            if pretraining.trains:
+                data = TrainingData(*labeled_images(pretraining, seed, work_folder()))
+            for model in pretraining.models:
+                if pretraining.trains:
+                    recipe = pretraining_recipe(pretraining.noise, pretraining.training, model)
+                    checkpoints = folder_of(job.checkpoints, model)
+                    trained = fit(f"pretrained {model}", recipe, data, runtime, device, seed, checkpoints)
+                    save_trained(folder_of(job.part, model), trained, data)
+                else:
+                    save_model(folder_of(job.part, model), *fetched(pretraining, model))
+            write_json(job.part / "pretrained.json", {"source": pretraining.source, "models": pretraining.models})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Where pretrained weights come from; of a library's servers nothing is asked."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from test_stages import ROOT
+
+from benchmarks.study import changed
+from noisy_student.checkpoint import load_model
+from noisy_student.config import Params, validated
+from noisy_student.errors import Refusal
+from noisy_student.files import digest, read_json
+from noisy_student.inference import load_classifier, new_classifier
+from noisy_student.models import build
+from noisy_student.pretraining import PretrainingParams, check_weights, fetched, labeled_images
+from noisy_student.vision import torchvision
+from stages import pretrain
+
+DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())["pretraining"]
+
+
+def params(**changes) -> PretrainingParams:
+    return validated(PretrainingParams, {**DEFAULTS, **changes}, "pretraining")
+
+
+def test_a_source_is_parted_into_what_is_trained_on_and_what_is_looked_at(tmp_path):
+    given = params(source="mnist_5k", models=["cnn_4"], validation=50)
+    training, validation = labeled_images(given, 3, tmp_path)
+    assert (len(training), len(validation)) == (4950, 50)
+    assert not set(training.ids) & set(validation.ids)
+    assert np.bincount(validation.labels).tolist() == [5] * 10
+    assert training.images().shape == (4950, 28, 28, 1)
+    again, other = (labeled_images(given, seed, tmp_path)[1].ids.tolist() for seed in (3, 4))
+    assert again == validation.ids.tolist() != other
+
+
+def test_more_to_look_at_than_there_is_is_refused(tmp_path):
+    with pytest.raises(Refusal, match=r"pretraining.validation was 4,991, and the source has 5,000 labeled images"):
+        labeled_images(params(source="mnist_5k", models=["cnn_4"], validation=4991), 0, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"models": ["cnn_4"]}, "must have a source where it has models"),
+        ({"source": "mnist_5k"}, "have models"),
+        ({"source": "mnist_5k", "models": ["cnn_4", "cnn_4"]}, "each of its models once"),
+        ({"source": "file", "models": ["cnn_4", "cnn_8"]}, "one model where its source is a file"),
+        ({"source": "timm", "models": ["torchvision/resnet18"]}, "models of timm alone, and has torchvision/resnet18"),
+        ({"source": "file", "models": ["cnn_4"], "mean": [0.5]}, "mean and std for as many channels"),
+        ({"source": "minst_5k", "models": ["cnn_4"]}, "did you mean mnist_5k"),
+        ({"source": "torchvison"}, "did you mean torchvision"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, said):
+    with pytest.raises(Refusal, match=said):
+        params(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"source": "torchvision", "models": ["torchvision/resnet18"], "weights": "V9"}, "are IMAGENET1K_V1, DEFAULT"),
+        ({"source": "timm", "models": ["timm/tf_efficientnet_b0"], "weights": "ns"}, "'ns'; those of .* ns_jft_in1k"),
+        ({"source": "file", "models": ["cnn_4"], "path": "no/such.safetensors"}, "there is nothing there"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_not_there_are_named_before_anything_runs(changes, said):
+    with pytest.raises(Refusal, match=said):
+        check_weights(params(**changes))
+
+
+def test_the_students_of_the_paper_are_known_to_timm():
+    check_weights(params(source="timm", models=["timm/tf_efficientnet_b0"], weights="ns_jft_in1k"))
+
+
+@pytest.fixture
+def download(tmp_path, monkeypatch):
+    """The file of torchvision's weights of a resnet18, in the folder of downloads, under a name with its checksum."""
+    model = "torchvision/resnet18"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tensors = torchvision.models.resnet18().state_dict()
+    made = tmp_path / "made.pth"
+    torch.save(tensors, made)
+    folder = tmp_path / "noisy_student" / "weights"
+    folder.mkdir(parents=True)
+    file = made.rename(folder / f"resnet18-{digest(made)[:8]}.pth")
+    weights = torchvision.models.ResNet18_Weights.DEFAULT
+    monkeypatch.setattr(type(weights), "url", f"https://download.pytorch.org/models/{file.name}", raising=False)
+    return params(source="torchvision", models=[model]), model, tensors, file
+
+
+def test_weights_of_torchvision_come_with_their_normalisation_and_size(download):
+    given, model, tensors, _ = download
+    found, described = fetched(given, model)
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert described["normalisation"] == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    assert (described["input_size"], described["input_channels"]) == ([224, 224], 3)
+
+
+def test_a_damaged_download_is_not_read(download):
+    given, model, _, file = download
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(Refusal, match=r"is not what its name says"):
+        fetched(given, model)
+
+
+def test_without_a_network_weights_are_refused_in_a_sentence(download, monkeypatch):
+    given, model, _, file = download
+    file.unlink()
+
+    def no_network(url, to):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(Refusal, match=r"cannot fetch the weights of torchvision/resnet18 .* connect to the network"):
+        fetched(given, model)
+
+
+def test_weights_of_timm_are_read_as_safetensors(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def hub(repository, file, cache_dir):
+        asked.append((repository, file))
+        save_file({"conv_stem.weight": torch.ones(2)}, tmp_path / file)
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    model = "timm/tf_efficientnet_b0"
+    tensors, described = fetched(params(source="timm", models=[model], weights="ns_jft_in1k"), model)
+    assert asked == [("timm/tf_efficientnet_b0.ns_jft_in1k", "model.safetensors")]
+    assert tensors["conv_stem.weight"].tolist() == [1, 1]
+    assert (described["input_size"], described["model"]) == ([224, 224], model)
+
+
+def test_a_file_needs_a_normalisation_beside_it_or_in_the_parameters(tmp_path, make_split):
+    file = tmp_path / "mine.safetensors"
+    save_file(new_classifier("cnn_2", make_split(0, 9)).state_dict(), file)
+    given = {"source": "file", "models": ["cnn_2"], "path": str(file), "image_size": 8}
+    with pytest.raises(Refusal, match=r"set pretraining.mean, std"):
+        fetched(params(**given), "cnn_2")
+    _, described = fetched(params(**given, mean=[0.5], std=[0.25]), "cnn_2")
+    assert (described["input_size"], described["normalisation"]["mean"]) == ([8, 8], [0.5])
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors at all", b"\x80\x04pickle"])
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    (tmp_path / "mine.safetensors").write_bytes(content)
+    with pytest.raises(Refusal, match=r"holds no weights as safetensors"):
+        fetched(params(source="file", models=["cnn_2"], path=str(tmp_path / "mine.safetensors")), "cnn_2")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, torch_settings):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+
+    def run(out: str, **changes) -> Path:
+        base = yaml.safe_load((ROOT / "params.yaml").read_text())
+        wanted = {f"pretraining.{key}": value for key, value in changes.items()} | {"runtime.threads": 1}
+        Path("params.yaml").write_text(yaml.safe_dump(changed(copy.deepcopy(base), wanted)))
+        pretrain.main(["--out", out])
+        return tmp_path / out
+
+    return run
+
+
+def test_a_stage_without_a_source_leaves_a_constant(project):
+    one, other = (project(out, image_size=size) for out, size in (("one", 32), ("two", 64)))
+    assert [file.name for file in one.iterdir()] == ["pretrained.json"]
+    assert (one / "pretrained.json").read_bytes() == (other / "pretrained.json").read_bytes()
+
+
+def test_models_are_pretrained_on_a_source_and_their_folder_is_a_file_to_begin_with(project, tmp_path):
+    short = {**DEFAULTS["training"], "steps": 60, "batch_size": 64, "validations": 1}
+    source = {"source": "mnist_5k", "models": ["cnn_2", "mlp_8"], "validation": 100, "training": short}
+    made = project("made", **source)
+    assert read_json(made / "pretrained.json") == {"source": "mnist_5k", "models": ["cnn_2", "mlp_8"]}
+    for model in ("cnn_2", "mlp_8"):
+        _, described = load_classifier(made / model, torch.device("cpu"))
+        assert (described["model"], described["labels"]["training"]) == (model, 4900)
+        assert described["validation"]["accuracy"] > 0.3
+    tensors, described = load_model(project("taken", source="file", models=["cnn_2"], path="made/cnn_2") / "cnn_2")
+    before, _ = load_model(made / "cnn_2")
+    assert all(torch.equal(tensors[name], before[name]) for name in before)
+    assert described["input_size"] == [28, 28]
+
+
+def test_a_library_model_begins_with_what_was_fetched(download, project):
+    _, model, tensors, _ = download
+    made = project("made", source="torchvision", models=[model])
+    found, _ = load_model(made / "torchvision-resnet18")
+    assert found.keys() == tensors.keys()
+    assert set(found) > {name for name in build(model, 3, 5, (64, 64), 0, 0).network.state_dict() if "fc." not in name}
+
+
+def test_the_check_takes_params_with_pretrained_models_and_refuses_what_is_missing(tmp_path):
+    from noisy_student.pipeline import check
+
+    def checked(**changes):
+        base = yaml.safe_load((ROOT / "params.yaml").read_text())
+        keys = {key.replace("__", "."): value for key, value in changes.items()}
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed(base, keys)))
+        return check(Params(tmp_path / "params.yaml"))
+
+    teacher = {"teacher__training": {"steps": 9, "batch_size": 16, "initial": "pretrained"}}
+    source = {"pretraining__source": "fashion_mnist", "pretraining__models": ["cnn_16"]}
+    assert checked(**source, **teacher).recipes()["iter0"].training.initial == "pretrained"
+    with pytest.raises(
+        Refusal, match=r"teacher begins with pretrained weights of cnn_16, and pretraining.models is \[\]"
+    ):
+        checked(**teacher)
+    with pytest.raises(Refusal, match=r"pretraining.source was mnist_5k, and so is data.source"):
+        checked(**{**source, "pretraining__source": "mnist_5k"})
+    student = {"teacher": "iter1", "model": "cnn_16", "training": {"initial": "pretrained"}}
+    with pytest.raises(Refusal, match=r"controls.same_size would train with initial scratch and its iteration iter2"):
+        checked(**source, iterations__iter2=student)
+    with pytest.raises(Refusal, match=r"pretraining.training.body_rate would need pretrained weights"):
+        checked(**source, pretraining__training={**DEFAULTS["training"], "body_rate": 0.5})
+    with pytest.raises(Refusal, match=r"must have initial pretrained where unfreeze is set"):
+        checked(training__unfreeze=0.5)

@@ -1,0 +1,187 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from noisy_student.checkpoint import load_model, save_model
+from noisy_student.errors import Refusal
+from noisy_student.inference import load_classifier, new_classifier, predict
+from noisy_student.models import bare, heads
+from noisy_student.optimization import make_optimizer, rate_shares, set_learning_rate
+from noisy_student.recipes import trained_part
+from noisy_student.student import as_student, learn_head
+from noisy_student.training import TrainingData, fit, save_trained
+from noisy_student.transfer import asked_for, body, folder_of, transferred
+
+CPU = torch.device("cpu")
+
+
+def description(model: str = "cnn_2", channels: int = 1, side: int = 8) -> dict:
+    normalisation = {"mean": [0.25] * channels, "std": [0.5] * channels}
+    return {"model": model, "input_channels": channels, "input_size": [side, side], "normalisation": normalisation}
+
+
+@pytest.fixture
+def pretrained(tmp_path, make_split):
+    """A folder of weights of a `cnn_2`, other ones than a new model draws."""
+    torch.manual_seed(7)
+    save_model(tmp_path, new_classifier("cnn_2", make_split(0, 9)).state_dict(), description())
+    return tmp_path
+
+
+def begin(folder, split, model="cnn_2", seed=0):
+    torch.manual_seed(seed)
+    return transferred(model, split, 0.0, 0.0, folder, CPU)
+
+
+def head_of(classifier):
+    return heads(classifier.network)[0].weight
+
+
+def test_the_body_is_the_pretrained_one_and_the_head_is_drawn_anew(pretrained, make_split):
+    tensors, _ = load_model(pretrained)
+    one, other = (begin(pretrained, make_split(0, 30), seed=seed) for seed in (0, 1))
+    for name, tensor in body(one.network).items():
+        assert torch.equal(tensor, tensors[f"network.{name}"])
+    assert len(body(one.network)) == len(one.network.state_dict()) - 2
+    assert not torch.equal(head_of(one), head_of(other))
+    assert not torch.equal(head_of(one), tensors["network.classifier.weight"])
+
+
+def test_the_normalisation_is_that_of_the_weights(pretrained, make_split):
+    classifier = begin(pretrained, make_split(0, 30))
+    assert (classifier.mean.flatten().tolist(), classifier.std.flatten().tolist()) == ([0.25], [0.5])
+
+
+def test_images_are_brought_to_the_size_of_the_weights(tmp_path, make_split, runtime):
+    split = make_split(0, 9)
+    save_model(tmp_path, new_classifier("cnn_2", split).state_dict(), description(side=12))
+    classifier, sizes = begin(tmp_path, split).eval(), []
+    classifier.network.network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-2:]))
+    predict(classifier, split.images(), runtime)
+    assert sizes == [(12, 12)]
+
+
+def test_grey_images_are_seen_by_weights_of_colour_as_three_equal_channels(tmp_path, make_split, runtime):
+    torch.manual_seed(7)
+    split = make_split(0, 9)
+    described = description(channels=3)
+    described["normalisation"]["mean"] = [0.1, 0.2, 0.3]
+    save_model(tmp_path, begin_in_colour(split).state_dict(), described)
+    classifier = begin(tmp_path, split).eval()
+    grey = predict(classifier, split.images(), runtime)
+    assert np.allclose(grey, predict(classifier, split.images().repeat(3, axis=3), runtime), atol=1e-6)
+
+
+def begin_in_colour(split):
+    return new_classifier("cnn_2", replace(split, channels=3, shards=[split.images().repeat(3, axis=3)]))
+
+
+def test_weights_of_grey_images_are_not_for_colour(pretrained, make_split):
+    split = make_split(0, 9)
+    colour = replace(split, channels=3, shards=[split.images().repeat(3, axis=3)])
+    with pytest.raises(Refusal, match="of images of 1 channels, and these have 3"):
+        begin(pretrained, colour)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"description": {"model": "cnn_3"}}, "are of cnn_3 and not of cnn_2"),
+        ({"without": "network.features.0.0.weight"}, "have no features.0.0.weight"),
+        ({"other": "network.features.0.0.weight"}, r"features.0.0.weight .* is \(1,\) instead of \(2, 1, 3, 3\)"),
+        ({"missing": "normalisation"}, "does not tell 'normalisation'"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(pretrained, make_split, changes, said):
+    tensors, described = load_model(pretrained)
+    tensors = {name: each for name, each in tensors.items() if name != changes.get("without")}
+    if "other" in changes:
+        tensors[changes["other"]] = torch.zeros(1)
+    described |= changes.get("description", {})
+    described.pop(changes.get("missing", ""), None)
+    save_model(pretrained, tensors, described)
+    with pytest.raises(Refusal, match=said):
+        begin(pretrained, make_split(0, 9))
+
+
+def test_weights_of_a_library_have_its_names_and_may_lack_counters_and_head(tmp_path, make_split):
+    split = make_split(0, 9)
+    torch.manual_seed(1)
+    name = "torchvision/resnet18"
+    there = bare(new_classifier(name, split).network).state_dict()
+    kept = {key: each for key, each in there.items() if "num_batches" not in key and not key.startswith("fc.")}
+    save_model(tmp_path, kept, description(name, side=33))
+    network = bare(begin(tmp_path, split, name).network)
+    assert all(torch.equal(network.state_dict()[key], each) for key, each in kept.items())
+
+
+@pytest.mark.parametrize("model", ["cnn_4", "mlp_16"])
+def test_a_model_that_began_with_pretrained_weights_is_saved_and_comes_back(
+    tmp_path, make_split, make_recipe, runtime, model
+):
+    labeled, validation = make_split(0, 30), make_split(400, 450)
+    save_model(tmp_path / "weights", new_classifier(model, labeled).state_dict(), description(model))
+    recipe = make_recipe(model, initial="pretrained")
+    trained = fit("iter0", recipe, TrainingData(labeled, validation), runtime, CPU, 0, begins_with=tmp_path / "weights")
+    save_trained(tmp_path / "model", trained, TrainingData(labeled, validation))
+    loaded, described = load_classifier(tmp_path / "model", CPU)
+    logits = predict(trained.classifier, validation.images(), runtime)
+    assert np.array_equal(predict(loaded, validation.images(), runtime), logits)
+    assert described["normalisation"] == {"mean": [0.25], "std": [0.5]}
+
+
+@pytest.mark.parametrize("options", [{"body_rate": 0.0}, {"unfreeze": 0.5}, {"body_rate": 0.1}])
+def test_which_part_learns(pretrained, make_split, make_recipe, runtime, options):
+    """With the head alone the whole body stays, its running statistics, too; else it moves in the end."""
+    data = TrainingData(make_split(0, 30), make_split(400, 450))
+    recipe = make_recipe("cnn_2", {"dropout": 0.5}, initial="pretrained", ema_decay=0.0, steps=8, **options)
+    trained = fit("iter0", recipe, data, runtime, CPU, 0, begins_with=pretrained)
+    before, after = (body(bare(each.network)) for each in (begin(pretrained, data.labeled), trained.classifier))
+    same = {name: torch.equal(before[name], after[name]) for name in before if before[name].ndim}
+    assert all(same.values()) if options == {"body_rate": 0.0} else not any(same.values())
+
+
+def test_the_head_learns_alone_in_the_steps_before_unfreezing(make_recipe):
+    training = make_recipe(initial="pretrained", unfreeze=0.25, resolution_fix=0.25, steps=8).training
+    assert [trained_part(training, step) for step in range(8)] == ["head"] * 2 + ["all"] * 4 + ["deep half"] * 2
+    alone = make_recipe(initial="pretrained", body_rate=0.0, steps=2).training
+    assert [trained_part(alone, step) for step in range(2)] == ["head"] * 2
+
+
+def test_a_frozen_body_is_in_eval_mode_and_its_head_has_dropout(pretrained, make_split, runtime):
+    torch.manual_seed(0)
+    classifier = transferred("cnn_2", make_split(0, 30), 0.5, 0.5, pretrained, CPU)
+    learn_head(classifier)
+    learning = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}
+    assert learning == {"network.classifier.weight", "network.classifier.bias"}
+    training = {type(module).__name__ for module in classifier.modules() if module.training}
+    assert training == {"Dropout", "Linear"}
+    as_student(classifier, runtime, "all").logits(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    assert all(parameter.requires_grad for parameter in classifier.parameters())
+
+
+def test_each_layer_before_the_head_has_its_share_of_the_rate(pretrained, make_split, make_recipe):
+    classifier = begin(pretrained, make_split(0, 30))
+    training = make_recipe(initial="pretrained", body_rate=0.5, layer_decay=0.1, learning_rate=2.0).training
+    shares = rate_shares(classifier, training)
+    weights = [shares[id(parameter)] for parameter in classifier.parameters() if parameter.ndim > 1]
+    assert weights == pytest.approx([0.5 * 0.1**k for k in range(len(weights) - 1, 0, -1)] + [1])
+    optimizer = make_optimizer(classifier, training, fused=True)
+    set_learning_rate(optimizer, training, 0)
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert rates == pytest.approx({each: 2.0 * share for each, share in shares.items()})
+    assert len(rates) == len(list(classifier.parameters()))
+
+
+def test_without_pretrained_weights_all_learn_at_one_rate_in_two_groups(make_split, make_recipe):
+    classifier = new_classifier("cnn_2", make_split(0, 30))
+    assert set(rate_shares(classifier, make_recipe().training).values()) == {1.0}
+    assert len(make_optimizer(classifier, make_recipe().training, fused=True).param_groups) == 2
+
+
+def test_weights_are_asked_for_by_who_begins_with_them(tmp_path, make_recipe):
+    assert asked_for(make_recipe("torchvision/resnet18"), tmp_path) is None
+    asked = asked_for(make_recipe("torchvision/resnet18", initial="pretrained"), tmp_path)
+    assert asked == folder_of(tmp_path, "torchvision/resnet18") == tmp_path / "torchvision-resnet18"
