@@ -31,7 +31,7 @@ def markdown(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> str:
         f"|---|---|---|---:|---:|{'---:|' * len(figures)}",
     ]
     for (setting, iteration), group in rows.groupby(["setting", "iteration"], sort=False):
-        values = [_percent(group[figure]) for figure in figures]
+        values = [percent(group[figure]) for figure in figures]
         model = f"{group['model'].iloc[0]} | {int(group['parameters'].iloc[0]):,}"
         lines.append(f"| {setting} | {iteration} | {model} | {len(group)} | {' | '.join(values)} |")
     lines += [
@@ -45,9 +45,9 @@ def markdown(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> str:
         found |= _between_settings(group[_is_iteration(group)], rows[_is_iteration(rows)], figures[0], plan)
         for what, differences in found.items():
             above = f"{int((differences > 0).sum())} of {len(differences)}"
-            lines.append(f"| {setting} | {what} | {len(differences)} | {_percent(differences, sign='+')} | {above} |")
+            lines.append(f"| {setting} | {what} | {len(differences)} | {percent(differences, sign='+')} | {above} |")
     if "gain_over_oracle_control" in rows:
-        lines += ["", f"Of the gap between iter0 and the oracle control {_percent(gap_closed(rows))} % is closed."]
+        lines += ["", f"Of the gap between iter0 and the oracle control {percent(gap_closed(rows))} % is closed."]
     if "answer" in plan:
         lines += ["", plan["answer"]]
     return "\n".join(lines) + "\n"
@@ -108,7 +108,8 @@ def _between_settings(
     return {f"{name} over {first}": (ours[name] - theirs[name]).dropna() for name in ours if name in theirs}
 
 
-def _percent(values: pd.Series, sign: str = "") -> str:
+def percent(values: pd.Series, sign: str = "") -> str:
+    """Mean and half of the 95 % interval of fractions, in per cent; empty without any."""
     values = 100 * values.dropna().to_numpy(dtype=np.float64)
     if not len(values):
         return ""

@@ -232,6 +232,44 @@ def test_controls_that_see_the_pool_are_trained_and_compared_with(project):
 
 
 @pytest.mark.slow
+def test_a_student_is_distilled_without_another_stage_of_the_loop_and_its_leavings_are_named(project):
+    ran = set(project.experiment("small", "++distilled.small={teacher: iter2, model: cnn_2}"))
+    stages = {"predict_for_distilled@small", "distill@small", "evaluate_distilled@small"}
+    assert ran == {"check", *stages, "summarize"}
+    summary = json.loads((project.folder / "metrics/summary.json").read_text())
+    assert summary["distilled"]["small"]["model"] == "cnn_2"
+    assert "gain_over_teacher" in summary["distilled"]["small"]
+    assert "small" in project.run(sys.executable, "-m", "commands.table", "metrics/history.csv", "metrics/summary.json")
+    project.run("git", "checkout", "-q", "params.yaml")
+    assert "small is left" in project.run("dvc", "repro", status=255)
+    said = project.run(sys.executable, "-m", "commands.plan", status=1)
+    left = re.search(r"remove it: rm -r (.+)", said)[1].split()
+    assert left == ["data/logits/distilled/small", "metrics/distilled/small", "models/distilled/small"]
+    for folder in left:
+        shutil.rmtree(project.folder / folder)
+    assert set(project.repro()) <= {"check", "summarize"}
+
+
+@pytest.mark.slow
+def test_models_begin_with_weights_that_were_pretrained_on_another_source(project):
+    source = ("pretraining.source=fashion_mnist", "pretraining.models=[cnn_4]", "pretraining.training.steps=4")
+    ran = set(project.experiment("pretrained", *source, "++teacher.training.initial=pretrained"))
+    assert {"pretrain", "train_teacher", "train_student@iter1"} <= ran
+    described = json.loads((project.folder / "models/iter0/model.json").read_text())
+    weights = json.loads((project.folder / "models/pretrained/cnn_4/model.json").read_text())
+    assert described["normalisation"] == weights["normalisation"]
+
+
+@pytest.mark.slow
+def test_weights_that_nobody_begins_with_train_nothing_anew(project):
+    source = ("pretraining.source=fashion_mnist", "pretraining.models=[cnn_4]", "pretraining.training.steps=3")
+    sets = [part for change in source for part in ("-S", change)]
+    said = project.run("dvc", "exp", "run", "-n", "unused", *sets)
+    trainers = [name for name in stages_run(said) if name.startswith("train")]
+    assert said.count("taking over the finished result") >= len(trainers) > 0
+
+
+@pytest.mark.slow
 def test_an_iteration_can_be_added(project):
     ran = set(project.experiment("third", "++iterations.iter3={teacher: iter2, model: cnn_8}", "current=iter3"))
     assert {"predict_pool@iter3", "train_student@iter3", "summarize"} <= ran

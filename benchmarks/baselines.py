@@ -1,0 +1,224 @@
+"""The classifiers that anyone asks for, on the labels of the default run: accuracy, size, time.
+
+    python -m benchmarks.baselines
+
+Nearest neighbours, on pixels and on the features of iter0, and nets trained as iter0 is, each at its own learning rate
+(`choose_baselines` in benchmarks/studies.yaml). Beside them stands what the study `distillation` has: the small model
+trained alone on labels, and the one that the last student was taught into. Writes benchmarks/studies/baselines.csv,
+going on where it stopped, baselines.md, and how neighbours scale with their number, neighbours.csv.
+
+N images, D numbers an image.
+"""
+
+import copy
+import tempfile
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from sklearn.neighbors import KNeighborsClassifier
+
+from benchmarks.expand import commands
+from benchmarks.studies_table import percent
+from benchmarks.study import RESULTS, ROOT, changed, copy_project, fingerprint, finish
+from noisy_student.config import validated
+from noisy_student.errors import exits_with_a_sentence
+from noisy_student.files import read_csv, read_json, write_bytes, write_csv
+from noisy_student.images import Split, read_split
+from noisy_student.inference import Classifier, LabelingParams, load_classifier, new_classifier, predict, see
+from noisy_student.pretraining import PretrainingParams, labeled_images
+from noisy_student.runtime import RuntimeParams
+
+SEEDS = (0, 1, 2)
+NETS: dict[str, dict[str, Any]] = {  # by name: what is other than iter0's
+    "cnn_16": {},
+    "cnn_8": {},
+    "mlp_22": {"teacher.training.learning_rate": 0.002},
+    "mlp_256": {"teacher.training.learning_rate": 0.002},
+    "torchvision/resnet18": {"teacher.training.learning_rate": 0.002},
+    "torchvision/alexnet": {"teacher.training.learning_rate": 0.0003},
+    "torchvision/vgg11": {"teacher.training.learning_rate": 0.0003},
+}
+NEIGHBOURS = (1, 3, 5, 9)  # of which validation chooses
+GROWTH = (100, 1_000, 10_000, 59_000)  # images of Fashion-MNIST to be neighbours
+SMALL, ALONE = "both_4", "alone"  # of the study distillation
+COLUMNS = ["baseline", "seed", "params", "accuracy", "parameters", "megabytes", "train_seconds", "images_per_second"]
+
+
+@exits_with_a_sentence
+def main(argv: list[str] | None = None) -> None:
+    ArgumentParser(description=__doc__.splitlines()[0]).parse_args(argv)
+    torch.set_num_threads(1)
+    path, rows = RESULTS / "baselines.csv", pd.DataFrame(columns=COLUMNS)
+    done = read_csv(path) if path.exists() else rows
+    for seed in SEEDS:
+        for row in baselines(seed, done):
+            rows = pd.concat([rows, pd.DataFrame([row])], ignore_index=True)
+            write_csv(path, rows)
+            print(f"{row['baseline']}, seed {seed}: {100 * row['accuracy']:.1f} %", flush=True)
+    if not (RESULTS / "neighbours.csv").exists():
+        write_csv(RESULTS / "neighbours.csv", pd.DataFrame(growth()))
+    write_bytes(path.with_suffix(".md"), markdown(rows, read_csv(RESULTS / "distillation.csv")).encode())
+
+
+def baselines(seed: int, done: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """The rows of a seed, those that are `done` with the same parameters as they are."""
+    base = yaml.safe_load((ROOT / "params.yaml").read_text())
+    alone = {"seed": seed, "runtime.threads": 1, "current": "iter0", "iterations": {}, "controls": {}}
+    wanted = {"pixels": {}, "features": {}, **NETS}
+    runs = {name: changed(copy.deepcopy(base), {**alone, **own}) for name, own in wanted.items()}
+    for name, params in runs.items():
+        params["teacher"]["model"] = name if name in NETS else "cnn_16"
+    with tempfile.TemporaryDirectory() as folder:
+        for name, params in runs.items():
+            key = fingerprint({**params, "baseline": name})
+            found = done[(done["baseline"] == name) & (done["seed"] == seed) & (done["params"] == key)]
+            if len(found):
+                yield found.iloc[0].to_dict()
+                continue
+            figures = trained(Path(folder) / name, params) if name in NETS else neighbours(Path(folder), name, params)
+            yield {"baseline": name, "seed": seed, "params": key, **figures}
+
+
+def trained(folder: Path, params: dict[str, Any]) -> dict[str, float]:
+    """The figures of iter0 as `params` have it."""
+    seconds = run_pipeline(folder, params)["train_teacher"]
+    classifier, description = load_classifier(folder / "models/iter0", torch.device("cpu"))
+    return {
+        "accuracy": read_json(folder / "metrics/results/iter0/results.json")["accuracy"],
+        "parameters": description["parameters"],
+        "megabytes": (folder / "models/iter0/model.safetensors").stat().st_size / 1e6,
+        "train_seconds": seconds,
+        "images_per_second": labeling_rate(classifier, read_split(folder / "data/test")),
+    }
+
+
+def run_pipeline(folder: Path, params: dict[str, Any]) -> dict[str, float]:
+    """Run the commands of dvc.yaml; how many seconds each stage took."""
+    pipeline, seconds = copy_project(folder, params), {}
+    for stage, lines in commands(pipeline, params):
+        started = time.monotonic()
+        for line in lines:
+            finish(["python", *line.split()[1:]], folder)
+        seconds[stage] = time.monotonic() - started
+    return seconds
+
+
+def labeling_rate(classifier: Classifier, split: Split) -> float:
+    """Images a second of a forward pass, the best of three."""
+    images = split.images()
+    return len(images) / min(clocked(partial(predict, classifier, images, runtime())) for _ in range(3))
+
+
+def clocked(call: Callable[[], Any]) -> float:
+    """How many seconds it takes."""
+    started = time.monotonic()
+    call()
+    return time.monotonic() - started
+
+
+def neighbours(folder: Path, kind: str, params: dict[str, Any]) -> dict[str, float]:
+    """The figures of nearest neighbours among the labeled images, how many of them chosen on validation."""
+    project = folder / "neighbours"
+    if not project.exists():
+        run_pipeline(project, params)
+    splits = {name: read_split(project / "data" / name) for name in ("labeled", "validation", "test")}
+    classifier, _ = load_classifier(project / "models/iter0", torch.device("cpu"))
+    embed = pixels if kind == "pixels" else partial(features, classifier)  # whose own time is not counted
+    known = {name: embed(split) for name, split in splits.items()}
+
+    def fitted(count: int) -> KNeighborsClassifier:
+        return KNeighborsClassifier(count, algorithm="brute").fit(known["labeled"], splits["labeled"].labels)
+
+    best = max(NEIGHBOURS, key=lambda k: fitted(k).score(known["validation"], splits["validation"].labels))
+    model = fitted(best)
+    seconds = min(clocked(partial(model.predict, known["test"])) for _ in range(3))
+    return {
+        "accuracy": model.score(known["test"], splits["test"].labels),
+        "parameters": np.nan,
+        "megabytes": known["labeled"].nbytes / 1e6,
+        "train_seconds": np.nan,
+        "images_per_second": len(splits["test"]) / seconds,
+    }
+
+
+def pixels(split: Split) -> np.ndarray:
+    """float32 (N,D)"""
+    return split.images().reshape(len(split), -1).astype(np.float32) / 255
+
+
+def features(classifier: Classifier, split: Split) -> np.ndarray:
+    """What the last layer sees, float32 (N,D)."""
+    seen = see(classifier, split.images(), runtime(), labeling=LabelingParams(views="one", features=True))
+    return np.asarray(seen.features, dtype=np.float32)
+
+
+def runtime() -> RuntimeParams:
+    return RuntimeParams(**yaml.safe_load((ROOT / "params.yaml").read_text())["runtime"])
+
+
+def growth() -> list[dict[str, Any]]:
+    """What nearest neighbours cost as their number grows, on images of Fashion-MNIST and on features of a `cnn_16`."""
+    given = yaml.safe_load((ROOT / "params.yaml").read_text())["pretraining"]
+    wanted = {**given, "source": "fashion_mnist", "models": ["cnn_16"], "validation": 1000}
+    params = validated(PretrainingParams, wanted, "pretraining")
+    known, asked = labeled_images(params, 0, Path(tempfile.gettempdir()))
+    classifier = new_classifier("cnn_16", known)
+    embeddings: dict[str, Callable[[Split], np.ndarray]] = {
+        "pixels": pixels,
+        "features": partial(features, classifier),
+    }
+    return [
+        {"on": kind, "neighbours": count, **cost(of(known)[:count], known.labels[:count], of(asked))}
+        for kind, of in embeddings.items()
+        for count in GROWTH
+    ]
+
+
+def cost(known: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> dict[str, float]:
+    """What it costs to compare each of `asked` (M,D) with all of `known` (N,D)."""
+    model = KNeighborsClassifier(5, algorithm="brute").fit(known, labels)
+    seconds = min(clocked(partial(model.predict, asked)) for _ in range(3))
+    return {"megabytes": known.nbytes / 1e6, "images_per_second": len(asked) / seconds}
+
+
+def markdown(rows: pd.DataFrame, distillation: pd.DataFrame) -> str:
+    """The table of baselines, and how far the small model that was taught is ahead of each."""
+    small, alone = (
+        distillation[distillation["iteration"] == name].set_index("seed")["accuracy"] for name in (SMALL, ALONE)
+    )
+    lines = [
+        "# baselines: the classifiers that anyone asks for, on the 100 labels of the default run",
+        "",
+        f"Seeds {', '.join(map(str, SEEDS))}; mean ± half of the 95 % t interval over seeds. One thread of a CPU; "
+        "seconds of training are of one stage, its start included; megabytes are those of the weights, or of what is "
+        "compared with.",
+        "",
+        "| baseline | parameters | megabytes | test accuracy, % | training, s | images/s | taught one ahead, points |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, group in rows.groupby("baseline", sort=False):
+        ahead = (small - group.set_index("seed")["accuracy"].astype(float)).dropna()
+        mean = group[["parameters", "megabytes", "train_seconds", "images_per_second"]].astype(float).mean()
+        cells = (f"{mean.parameters:,.0f}", f"{mean.megabytes:,.2f}", percent(group["accuracy"]))
+        times = (f"{mean.train_seconds:,.0f}", f"{mean.images_per_second:,.0f}", percent(ahead, "+"))
+        label = f"nearest neighbours on {name}" if name not in NETS else name
+        lines.append(f"| {label} | {' | '.join((*cells, *times))} |".replace("nan", ""))
+    size = f"{distillation.loc[distillation['iteration'] == SMALL, 'parameters'].iloc[0]:,}"
+    ahead = percent((small - alone).dropna(), "+")
+    lines.append(
+        f"| cnn_8, alone, as long and with as much noise as taught | {size} | | {percent(alone)} | | | {ahead} |"
+    )
+    lines.append(f"| cnn_8, taught by iter2 | {size} | | {percent(small)} | | | |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
