@@ -98,7 +98,7 @@ class TrainingParams(Section):
         return self
 
 
-Part = Literal["all", "head", "deep half"]  # of a model's tensors
+Scope = Literal["all", "head", "deep half"]  # which of a model's tensors a step trains
 Members = Annotated[int, Field(ge=1, le=100)]  # nets of a model, each from weights and draws of its own
 
 
@@ -185,8 +185,8 @@ def first_step(training: TrainingParams, phase: Literal["finetune", "resolution_
     return round(training.steps * (1 - getattr(training, phase)))
 
 
-def trained_part(training: TrainingParams, step: int) -> Part:
-    """What of a model the `step` trains."""
+def scope(training: TrainingParams, step: int) -> Scope:
+    """Which of a model's tensors the `step` trains."""
     if step >= first_step(training, "resolution_fix"):
         return "deep half"
     frozen = training.initial == "pretrained" and training.body_rate == 0

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from noisy_student.inference import Classifier
 from noisy_student.models import heads
-from noisy_student.recipes import Part
+from noisy_student.recipes import Scope
 from noisy_student.runtime import RuntimeParams, autocast
 
 
@@ -23,15 +23,15 @@ class Student(NamedTuple):
     noiseless_logits: Callable[[Tensor], Tensor]  # in eval mode and without gradients, as a teacher labels
 
 
-def as_student(classifier: Classifier, runtime: RuntimeParams, part: Part = "all") -> Student:
-    """The two ways in which an objective asks `classifier`, of which that `part` is trained."""
+def as_student(classifier: Classifier, runtime: RuntimeParams, scope: Scope = "all") -> Student:
+    """The two ways in which an objective asks `classifier`, of which that is trained."""
 
     def forward(images: Tensor) -> Tensor:
         with autocast(runtime, images.device):
             return classifier(images).float()
 
     def logits(images: Tensor) -> Tensor:
-        PREPARE[part](classifier)
+        PREPARE[scope](classifier)
         return forward(images)
 
     @torch.no_grad()
@@ -48,7 +48,7 @@ def learn_all(classifier: Classifier) -> None:
 
 
 def learn_head(classifier: Classifier) -> None:
-    """Let the head alone be trained, on the features that the body has in eval mode, with dropout before the head."""
+    """Let the head alone be trained, on the features that the body has in eval mode; a layer of dropout before the head drops."""
     classifier.eval().requires_grad_(False)
     for module in classifier.modules():
         if isinstance(module, nn.Dropout):
@@ -64,11 +64,11 @@ def learn_resolution(classifier: Classifier) -> None:
         if isinstance(module, _BatchNorm):
             module.train()
     weights = list(classifier.parameters())
-    for weight in weights[: len(weights) // 2]:
-        weight.requires_grad_(False)
+    for place, weight in enumerate(weights):
+        weight.requires_grad_(place >= len(weights) // 2)
 
 
-PREPARE: dict[Part, Callable[[Classifier], None]] = {
+PREPARE: dict[Scope, Callable[[Classifier], None]] = {
     "all": learn_all,
     "head": learn_head,
     "deep half": learn_resolution,

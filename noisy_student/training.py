@@ -24,7 +24,7 @@ from noisy_student.objectives import loss
 from noisy_student.optimization import set_learning_rate
 from noisy_student.progress import Meter, meter
 from noisy_student.randomness import generator
-from noisy_student.recipes import Recipe, TrainingParams, trained_part
+from noisy_student.recipes import Recipe, TrainingParams, scope
 from noisy_student.runtime import RuntimeParams, explained, memory_format, reseed_torch
 from noisy_student.state import State
 from noisy_student.stopping import Stopped, finishes_the_step
@@ -238,7 +238,7 @@ def take_step(state: State, batches: Batches, runtime: RuntimeParams) -> None:
     params, step = batches.recipe.training, state.step
     set_learning_rate(state.optimizer, params, step)
     reseed_torch(batches.seed, "model noise", step)
-    student = as_student(state.classifier, runtime, trained_part(params, step))
+    student = as_student(state.classifier, runtime, scope(params, step))
     for part in batches.parts(step):
         lost = loss(batches.recipe, student, part)
         lost.backward()

@@ -9,7 +9,7 @@ from noisy_student.errors import Refusal
 from noisy_student.inference import load_classifier, new_classifier, predict
 from noisy_student.models import bare, heads
 from noisy_student.optimization import make_optimizer, rate_shares, set_learning_rate
-from noisy_student.recipes import trained_part
+from noisy_student.recipes import scope
 from noisy_student.student import as_student, learn_head
 from noisy_student.training import TrainingData, fit, save_trained
 from noisy_student.transfer import asked_for, body, folder_of, transferred
@@ -145,9 +145,9 @@ def test_which_part_learns(pretrained, make_split, make_recipe, runtime, options
 
 def test_the_head_learns_alone_in_the_steps_before_unfreezing(make_recipe):
     training = make_recipe(initial="pretrained", unfreeze=0.25, resolution_fix=0.25, steps=8).training
-    assert [trained_part(training, step) for step in range(8)] == ["head"] * 2 + ["all"] * 4 + ["deep half"] * 2
+    assert [scope(training, step) for step in range(8)] == ["head"] * 2 + ["all"] * 4 + ["deep half"] * 2
     alone = make_recipe(initial="pretrained", body_rate=0.0, steps=2).training
-    assert [trained_part(alone, step) for step in range(2)] == ["head"] * 2
+    assert [scope(alone, step) for step in range(2)] == ["head"] * 2
 
 
 def test_a_frozen_body_is_in_eval_mode_and_its_head_has_dropout(pretrained, make_split, runtime):
