@@ -48,7 +48,7 @@ def learn_all(classifier: Classifier) -> None:
 
 
 def learn_head(classifier: Classifier) -> None:
-    """Let the head alone be trained, on the features that the body has in eval mode; a layer of dropout before the head drops."""
+    """Let the head alone be trained, on the body's features in eval mode; a layer of dropout before the head drops."""
     classifier.eval().requires_grad_(False)
     for module in classifier.modules():
         if isinstance(module, nn.Dropout):
