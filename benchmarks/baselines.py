@@ -40,6 +40,7 @@ SEEDS = (0, 1, 2)
 NETS: dict[str, dict[str, Any]] = {  # by name: what is other than iter0's
     "cnn_16": {},
     "cnn_8": {},
+    "cnn_32": {},
     "mlp_22": {"teacher.training.learning_rate": 0.002},
     "mlp_256": {"teacher.training.learning_rate": 0.002},
     "torchvision/resnet18": {"teacher.training.learning_rate": 0.002},
@@ -48,7 +49,7 @@ NETS: dict[str, dict[str, Any]] = {  # by name: what is other than iter0's
 }
 NEIGHBOURS = (1, 3, 5, 9)  # of which validation chooses
 GROWTH = (100, 1_000, 10_000, 59_000)  # images of Fashion-MNIST to be neighbours
-SMALL, ALONE = "both_4", "alone"  # of the study distillation
+SMALL, ALONE = "pool_4", "alone"  # of the study distillation
 COLUMNS = ["baseline", "seed", "params", "accuracy", "parameters", "megabytes", "train_seconds", "images_per_second"]
 
 
@@ -56,11 +57,12 @@ COLUMNS = ["baseline", "seed", "params", "accuracy", "parameters", "megabytes", 
 def main(argv: list[str] | None = None) -> None:
     ArgumentParser(description=__doc__.splitlines()[0]).parse_args(argv)
     torch.set_num_threads(1)
-    path, rows = RESULTS / "baselines.csv", pd.DataFrame(columns=COLUMNS)
-    done = read_csv(path) if path.exists() else rows
+    path = RESULTS / "baselines.csv"
+    rows = read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
     for seed in SEEDS:
-        for row in baselines(seed, done):
-            rows = pd.concat([rows, pd.DataFrame([row])], ignore_index=True)
+        for row in baselines(seed, rows):
+            others = rows[(rows["baseline"] != row["baseline"]) | (rows["seed"] != seed)]
+            rows = pd.concat([others, pd.DataFrame([row])], ignore_index=True)
             write_csv(path, rows)
             print(f"{row['baseline']}, seed {seed}: {100 * row['accuracy']:.1f} %", flush=True)
     if not (RESULTS / "neighbours.csv").exists():

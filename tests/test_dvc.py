@@ -269,6 +269,24 @@ def test_weights_that_nobody_begins_with_train_nothing_anew(project):
     assert said.count("taking over the finished result") >= len(trainers) > 0
 
 
+MODELS = ("mlp", "cnn", "wrn_10_1", "torchvision/alexnet", "torchvision/vgg11", "torchvision/resnet18")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [*MODELS, "timm/efficientnet_b0"])
+def test_every_kind_of_model_runs_the_whole_pipeline_by_parameters_alone(project, model):
+    places = ("teacher", "iterations.iter1", "iterations.iter2")
+    sets = [f"{place}.model={model}" for place in places]
+    if model not in ("cnn", "wrn_10_1", "timm/efficientnet_b0"):  # the others have no place for it
+        sets += [f"{section}.stochastic_depth=0" for section in ("noise", "controls.same_size.noise")]
+    ran = project.experiment(model.replace("/", "-"), *sets)
+    assert {"train_teacher", "train_student@iter2", "train_control@same_size", "summarize"} <= set(ran)
+    history = pd.read_csv(project.folder / "metrics/history.csv")
+    assert history["model"].tolist() == [model] * 3
+    described = json.loads((project.folder / "models/iter2/model.json").read_text())
+    assert {"parameters", "multiply_adds", "input_sizes"} <= set(described)
+
+
 @pytest.mark.slow
 def test_an_iteration_can_be_added(project):
     ran = set(project.experiment("third", "++iterations.iter3={teacher: iter2, model: cnn_8}", "current=iter3"))
