@@ -18,7 +18,8 @@ from noisy_student.errors import Refusal
 from noisy_student.mixing import mix
 from noisy_student.noise import NoiseParams
 from noisy_student.randomness import generator
-from noisy_student.recipes import OWN_LABELS, Recipe, TrainingParams, first_step, labeled_in_batch
+from noisy_student.recipes import OWN_LABELS, Recipe
+from noisy_student.schedule import TrainingParams, first_step, labeled_in_batch
 
 AHEAD = "NOISY_STUDENT_STEPS_AHEAD"  # environment variable: batches noised together, in place of what follows
 ROOM = 0.4  # of a GPU's free memory, the most that the images of a split may take

@@ -3,7 +3,6 @@
 All are built here with random weights, for any channels, classes and image size, and here alone get their rates of
 dropout (before the classifier) and stochastic depth (linear decay: the l-th of L residual branches survives with
 probability 1 - rate * l / L), as in Xie et al. 2019, section 3.1. A rate that a model has no place for is refused.
-torchvision and timm are imported when a model of theirs is asked for, not before.
 
 N images, C channels, H and W their size, K classes.
 """
@@ -18,16 +17,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from noisy_student import networks
+from noisy_student import libraries, networks
 from noisy_student.errors import Refusal
 
 LARGEST_SIDE = 1024  # pixels; no model of torchvision or timm asks for more
 TOO_SMALL = (RuntimeError, AssertionError, ValueError)  # what models raise on images that they cannot take
-# These two have an auxiliary classifier, whose logits would be a second output.
-TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "googlenet": {"aux_logits": False, "init_weights": True},
-    "inception_v3": {"aux_logits": False, "init_weights": True},
-}
 
 
 def build(
@@ -66,7 +60,7 @@ def check_name(name: str) -> None:
     if library not in ("torchvision", "timm"):
         networks.parse(name)
         return
-    known = _library_names(library)
+    known = libraries.names(library)
     if variant not in known:
         close = [f"{library}/{near}" for near in difflib.get_close_matches(variant, known, n=3)]
         meant = f"did you mean {' or '.join(close)}?" if close else f"take one of {library}'s list_models()"
@@ -164,29 +158,25 @@ def _is_own(name: str) -> bool:
     return "/" not in name
 
 
-def _library_names(library: str) -> list[str]:
-    from noisy_student import vision
-
-    if library == "timm":
-        return vision.timm().list_models()
-    return vision.torchvision.models.list_models(module=vision.torchvision.models)
-
-
 def _build(
     name: str, channels: int, classes: int, image_size: tuple[int, int], dropout: float, stochastic_depth: float
 ) -> nn.Module:
     """The model as its library has it: rates that it has no place for are left out, small images are not enlarged."""
     if name.startswith("timm/"):
-        return _timm(name, channels, classes, dropout, stochastic_depth)
+        return libraries.timm_model(name, channels, classes, dropout, stochastic_depth)
     own = _is_own(name)
-    model = networks.build(name, channels, classes, image_size) if own else _torchvision(name, channels, classes)
+    model = (
+        networks.build(name, channels, classes, image_size)
+        if own
+        else libraries.torchvision_model(name, channels, classes)
+    )
     _set_rates(model, dropout, stochastic_depth)
     return model
 
 
 def _set_rates(model: nn.Module, dropout: float, stochastic_depth: float) -> None:
     """Set the rates of an own network or one of torchvision; dropouts that are not in the head are set to 0."""
-    head = _head_dropouts(model)
+    head = libraries.head_dropouts(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout if module in head else 0.0
@@ -194,53 +184,6 @@ def _set_rates(model: nn.Module, dropout: float, stochastic_depth: float) -> Non
     branches: list[Any] = [module for module in model.modules() if type(module).__name__ == "StochasticDepth"]
     for depth, branch in enumerate(branches, start=1):
         branch.p = stochastic_depth * depth / len(branches)
-
-
-def _head_dropouts(model: nn.Module) -> list[nn.Module]:
-    """The dropouts that are children of the model or stand in its head, the last child that has weights."""
-    head = [child for child in model.children() if any(True for _ in child.parameters())][-1]
-    return [module for module in chain(model.children(), head.modules()) if isinstance(module, nn.Dropout)]
-
-
-def _torchvision(name: str, channels: int, classes: int) -> nn.Module:
-    from noisy_student.vision import torchvision
-
-    variant = name.removeprefix("torchvision/")
-    arguments = TORCHVISION_ARGUMENTS.get(variant, {})
-    model = torchvision.models.get_model(variant, weights=None, num_classes=classes, **arguments)
-    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
-    if channels == 1:  # the sum answers to a grey image as the three did to its copies in red, green and blue
-        first.weight = nn.Parameter(first.weight.detach().sum(1, keepdim=True))
-        first.in_channels = 1
-    elif channels != first.in_channels:
-        raise Refusal(f"the model {name} takes images of 1 or {first.in_channels} channels, and these have {channels}")
-    if not _head_dropouts(model):
-        path, last = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)][-1]
-        _put(model, path, nn.Sequential(nn.Dropout(0.0), last))
-    for path, layer in list(model.named_modules()):
-        if isinstance(layer, nn.AdaptiveAvgPool2d) and layer.output_size not in (1, (1, 1)):
-            _put(model, path, networks.AdaptiveMean(layer))
-    return model
-
-
-def _put(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, attribute = path.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, module)
-
-
-def _timm(name: str, channels: int, classes: int, dropout: float, stochastic_depth: float) -> nn.Module:
-    from noisy_student import vision
-
-    variant = name.removeprefix("timm/")
-    rates = {"drop_rate": dropout, "drop_path_rate": stochastic_depth}
-    while True:
-        try:
-            return vision.timm().create_model(variant, in_chans=channels, num_classes=classes, **rates)
-        except TypeError as error:  # the way to learn that a model knows no such rate; check_rates refuses it
-            unknown = [rate for rate in rates if f"'{rate}'" in str(error)]
-            if not unknown:
-                raise
-            del rates[unknown[0]]
 
 
 @cache

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noisy_student.batches import Part
-from noisy_student.recipes import DistillationParams, Recipe, TrainingParams
+from noisy_student.recipes import DistillationParams, Recipe
+from noisy_student.schedule import TrainingParams
 from noisy_student.student import Student
 
 

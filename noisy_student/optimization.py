@@ -11,7 +11,7 @@ from torch import Tensor
 
 from noisy_student.inference import Classifier
 from noisy_student.models import heads
-from noisy_student.recipes import TrainingParams
+from noisy_student.schedule import TrainingParams
 
 
 class Muon:

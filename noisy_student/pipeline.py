@@ -23,7 +23,6 @@ from noisy_student.recipes import (
     PoolControlParams,
     Recipe,
     TeacherParams,
-    TrainingParams,
     control_recipe,
     distilled_recipe,
     iteration_recipe,
@@ -32,6 +31,7 @@ from noisy_student.recipes import (
     teacher_recipe,
 )
 from noisy_student.runtime import RuntimeParams, pick_device
+from noisy_student.schedule import TrainingParams
 from noisy_student.sources import DIGITS, DataParams, check_sizes
 from noisy_student.targets import PseudoLabelParams, of_iteration
 

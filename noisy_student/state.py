@@ -8,7 +8,7 @@ from torch import Tensor
 
 from noisy_student.inference import Classifier
 from noisy_student.optimization import Average, Muon, make_optimizer
-from noisy_student.recipes import TrainingParams
+from noisy_student.schedule import TrainingParams
 
 
 @dataclass

@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from noisy_student.inference import Classifier
 from noisy_student.models import heads
-from noisy_student.recipes import Scope
 from noisy_student.runtime import RuntimeParams, autocast
+from noisy_student.schedule import Scope
 
 
 class Student(NamedTuple):

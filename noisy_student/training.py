@@ -24,8 +24,9 @@ from noisy_student.objectives import loss
 from noisy_student.optimization import set_learning_rate
 from noisy_student.progress import Meter, meter
 from noisy_student.randomness import generator
-from noisy_student.recipes import Recipe, TrainingParams, scope
+from noisy_student.recipes import Recipe
 from noisy_student.runtime import RuntimeParams, explained, memory_format, reseed_torch
+from noisy_student.schedule import TrainingParams, scope
 from noisy_student.state import State
 from noisy_student.stopping import Stopped, finishes_the_step
 from noisy_student.student import as_student

@@ -13,8 +13,9 @@ from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split
 from noisy_student.noise import NoiseOptions
 from noisy_student.randomness import Seed
-from noisy_student.recipes import DistillationParams, DistilledParams, TrainingParams, distilled_recipe
+from noisy_student.recipes import DistillationParams, DistilledParams, distilled_recipe
 from noisy_student.runtime import RuntimeParams, machine, setup
+from noisy_student.schedule import TrainingParams
 from noisy_student.targets import read_logits
 from noisy_student.training import distilled, fit, save_trained
 from noisy_student.transfer import asked_for

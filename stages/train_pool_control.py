@@ -14,8 +14,9 @@ from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split, read_truth
 from noisy_student.noise import NoiseOptions
 from noisy_student.randomness import Seed, generator
-from noisy_student.recipes import IterationParams, PoolControlParams, TrainingParams, pool_control_recipe
+from noisy_student.recipes import IterationParams, PoolControlParams, pool_control_recipe
 from noisy_student.runtime import RuntimeParams, machine, setup
+from noisy_student.schedule import TrainingParams
 from noisy_student.targets import PseudoLabelParams, of_iteration, read_pseudo_labels, shuffled, true_labels
 from noisy_student.training import TrainingData, fit, save_trained, taught
 from noisy_student.transfer import asked_for

@@ -14,8 +14,9 @@ from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split
 from noisy_student.noise import NoiseOptions
 from noisy_student.randomness import Seed
-from noisy_student.recipes import IterationParams, TrainingParams, iteration_recipe
+from noisy_student.recipes import IterationParams, iteration_recipe
 from noisy_student.runtime import RuntimeParams, machine, setup
+from noisy_student.schedule import TrainingParams
 from noisy_student.targets import read_pseudo_labels
 from noisy_student.training import TrainingData, fit, save_trained, taught
 from noisy_student.transfer import asked_for

@@ -12,8 +12,9 @@ from noisy_student.config import Params
 from noisy_student.errors import exits_with_a_sentence
 from noisy_student.images import read_split
 from noisy_student.randomness import Seed
-from noisy_student.recipes import TeacherParams, TrainingParams, teacher_recipe
+from noisy_student.recipes import TeacherParams, teacher_recipe
 from noisy_student.runtime import RuntimeParams, machine, setup
+from noisy_student.schedule import TrainingParams
 from noisy_student.training import TrainingData, fit, save_trained
 from noisy_student.transfer import asked_for
 from noisy_student.work import work

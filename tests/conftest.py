@@ -11,8 +11,9 @@ from sklearn.datasets import load_digits
 from noisy_student.config import overlay
 from noisy_student.images import Split
 from noisy_student.noise import NoiseParams
-from noisy_student.recipes import Recipe, TrainingParams
+from noisy_student.recipes import Recipe
 from noisy_student.runtime import RuntimeParams
+from noisy_student.schedule import TrainingParams
 
 settings.register_profile("same", deadline=None, derandomize=True)  # the same examples in every run, however slow
 settings.load_profile("same")

@@ -12,8 +12,8 @@ from pydantic import Field
 from noisy_student.config import MAX_BYTES, Params, Section, overlay, validated
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.noise import NoiseParams
-from noisy_student.recipes import TrainingParams
 from noisy_student.runtime import RuntimeParams
+from noisy_student.schedule import TrainingParams
 from noisy_student.targets import PseudoLabelParams
 
 ROOT = Path(__file__).parents[1]

@@ -19,14 +19,13 @@ from noisy_student.recipes import (
     PoolControlParams,
     Recipe,
     TeacherParams,
-    TrainingParams,
     control_recipe,
     distilled_recipe,
     iteration_recipe,
-    labeled_in_batch,
     pool_control_recipe,
     teacher_recipe,
 )
+from noisy_student.schedule import TrainingParams, labeled_in_batch
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from noisy_student.errors import Refusal
 from noisy_student.inference import load_classifier, new_classifier, predict
 from noisy_student.models import bare, heads
 from noisy_student.optimization import make_optimizer, rate_shares, set_learning_rate
-from noisy_student.recipes import scope
+from noisy_student.schedule import scope
 from noisy_student.student import as_student, learn_head
 from noisy_student.training import TrainingData, fit, save_trained
 from noisy_student.transfer import asked_for, body, folder_of, transferred
