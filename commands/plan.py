@@ -19,6 +19,7 @@ from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.inference import Classifier
 from noisy_student.models import build
 from noisy_student.pipeline import Everything, check, refuse_orphans
+from noisy_student.pretraining import description
 from noisy_student.progress import Meter
 from noisy_student.recipes import Recipe
 from noisy_student.runtime import RuntimeParams, explained, setup
@@ -46,7 +47,8 @@ def main() -> None:
         table.add_column(column, justify="left" if column in ("stage", "model") else "right")
     total = START_SECONDS * len(stages)
     for stage, recipe, data in planned:
-        seconds = forecast(recipe, data, everything.runtime, device, stage.startswith(WITH_POOL))
+        given = sees(recipe, everything)
+        seconds = forecast(recipe, data, everything.runtime, device, stage.startswith(WITH_POOL), given)
         total += seconds
         images = recipe.members * recipe.training.steps * recipe.training.batch_size
         table.add_row(stage, recipe.model, f"{images:,}", clock(seconds))
@@ -89,11 +91,16 @@ def _to_run() -> list[str]:
 
 
 def forecast(
-    recipe: Recipe, data: SourceParams, runtime: RuntimeParams, device: torch.device, with_pool: bool = False
+    recipe: Recipe,
+    data: SourceParams,
+    runtime: RuntimeParams,
+    device: torch.device,
+    with_pool: bool = False,
+    input_size: tuple[int, int] | None = None,
 ) -> float:
     """About how many seconds the steps of `recipe` take: three of them, measured on made-up images of that size."""
     classes = CLASSES if data.is_own else len(SIZES[data.source].training)
-    classifier = made_up_classifier(recipe, data.shape(), classes, device)
+    classifier = made_up_classifier(recipe, data.shape(), classes, device, input_size)
     images = np.zeros((recipe.training.batch_size, *data.shape()), dtype=np.uint8)
     labels = np.arange(len(images)) % classes
     made_up, held_out = examples(images, one_hot(labels, classes), device), HeldOut(images[:1], labels[:1])
@@ -103,11 +110,25 @@ def forecast(
     return seconds / steps * recipe.training.steps * recipe.members
 
 
-def made_up_classifier(recipe: Recipe, shape: tuple[int, int, int], classes: int, device: torch.device) -> Classifier:
+def sees(recipe: Recipe, everything: Everything) -> tuple[int, int] | None:
+    """The height and width of the images that pretrained weights are for, where `recipe` begins with such."""
+    if recipe.training.initial != "pretrained":
+        return None
+    height, width = description(everything.pretraining, recipe.model)["input_size"]
+    return height, width
+
+
+def made_up_classifier(
+    recipe: Recipe,
+    shape: tuple[int, int, int],
+    classes: int,
+    device: torch.device,
+    input_size: tuple[int, int] | None = None,
+) -> Classifier:
     """The untrained model of `recipe` for images of `shape` (height, width, channels), whose pixels it takes as are."""
     height, width, channels = shape
     rates = (recipe.noise.dropout, recipe.noise.stochastic_depth)
-    network = build(recipe.model, channels, classes, (height, width), *rates)
+    network = build(recipe.model, channels, classes, (height, width), *rates, input_size)
     return Classifier(network, torch.zeros(channels), torch.ones(channels)).to(device)
 
 

@@ -12,7 +12,7 @@ from noisy_student.errors import Refusal
 from noisy_student.inference import LabelingParams
 from noisy_student.models import check_name, check_rates, check_side
 from noisy_student.noise import NoiseOptions, check_crop
-from noisy_student.pretraining import PretrainingParams, check_weights
+from noisy_student.pretraining import PretrainingParams, description
 from noisy_student.randomness import Seed
 from noisy_student.recipes import (
     OWN_LABELS,
@@ -253,7 +253,9 @@ def _check_pretraining(everything: Everything, recipes: dict[str, Recipe]) -> No
     everything.pretraining_recipes()
     for model in pretraining.models:
         _at("pretraining.models", check_name, model)
-    check_weights(pretraining)
+        description(pretraining, model)
+    if (path := pretraining.reads()) and not path.exists():
+        raise Refusal(f"params.yaml: pretraining.path was {pretraining.path!r}; there is nothing there")
     same_place = not pretraining.is_own or Path(pretraining.path).resolve() == Path(data.path).resolve()
     if pretraining.source == data.source and same_place:
         raise Refusal(

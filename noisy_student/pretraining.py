@@ -7,7 +7,7 @@ N images, K classes.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -105,22 +105,29 @@ def labeled_images(params: PretrainingParams, seed: int, scratch: Path) -> tuple
     return split(np.setdiff1d(known, held_out)), split(held_out)
 
 
+def description(params: PretrainingParams, model: str) -> dict[str, Any]:
+    """What is known of the weights of `model` before they are fetched or made: the images that they are for.
+
+    Raises `Refusal` for weights that a library does not have, and a file that is not there or tells too little.
+    """
+    if params.trains:
+        height, width, channels = params.shape()
+        return {"model": model, "input_channels": channels, "input_size": [height, width]}
+    if params.source == "file":
+        return _of_file(params, model)
+    if params.source == "torchvision":
+        transforms = _torchvision_weights(params.weights, model).transforms()
+        size, normalisation = transforms.crop_size * 2, transforms
+    else:
+        normalisation = _timm_config(params.weights, model)
+        size = normalisation.input_size[1:]
+    return _description(model, params.source, size[:2], normalisation.mean, normalisation.std)
+
+
 def fetched(params: PretrainingParams, model: str) -> Found:
     """The weights of `model` that are not trained here. Raises `Refusal` when they cannot be had."""
-    if params.source == "file":
-        return _file(params, model)
-    return {"torchvision": _torchvision, "timm": _timm}[params.source](params, model)
-
-
-def check_weights(params: PretrainingParams) -> None:
-    """Raise `Refusal` for weights that the library does not have, or a file that is not there."""
-    for model in params.models:
-        if params.source == "torchvision":
-            _torchvision_weights(params.weights, model)
-        elif params.source == "timm":
-            _timm_config(params.weights, model)
-    if (path := params.reads()) and not path.exists():
-        raise Refusal(f"params.yaml: pretraining.path was {params.path!r}; there is nothing there")
+    of_source = {"torchvision": _from_torchvision, "timm": _from_timm, "file": _from_file}
+    return of_source[params.source](params, model), description(params, model)
 
 
 def _torchvision_weights(name: str, model: str) -> Any:
@@ -134,22 +141,19 @@ def _torchvision_weights(name: str, model: str) -> Any:
     return known[name]
 
 
-def _torchvision(params: PretrainingParams, model: str) -> Found:
-    weights = _torchvision_weights(params.weights, model)
-    transforms = weights.transforms()
-    side, (mean, std) = transforms.crop_size[0], (transforms.mean, transforms.std)
-    path = params.download_folder() / "weights" / weights.url.rpartition("/")[2]
+def _from_torchvision(params: PretrainingParams, model: str) -> dict[str, Tensor]:
+    url = _torchvision_weights(params.weights, model).url
+    path = params.download_folder() / "weights" / url.rpartition("/")[2]
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(weights.url, str(path))
+            torch.hub.download_url_to_file(url, str(path))
     except (OSError, HTTPException) as error:
-        raise _out_of_reach(model, weights.url, error) from None
+        raise _out_of_reach(model, url, error) from None
     checksum = CHECKSUM.search(path.name)
     if not checksum or not digest(path).startswith(checksum[1]):
         raise Refusal(f"{path} is not what its name says, by its checksum; remove it and try again")
-    tensors = torch.load(path, map_location="cpu", weights_only=True)
-    return tensors, _description(model, f"{weights.url}", (side, side), list(mean), list(std))
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _timm_config(tag: str, model: str) -> Any:
@@ -165,49 +169,63 @@ def _timm_config(tag: str, model: str) -> Any:
     raise Refusal(f"params.yaml: pretraining.weights was {tag!r}; those of {model} are {tags}")
 
 
-def _timm(params: PretrainingParams, model: str) -> Found:
+def _from_timm(params: PretrainingParams, model: str) -> dict[str, Tensor]:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     config = _timm_config(params.weights, model)
     cache = params.download_folder() / "weights"
     try:
         path = hf_hub_download(config.hf_hub_id, config.hf_hub_filename or WEIGHTS, cache_dir=cache)
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+    except OSError as error:  # all that the hub raises is one
         raise _out_of_reach(model, f"huggingface.co/{config.hf_hub_id}", error) from None
-    size = tuple(config.input_size[1:])
-    return load_file(path), _description(model, config.hf_hub_id, size, list(config.mean), list(config.std))
+    return load_file(path)
 
 
-def _file(params: PretrainingParams, model: str) -> Found:
+def _weights_file(params: PretrainingParams) -> Path:
     path = Path(params.path)
-    weights = path / WEIGHTS if path.is_dir() else path
-    try:
-        tensors = load_file(weights)
-    except (OSError, SafetensorError) as error:
-        raise Refusal(f"params.yaml: pretraining.path: {weights} holds no weights as safetensors ({error})") from None
+    return path / WEIGHTS if path.is_dir() else path
+
+
+def _of_file(params: PretrainingParams, model: str) -> dict[str, Any]:
+    weights = _weights_file(params)
+    if not weights.is_file():
+        raise Refusal(f"params.yaml: pretraining.path was {params.path!r}; there is no file {weights}")
     beside = weights.parent / DESCRIPTION
     if beside.exists():
         found = read_json(beside)
         keys = ("model", "input_channels", "input_size", "normalisation")
         if not isinstance(found, Mapping) or not set(keys) <= set(found):
             raise Refusal(f"{beside} does not tell {', '.join(keys)}; take a model that this project made")
-        return tensors, {"source": "file", **{key: found[key] for key in keys}}
+        if found["model"] != model:
+            raise Refusal(f"params.yaml: pretraining.models was [{model}], and {weights} is of {found['model']}")
+        if found.get("members", 1) != 1:
+            raise Refusal(f"{weights} is of {found['members']} nets; take a model of one")
+        return {"source": "file", **{key: found[key] for key in keys}}
     if params.mean is None or params.std is None:
         raise Refusal(
             f"{weights} has no {DESCRIPTION} beside it that tells its normalisation; set pretraining.mean, std and "
             "image_size"
         )
-    return tensors, _description(model, "file", (params.image_size, params.image_size), params.mean, params.std)
+    return _description(model, "file", (params.image_size, params.image_size), params.mean, params.std)
 
 
-def _description(model: str, source: str, size: tuple[int, ...], mean: list[float], std: list[float]) -> dict[str, Any]:
+def _from_file(params: PretrainingParams, model: str) -> dict[str, Tensor]:
+    weights = _weights_file(params)
+    try:
+        return load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise Refusal(f"params.yaml: pretraining.path: {weights} holds no weights as safetensors ({error})") from None
+
+
+def _description(
+    model: str, source: str, size: Sequence[int], mean: Sequence[float], std: Sequence[float]
+) -> dict[str, Any]:
     return {
         "source": source,
         "model": model,
         "input_channels": len(mean),
         "input_size": list(size),
-        "normalisation": {"mean": mean, "std": std},
+        "normalisation": {"mean": list(mean), "std": list(std)},
     }
 
 

@@ -17,7 +17,7 @@ from noisy_student.errors import Refusal
 from noisy_student.files import digest, read_json
 from noisy_student.inference import load_classifier, new_classifier
 from noisy_student.models import build
-from noisy_student.pretraining import PretrainingParams, check_weights, fetched, labeled_images
+from noisy_student.pretraining import PretrainingParams, description, fetched, labeled_images
 from noisy_student.vision import torchvision
 from stages import pretrain
 
@@ -67,16 +67,19 @@ def test_what_cannot_be_is_refused(changes, said):
     [
         ({"source": "torchvision", "models": ["torchvision/resnet18"], "weights": "V9"}, "are IMAGENET1K_V1, DEFAULT"),
         ({"source": "timm", "models": ["timm/tf_efficientnet_b0"], "weights": "ns"}, "'ns'; those of .* ns_jft_in1k"),
-        ({"source": "file", "models": ["cnn_4"], "path": "no/such.safetensors"}, "there is nothing there"),
+        ({"source": "file", "models": ["cnn_4"], "path": "no/such.safetensors"}, "there is no file"),
     ],
 )  # fmt: skip
 def test_weights_that_are_not_there_are_named_before_anything_runs(changes, said):
+    given = params(**changes)
     with pytest.raises(Refusal, match=said):
-        check_weights(params(**changes))
+        description(given, given.models[0])
 
 
 def test_the_students_of_the_paper_are_known_to_timm():
-    check_weights(params(source="timm", models=["timm/tf_efficientnet_b0"], weights="ns_jft_in1k"))
+    model = "timm/tf_efficientnet_b0"
+    found = description(params(source="timm", models=[model], weights="ns_jft_in1k"), model)
+    assert (found["input_size"], found["input_channels"]) == ([224, 224], 3)
 
 
 @pytest.fixture
