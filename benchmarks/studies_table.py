@@ -20,11 +20,12 @@ def markdown(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> str:
     """The table of a study: a line for each setting and iteration, then the paired differences."""
     seeds = sorted(int(seed) for seed in rows["seed"].unique())
     first = rows.iloc[0]
+    labels = " / ".join(f"{count:,.0f}" for count in rows["training_labels"].unique())
     figures = [figure for figure in FIGURES if figure in rows]
     lines = [
         f"# {name}: {plan['question']}",
         "",
-        f"{first.training_labels:,.0f} training labels, {first.held_out_labels:,.0f} held-out labels (calibration and "
+        f"{labels} training labels, {first.held_out_labels:,.0f} held-out labels (calibration and "
         f"validation); seeds {', '.join(map(str, seeds))}; mean ± half of the 95 % t interval over seeds, in per cent.",
         "",
         f"| setting | iteration | model | parameters | n | {' | '.join(FIGURES[figure] for figure in figures)} |",
@@ -55,7 +56,7 @@ def markdown(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> str:
 
 def gap_closed(rows: pd.DataFrame) -> pd.Series:
     """By setting and seed: how much of the way from iter0 to the oracle control the last iteration has gone."""
-    runs = rows.groupby(["setting", "seed"])
+    runs = rows[_is_iteration(rows)].groupby(["setting", "seed"])
     first, last, over = runs["accuracy"].first(), runs["accuracy"].last(), runs["gain_over_oracle_control"].last()
     return (last - first) / (last - over - first)
 

@@ -103,7 +103,9 @@ def forecast(
     classifier = made_up_classifier(recipe, data.shape(), classes, device, input_size)
     images = np.zeros((recipe.training.batch_size, *data.shape()), dtype=np.uint8)
     labels = np.arange(len(images)) % classes
-    made_up, held_out = examples(images, one_hot(labels, classes), device), HeldOut(images[:1], labels[:1])
+    targets = one_hot(labels, classes)
+    made_up = examples(images, targets, device, teacher_logits=targets if recipe.distillation else None)
+    held_out = HeldOut(images[:1], labels[:1])
     pool = made_up if with_pool else None
     for steps in (1, 3):  # the first one warms up
         seconds = training_seconds(steps, classifier, recipe, made_up, pool, held_out, runtime)

@@ -33,7 +33,9 @@ class Examples:
     images: Tensor  # uint8 (N,C,H,W), on the device or in the machine's own memory
     targets: Tensor  # float32 (N,K), rows sum to 1, on the device
     order: np.ndarray  # int64 (M,), the rows that an epoch goes through; a row may stand there several times
-    teacher: Tensor | None = None  # float32 (N,K), a teacher's logits, on the device, where it is taught into another
+    teacher_logits: Tensor | None = (
+        None  # float32 (N,K), a teacher's logits, on the device, where it is taught into another
+    )
 
 
 def examples(
@@ -41,15 +43,15 @@ def examples(
     targets: np.ndarray,
     device: torch.device,
     copies: np.ndarray | None = None,
-    teacher: np.ndarray | None = None,
+    teacher_logits: np.ndarray | None = None,
 ) -> Examples:
-    """`images` uint8 (N,H,W,C), `targets` (N,K) and a `teacher`'s logits (N,K) for `device`, the i-th standing
+    """`images` uint8 (N,H,W,C), `targets` (N,K) and `teacher_logits` (N,K) for `device`, the i-th standing
     `copies[i]` times in an epoch."""
     order = np.arange(len(images)) if copies is None else np.repeat(np.arange(len(images)), copies)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()  # (N,H,W,C) -> (N,C,H,W)
     home = device if has_room(device, pixels.numel()) else torch.device("cpu")
-    told = None if teacher is None else torch.tensor(teacher, dtype=torch.float32, device=device)
-    return Examples(pixels.to(home), torch.tensor(targets, dtype=torch.float32, device=device), order, told)
+    logits = None if teacher_logits is None else torch.tensor(teacher_logits, dtype=torch.float32, device=device)
+    return Examples(pixels.to(home), torch.tensor(targets, dtype=torch.float32, device=device), order, logits)
 
 
 def has_room(device: torch.device, values: int) -> bool:
@@ -66,7 +68,7 @@ class Part:
     weights: Tensor  # float32 (B,); those of a batch sum to 1
     from_pool: Tensor  # float32 (B,), 1 for pool images and 0 for labeled ones
     weak: Tensor  # uint8 (P,C,H,W), the pool images weakly noised, for an objective whose labels are its own, else none
-    teacher: Tensor  # float32 (B,K), a teacher's logits for images without noise, in a distillation, else none
+    teacher_logits: Tensor  # float32 (B,K), a teacher's logits for images without noise, in a distillation, else none
 
     def every(self, stride: int, first: int) -> "Part":
         """Every `stride`-th image from the `first` on."""
@@ -168,10 +170,9 @@ def shrunk(images: Tensor, resolution: float) -> Tensor:
 def composition(recipe: Recipe, step: int, with_pool: bool) -> tuple[int, int]:
     """How many labeled and how many pool images the batch of `step` has."""
     params, size = recipe.training, recipe.training.batch_size
-    of = recipe.distillation.images if recipe.distillation else "both"
-    if not with_pool or of == "labeled":
+    if not with_pool:
         return size, 0
-    if of == "pool":
+    if recipe.distillation and recipe.distillation.images == "pool":
         return 0, size
     if params.finetune:  # pretrain, then finetune (Xie et al. 2019, section 4.1 and appendix A.2)
         return (size, 0) if step >= first_step(params, "finetune") else (0, size)
@@ -200,7 +201,7 @@ def take(source: Examples, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     device, where = source.targets.device, torch.from_numpy(rows)
     images = source.images.index_select(0, where.to(source.images.device, non_blocking=True))
     there = where.to(device, non_blocking=True)
-    teacher = source.targets[:0] if source.teacher is None else source.teacher.index_select(0, there)
+    teacher = source.targets[:0] if source.teacher_logits is None else source.teacher_logits.index_select(0, there)
     return images.to(device, non_blocking=True), source.targets.index_select(0, there), teacher
 
 

@@ -19,6 +19,7 @@ from noisy_student.config import Section
 from noisy_student.errors import Refusal
 from noisy_student.files import REMEDY
 from noisy_student.images import Split
+from noisy_student.libraries import load_tensors
 from noisy_student.models import build, heads
 from noisy_student.networks import Ensemble
 from noisy_student.progress import Meter, meter
@@ -104,7 +105,7 @@ def load_classifier(
         ]
         network = networks[0] if len(networks) == 1 else Ensemble(networks)
         classifier = Classifier(network, torch.zeros(channels), torch.ones(channels))
-        classifier.load_state_dict(tensors)
+        load_tensors(classifier, tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise Refusal(f"the weights in {folder} do not fit its description ({reason}); {REMEDY}") from None

@@ -3,10 +3,12 @@
 The two are imported when a model of theirs is asked for, not before.
 """
 
+import re
+from collections import OrderedDict
 from itertools import chain
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from noisy_student import networks
 from noisy_student.errors import Refusal
@@ -75,3 +77,35 @@ def head_dropouts(model: nn.Module) -> list[nn.Module]:
     """The dropouts that are children of the model or stand in its head, the last child that has weights."""
     head = [child for child in model.children() if any(True for _ in child.parameters())][-1]
     return [module for module in chain(model.children(), head.modules()) if isinstance(module, nn.Dropout)]
+
+
+def torchvision_names(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Published weights of the model `torchvision/<name>` as the model names them today."""
+    from noisy_student.vision import torchvision
+
+    variant = name.removeprefix("torchvision/")
+    dense = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")  # what torchvision itself renames as it loads
+    renamed = {dense.sub(r"\1\2.", key): tensor for key, tensor in tensors.items()}
+    classes = {"num_classes": 1000, **TORCHVISION_ARGUMENTS.get(variant, {})}
+    model = torchvision.models.get_model(variant, weights=None, **classes)
+    missing = load_tensors(model, renamed, strict=False)
+    return {key: tensor for key, tensor in model.state_dict().items() if key not in missing}
+
+
+def timm_names(name: str, tag: str, path: str) -> dict[str, Tensor]:
+    """The weights in the file at `path` of the model `timm/<name>` as the model names them today."""
+    from noisy_student import vision
+
+    variant = name.removeprefix("timm/")
+    whole = variant if tag == "DEFAULT" else f"{variant}.{tag}"
+    return vision.timm().create_model(whole, pretrained=True, pretrained_cfg_overlay={"file": path}).state_dict()
+
+
+def load_tensors(model: nn.Module, tensors: dict[str, Tensor], strict: bool = True) -> list[str]:
+    """As `load_state_dict`, for plain dicts too, with the versions of layers, for which some models look.
+
+    Where it is not `strict`, the names of what `tensors` lack are returned.
+    """
+    versioned = OrderedDict(tensors)
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    return model.load_state_dict(versioned, strict=strict).missing_keys

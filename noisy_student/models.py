@@ -82,6 +82,12 @@ def check_rates(name: str, dropout: float, stochastic_depth: float) -> None:
             raise Refusal(f"the model {name} has no place for {noise}; set its rate to 0 or take another model")
 
 
+def check_head(name: str) -> None:
+    """Raise `Refusal` unless the model has a linear layer at its end; needs no library for own networks."""
+    if not _is_own(name):
+        heads(_on_meta(name, 0.0, 0.0))
+
+
 def check_side(name: str, resolution: float, shape: tuple[int, ...]) -> None:
     """Raise `Refusal` unless the model is trained on smaller images of `shape` (H,W,C) at a `resolution` below 1."""
     if resolution == 1:

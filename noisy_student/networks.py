@@ -60,7 +60,7 @@ class StochasticDepth(nn.Module):
 
 class Resizing(nn.Module):
     """A `network` that takes square images from `smallest_image_size` pixels a side on; images of another size than
-    `size`, (height, width), are brought to it by bilinear interpolation."""
+    `size`, (height, width), are brought to it by bilinear interpolation, smoothed where they become smaller."""
 
     def __init__(self, network: nn.Module, size: tuple[int, int], smallest_image_size: int) -> None:
         super().__init__()
@@ -70,7 +70,8 @@ class Resizing(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if images.shape[-2:] != self.size:
-            images = F.interpolate(images, size=self.size, mode="bilinear", align_corners=False)
+            smooth = min(self.size) < min(images.shape[-2:])
+            images = F.interpolate(images, size=self.size, mode="bilinear", align_corners=False, antialias=smooth)
         return self.network(images)
 
 

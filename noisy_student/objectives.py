@@ -69,9 +69,9 @@ def distillation(student: Student, part: Part, params: DistillationParams) -> Te
     logits = student.logits(part.images)
     true = -(part.targets * F.log_softmax(logits, dim=1)).sum(dim=1)  # (B,)
     if params.kind == "hard":
-        told = F.cross_entropy(logits, part.teacher.argmax(dim=1), reduction="none")  # (B,)
+        told = F.cross_entropy(logits, part.teacher_logits.argmax(dim=1), reduction="none")  # (B,)
     else:
-        ours, theirs = (F.log_softmax(each / params.temperature, dim=1) for each in (logits, part.teacher))
+        ours, theirs = (F.log_softmax(each / params.temperature, dim=1) for each in (logits, part.teacher_logits))
         told = params.temperature**2 * F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)  # (B,)
     share = params.weight + (1 - params.weight) * part.from_pool
     return (part.weights * torch.lerp(true, told, share)).sum()

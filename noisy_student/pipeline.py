@@ -10,7 +10,7 @@ import yaml
 from noisy_student.config import Params, Section
 from noisy_student.errors import Refusal
 from noisy_student.inference import LabelingParams
-from noisy_student.models import check_name, check_rates, check_side
+from noisy_student.models import check_head, check_name, check_rates, check_side
 from noisy_student.noise import NoiseOptions, check_crop
 from noisy_student.pretraining import PretrainingParams, description
 from noisy_student.randomness import Seed
@@ -31,8 +31,8 @@ from noisy_student.recipes import (
     teacher_recipe,
 )
 from noisy_student.runtime import RuntimeParams, pick_device
-from noisy_student.schedule import TrainingParams
-from noisy_student.sources import DIGITS, DataParams, check_sizes
+from noisy_student.schedule import TRANSFER, TrainingParams
+from noisy_student.sources import DIGITS, DataParams, SourceParams, check_sizes
 from noisy_student.targets import PseudoLabelParams, of_iteration
 
 PIPELINE_FILE = Path("dvc.yaml")  # the name that DVC gives it
@@ -99,14 +99,7 @@ def check(params: Params) -> Everything:
         _at(f"{key}.model", check_name, model)
     recipes = everything.recipes()
     for name, recipe in recipes.items():
-        key = everything.key(name)
-        _at(f"{key}.noise", check_rates, recipe.model, recipe.noise.dropout, recipe.noise.stochastic_depth)
-        _at(f"{key}.noise", check_crop, recipe.noise, everything.data.shape()[:2])
-        _at(f"{key}.training.resolution", check_side, recipe.model, recipe.training.resolution, everything.data.shape())
-        if recipe.noise.flip and everything.data.source in DIGITS:
-            raise Refusal(
-                f"params.yaml: {key}.noise.flip was True; it must be False, for {everything.data.source} has digits"
-            )
+        _check_recipe(everything.key(name), recipe, everything.data)
     _check_views(everything)
     _check_features(everything)
     _check_mixtures(everything, recipes)
@@ -116,6 +109,15 @@ def check(params: Params) -> Everything:
     check_sizes(everything.data)
     pick_device(everything.runtime)
     return everything
+
+
+def _check_recipe(key: str, recipe: Recipe, images: SourceParams) -> None:
+    """The noise and the size of what is trained by `recipe` on those `images`."""
+    _at(f"{key}.noise", check_rates, recipe.model, recipe.noise.dropout, recipe.noise.stochastic_depth)
+    _at(f"{key}.noise", check_crop, recipe.noise, images.shape()[:2])
+    _at(f"{key}.training.resolution", check_side, recipe.model, recipe.training.resolution, images.shape())
+    if recipe.noise.flip and images.source in DIGITS:
+        raise Refusal(f"params.yaml: {key}.noise.flip was True; it must be False, for {images.source} has digits")
 
 
 def refuse_orphans(everything: Everything) -> None:
@@ -191,9 +193,12 @@ def _check_teachers(everything: Everything) -> None:
 def _check_controls(everything: Everything, recipes: dict[str, Recipe]) -> None:
     """A control sees as many images as the iteration that it is of, or it would answer another question."""
     for name, control in everything.controls.items():
-        for key in ("members", "training.steps", "training.batch_size", "training.initial"):
+        same = ["members", "training.steps", "training.batch_size"]
+        if recipes[control.of].training.initial != "warm":
+            same += ["training.initial", *(f"training.{option}" for option in TRANSFER)]
+        for key in same:
             wanted, has = (attrgetter(key)(recipes[model]) for model in (control.of, name))
-            if has != wanted and wanted != "warm":
+            if has != wanted:
                 what = key.removeprefix("training.")
                 raise Refusal(
                     f"params.yaml: controls.{name} would train with {what} {has} and its iteration {control.of} with "
@@ -250,10 +255,17 @@ def _check_warm(everything: Everything, recipes: dict[str, Recipe]) -> None:
 def _check_pretraining(everything: Everything, recipes: dict[str, Recipe]) -> None:
     """Pretrained weights are there for whoever begins with them, and come from no image that is held out."""
     pretraining, data = everything.pretraining, everything.data
-    everything.pretraining_recipes()
     for model in pretraining.models:
         _at("pretraining.models", check_name, model)
-        description(pretraining, model)
+        _at("pretraining.models", check_head, model)
+        channels = description(pretraining, model)["input_channels"]
+        if channels != data.shape()[2] != 1:
+            raise Refusal(
+                f"params.yaml: pretraining.source was {pretraining.source}, whose images have {channels} channels, and "
+                f"those of data {data.shape()[2]}; take another"
+            )
+    for recipe in everything.pretraining_recipes().values():
+        _check_recipe("pretraining", recipe, pretraining)
     if (path := pretraining.reads()) and not path.exists():
         raise Refusal(f"params.yaml: pretraining.path was {pretraining.path!r}; there is nothing there")
     same_place = not pretraining.is_own or Path(pretraining.path).resolve() == Path(data.path).resolve()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from noisy_student import libraries
 from noisy_student.checkpoint import DESCRIPTION, WEIGHTS
+from noisy_student.datasets import Dataset
 from noisy_student.errors import Refusal
 from noisy_student.files import digest, read_json
 from noisy_student.images import Split
@@ -28,8 +30,12 @@ from noisy_student.randomness import generator
 from noisy_student.sources import SourceParams, load
 from noisy_student.splits import allocate
 
+HALF = ([0.5] * 3, [0.5] * 3)
+FROM_MINUS_ONE = ("torchvision/googlenet", "torchvision/inception_v3")  # trained on pixels from -1 to 1, which their
+# library makes out of others in a layer that is left out here
 LIBRARIES = ("torchvision", "timm")
 CHECKSUM = re.compile(r"-([0-9a-f]{8,})\.pth$")  # in the name of a file of torchvision's, the start of its sha256
+Positive = Annotated[float, Field(gt=0)]
 Found = tuple[dict[str, Tensor], dict[str, Any]]  # weights by name, and their description
 
 
@@ -42,7 +48,7 @@ class PretrainingParams(SourceParams):
     models: list[str]  # their names, see models.py; each for itself
     weights: str  # which of a library's: a name such as IMAGENET1K_V1, or timm's tag; DEFAULT: the library's choice
     mean: list[float] | None  # of a file without a model.json beside it: its normalisation of pixels scaled to 0..1,
-    std: list[float] | None  # for each channel
+    std: list[Positive] | None  # for each channel
     image_size: int = Field(ge=4, le=1024)  # of one's own images or of such a file: pixels a side
     validation: int = Field(ge=1)  # images of the source that are looked at and not trained on
     noise: NoiseOptions  # of a training: all of it, as is the following
@@ -67,6 +73,8 @@ class PretrainingParams(SourceParams):
             for model in self.models:
                 if not model.startswith(f"{self.source}/"):
                     raise ValueError(f"should have models of {self.source} alone, and has {model}")
+        if self.mean is not None and self.source != "file":
+            raise ValueError("should have mean and std null where its source is no file")
         if (self.mean is None) != (self.std is None) or len(self.mean or []) != len(self.std or []):
             raise ValueError("should have mean and std for as many channels")
         return self
@@ -83,7 +91,7 @@ class PretrainingParams(SourceParams):
 
 def labeled_images(params: PretrainingParams, seed: int, scratch: Path) -> tuple[Split, Split]:
     """The labeled images of the source, but for its own test split: to train on, and to look at (stratified)."""
-    dataset = load(params, scratch)
+    dataset = _loaded(params, scratch)
     known = np.flatnonzero(dataset.labels >= 0)
     counts = np.bincount(dataset.labels[known], minlength=len(dataset.classes))
     if params.validation > counts.sum() - len(counts):
@@ -105,6 +113,16 @@ def labeled_images(params: PretrainingParams, seed: int, scratch: Path) -> tuple
     return split(np.setdiff1d(known, held_out)), split(held_out)
 
 
+def _loaded(params: PretrainingParams, scratch: Path) -> Dataset:
+    try:
+        return load(params, scratch)
+    except Refusal as refusal:  # which names the keys of the images of `data`
+        said = str(refusal)
+        for key in PretrainingParams.model_fields:
+            said = said.replace(f"data.{key}", f"pretraining.{key}")
+        raise Refusal(said) from None
+
+
 def description(params: PretrainingParams, model: str) -> dict[str, Any]:
     """What is known of the weights of `model` before they are fetched or made: the images that they are for.
 
@@ -117,11 +135,10 @@ def description(params: PretrainingParams, model: str) -> dict[str, Any]:
         return _of_file(params, model)
     if params.source == "torchvision":
         transforms = _torchvision_weights(params.weights, model).transforms()
-        size, normalisation = transforms.crop_size * 2, transforms
-    else:
-        normalisation = _timm_config(params.weights, model)
-        size = normalisation.input_size[1:]
-    return _description(model, params.source, size[:2], normalisation.mean, normalisation.std)
+        own = HALF if model in FROM_MINUS_ONE else (transforms.mean, transforms.std)
+        return _description(model, params.source, (transforms.crop_size * 2)[:2], *own)
+    config = _timm_config(params.weights, model)
+    return _description(model, params.source, config.input_size[1:], config.mean, config.std)
 
 
 def fetched(params: PretrainingParams, model: str) -> Found:
@@ -153,7 +170,8 @@ def _from_torchvision(params: PretrainingParams, model: str) -> dict[str, Tensor
     checksum = CHECKSUM.search(path.name)
     if not checksum or not digest(path).startswith(checksum[1]):
         raise Refusal(f"{path} is not what its name says, by its checksum; remove it and try again")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    return libraries.torchvision_names(model, tensors)
 
 
 def _timm_config(tag: str, model: str) -> Any:
@@ -178,7 +196,12 @@ def _from_timm(params: PretrainingParams, model: str) -> dict[str, Tensor]:
         path = hf_hub_download(config.hf_hub_id, config.hf_hub_filename or WEIGHTS, cache_dir=cache)
     except OSError as error:  # all that the hub raises is one
         raise _out_of_reach(model, f"huggingface.co/{config.hf_hub_id}", error) from None
-    return load_file(path)
+    try:
+        return libraries.timm_names(model, params.weights, path)
+    except (RuntimeError, SafetensorError) as error:
+        raise Refusal(
+            f"{path} does not hold the weights of {model} ({str(error).splitlines()[0]}); remove it"
+        ) from None
 
 
 def _weights_file(params: PretrainingParams) -> Path:

@@ -80,8 +80,6 @@ class DistillationParams(Section):
     def _options_agree(self) -> "DistillationParams":
         if self.kind == "hard" and self.temperature != 1:
             raise ValueError("should have temperature 1 where kind is hard, for it softens soft ones")
-        if self.weight == 0 and self.images == "labeled" and self.kind == "hard":
-            raise ValueError("should have kind soft where the teacher has no weight")
         return self
 
 
@@ -187,6 +185,7 @@ def distilled_recipe(
     """How the model called `name` that another is taught into is trained."""
     key = f"distilled.{name}"
     chosen = overlay(distillation, distilled.distillation, f"{key}.distillation")
+    _refuse_idle_distillation(chosen, distilled, key)
     kept = {option: getattr(training, option) for option in BOTH}
     named = {option: value for option, value in distilled.training.items() if option not in kept}
     if chosen.images == "both":
@@ -196,6 +195,20 @@ def distilled_recipe(
     training = overlay(_on_labels_alone(training).model_copy(update=kept), distilled.training, f"{key}.training")
     noise = overlay(noise, distilled.noise, f"{key}.noise")
     return Recipe(model=distilled.model, noise=_fitted(noise, distilled.model), training=training, distillation=chosen)
+
+
+def _refuse_idle_distillation(chosen: DistillationParams, distilled: DistilledParams, key: str) -> None:
+    """Raise `Refusal` where a distilled model's own section names an option that others leave without effect."""
+    idle = {}
+    if chosen.images == "pool":
+        idle = {"distillation.weight": "images pool", "training.label_smoothing": "images pool"}
+    elif chosen.images == "labeled" and chosen.weight == 0:
+        idle = {"distillation.temperature": "weight 0", "distillation.kind": "weight 0"}
+    named = {f"distillation.{option}" for option in distilled.distillation}
+    named |= {f"training.{option}" for option in distilled.training}
+    if wrong := idle.keys() & named:
+        option = min(wrong)
+        raise Refusal(f"params.yaml: {key}.{option} changes nothing with distillation.{idle[option]}; take it out")
 
 
 def control_recipe(training: TrainingParams, model: str, control: ControlParams, name: str) -> Recipe:

@@ -79,8 +79,12 @@ class TrainingParams(Section):
             raise ValueError("should have optimizer adamw or sgd where layers differ in their rates")
         elif self.resolution != 1:
             raise ValueError("should have resolution 1 with pretrained weights, which see images at their own size")
-        elif self.unfreeze and (self.body_rate == 0 or not 0 < round(self.unfreeze * self.steps) < self.steps):
-            raise ValueError(f"should leave steps before and after unfreeze {self.unfreeze}, and a body_rate above 0")
+        elif self.body_rate == 0 and (self.layer_decay != 1 or self.unfreeze or self.resolution_fix):
+            raise ValueError("should have layer_decay 1, unfreeze 0 and resolution_fix 0 where body_rate is 0")
+        elif self.unfreeze and not 0 < round(self.unfreeze * self.steps) < first_step(self, "resolution_fix"):
+            raise ValueError(
+                f"should leave steps that train all of the model before and after unfreeze {self.unfreeze}"
+            )
         return self
 
 
@@ -91,10 +95,10 @@ def first_step(training: TrainingParams, phase: Literal["finetune", "resolution_
 
 def scope(training: TrainingParams, step: int) -> Scope:
     """Which of a model's tensors the `step` trains."""
-    if step >= first_step(training, "resolution_fix"):
-        return "deep half"
     frozen = training.initial == "pretrained" and training.body_rate == 0
-    return "head" if frozen or step < round(training.unfreeze * training.steps) else "all"
+    if frozen or step < round(training.unfreeze * training.steps):
+        return "head"
+    return "deep half" if step >= first_step(training, "resolution_fix") else "all"
 
 
 def labeled_in_batch(training: TrainingParams) -> int:

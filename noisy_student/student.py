@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from noisy_student.inference import Classifier
-from noisy_student.models import heads
+from noisy_student.models import bare, heads
 from noisy_student.runtime import RuntimeParams, autocast
 from noisy_student.schedule import Scope
 
@@ -48,8 +48,9 @@ def learn_all(classifier: Classifier) -> None:
 
 
 def learn_head(classifier: Classifier) -> None:
-    """Let the head alone be trained, on the body's features in eval mode; a layer of dropout before the head drops."""
+    """Let the head alone be trained, on the body's features in eval mode, with the dropout before the head."""
     classifier.eval().requires_grad_(False)
+    bare(classifier.network).training = True  # its own flag alone, which timm's dropout before the head goes by
     for module in classifier.modules():
         if isinstance(module, nn.Dropout):
             module.train()

@@ -51,13 +51,16 @@ class TrainingData:
     labeled: Split
     validation: Split
     pool: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # uint8 (N,H,W,C), targets float32 (N,K), copies (N,)
-    teacher: tuple[np.ndarray, np.ndarray] | None = None  # logits (.,K) for the labeled images and for the pool's
+    teacher_logits: tuple[np.ndarray, np.ndarray] | None = None  # (.,K), for the labeled images and for the pool's
 
 
-def distilled(labeled: Split, validation: Split, pool: Split, logits: tuple[np.ndarray, np.ndarray]) -> TrainingData:
+def distilled(
+    labeled: Split, validation: Split, pool: Split | None, logits: tuple[np.ndarray, np.ndarray]
+) -> TrainingData:
     """What a teacher is taught into another model with, by its `logits` (.,K) for the labeled images and the pool."""
-    told = one_hot(logits[1].argmax(axis=1), logits[1].shape[1])
-    return TrainingData(labeled, validation, (pool.images(), told, np.ones(len(pool), np.int64)), logits)
+    unknown = np.zeros_like(logits[1])  # (N,K), the true labels of pool images, which no loss asks for
+    images = (pool.images(), unknown, np.ones(len(pool), np.int64)) if pool else None
+    return TrainingData(labeled, validation, images, logits)
 
 
 def taught(pool: Split, told: PseudoLabels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -119,8 +122,11 @@ class Resident:
 
 
 def _resident(data: TrainingData, device: torch.device) -> Resident:
-    truth, (of_labeled, of_pool) = one_hot(data.labeled.labels, len(data.labeled.classes)), data.teacher or (None, None)
-    labeled = examples(data.labeled.images(), truth, device, teacher=of_labeled)
+    truth, (of_labeled, of_pool) = (
+        one_hot(data.labeled.labels, len(data.labeled.classes)),
+        data.teacher_logits or (None, None),
+    )
+    labeled = examples(data.labeled.images(), truth, device, teacher_logits=of_labeled)
     pool = examples(*data.pool[:2], device, data.pool[2], of_pool) if data.pool else None
     return Resident(labeled, pool, HeldOut(data.validation.images(), data.validation.labels))
 
@@ -150,12 +156,14 @@ def _fit_one(
 
 def _beginning(recipe: Recipe, labeled: Split, begins_with: Path | None, device: torch.device) -> Classifier:
     """The model before its first step."""
-    rates = (recipe.noise.dropout, recipe.noise.stochastic_depth)
-    if begins_with and recipe.training.initial == "pretrained":
-        return transferred(recipe.model, labeled, *rates, begins_with, device)
-    if begins_with and recipe.training.initial == "warm":
+    rates, initial = (recipe.noise.dropout, recipe.noise.stochastic_depth), recipe.training.initial
+    if initial == "scratch":
+        return new_classifier(recipe.model, labeled, *rates).to(device)
+    if not begins_with:
+        raise Refusal(f"there is no folder of weights for training.initial {initial}")
+    if initial == "warm":
         return load_classifier(begins_with, device, rates)[0]
-    return new_classifier(recipe.model, labeled, *rates).to(device)
+    return transferred(recipe.model, labeled, *rates, begins_with, device)
 
 
 def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:

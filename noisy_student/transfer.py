@@ -16,6 +16,7 @@ from noisy_student.errors import Refusal
 from noisy_student.files import REMEDY
 from noisy_student.images import Split
 from noisy_student.inference import Classifier
+from noisy_student.libraries import load_tensors
 from noisy_student.models import bare, build, heads
 from noisy_student.recipes import Recipe
 
@@ -69,8 +70,10 @@ def replace_body(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -
             raise Refusal(f"the weights in {folder} have no {name}, which the model has; take those of the same model")
         if name in found and found[name].shape != tensor.shape:
             shapes = f"{tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
-            raise Refusal(f"{name} of the weights in {folder} is {shapes}; take those of the same model")
-    network.load_state_dict({name: found[name] for name in wanted if name in found}, strict=False)
+            raise Refusal(
+                f"{name} of the weights in {folder} is {shapes}; take those of a model with one head, the same"
+            )
+    load_tensors(network, {name: found[name] for name in wanted if name in found}, strict=False)
 
 
 def body(network: nn.Module) -> dict[str, Tensor]:
@@ -80,8 +83,9 @@ def body(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _of_network(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a classifier's network without what stands before it, named as the network names them."""
-    for prefix in ("network.network.", "network."):
-        if any(name.startswith(prefix) for name in tensors):
-            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return tensors
+    """The tensors of a network, named as it names them, out of those of a classifier around it or of itself."""
+    if not {"mean", "std"} <= tensors.keys():
+        return tensors
+    resizing = all(name.startswith("network.network.") for name in tensors if name not in ("mean", "std"))
+    prefix = "network.network." if resizing else "network."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     model = params.section(f"distilled.{args.distilled}", DistilledParams)
     recipe = distilled_recipe(noise, training, distillation, model, args.distilled)
 
+    with_labels_alone = recipe.distillation is not None and recipe.distillation.images == "labeled"
+
     device = setup(runtime)
     pretrained = asked_for(recipe, args.pretrained)
     inputs = {
@@ -54,7 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     with work(args.out, __file__, params, inputs, machine(device)) as job:
         if not job.finished:
             logits = read_logits(args.logits, "labeled"), read_logits(args.logits, "pool")
-            data = distilled(read_split(args.labeled), read_split(args.validation), read_split(args.pool), logits)
+            pool = None if with_labels_alone else read_split(args.pool)
+            data = distilled(read_split(args.labeled), read_split(args.validation), pool, logits)
             trained = fit(args.distilled, recipe, data, runtime, device, seed, job.checkpoints, pretrained)
             save_trained(job.part, trained, data)
 

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pseudo-labels", type=Path)
     parser.add_argument("--pool-truth", type=Path)
     parser.add_argument("--control-of", nargs=2, metavar=("KIND", "ITERATION"), help="what a control is of")
-    parser.add_argument("--taught-by", metavar="ITERATION", help="whose model was taught into this one")
+    parser.add_argument("--distilled-from", metavar="ITERATION", help="whose model was taught into this one")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
@@ -52,8 +52,8 @@ def main(argv: list[str] | None = None) -> None:
         result |= {key: read_json(args.report)[key] for key in ("training_labels", "held_out_labels")}
         if args.control_of:
             result |= dict(zip(("kind", "of"), args.control_of, strict=True))
-        if args.taught_by:
-            result["teacher"] = args.taught_by
+        if args.distilled_from:
+            result["teacher"] = args.distilled_from
         if args.pseudo_labels:
             pseudo_labels = read_pseudo_labels(args.pseudo_labels)
             result |= pseudo_label_figures(pseudo_labels.rows, pseudo_labels.labels, read_truth(args.pool_truth))

@@ -138,7 +138,7 @@ def test_hard_labels_of_a_teacher_are_its_most_probable_classes():
 
 
 def test_without_weight_the_teacher_tells_of_the_pool_alone():
-    other = replace(part(), teacher=TEACHER.flip(1))
+    other = replace(part(), teacher_logits=TEACHER.flip(1))
     true = F.cross_entropy(LOGITS[3:5], TARGETS[:2], reduction="none").sum() / 5
     assert float(distillation(STUDENT, other, distilled(weight=0.0))) > float(true)
     labels = replace(other, from_pool=torch.zeros(5))

@@ -1,21 +1,39 @@
 """The forecast that `make repro` begins with."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from commands.plan import clock, forecast, to_run
 from noisy_student.config import Params
 from noisy_student.errors import Refusal
+from noisy_student.recipes import DistillationParams
 from noisy_student.sources import DataParams
+
+DATA = Params(Path(__file__).parent.parent / "params.yaml").section("data", DataParams)
 
 
 def test_a_forecast_grows_with_the_steps(runtime, make_recipe):
-    data = Params().section("data", DataParams)
     short, long = (
-        forecast(make_recipe("cnn_2", steps=steps, batch_size=16), data, runtime, torch.device("cpu"))
+        forecast(make_recipe("cnn_2", steps=steps, batch_size=16), DATA, runtime, torch.device("cpu"))
         for steps in (10, 1000)
     )
     assert 0 < 10 * short < long  # a hundred times as many steps
+
+
+def test_a_distilled_model_has_a_forecast_too(make_recipe, runtime):
+    distillation = DistillationParams(images="both", kind="soft", temperature=4, weight=0.5)
+    recipe = make_recipe("cnn_2", steps=3, batch_size=16).model_copy(update={"distillation": distillation})
+    assert forecast(recipe, DATA, runtime, torch.device("cpu"), with_pool=True) > 0
+
+
+def test_pretrained_weights_see_images_at_their_own_size(make_recipe, runtime):
+    small, large = (
+        forecast(make_recipe("cnn_2", batch_size=16), DATA, runtime, torch.device("cpu"), input_size=size)
+        for size in (None, (112, 112))
+    )
+    assert large > 2 * small
 
 
 def test_seconds_are_said_as_a_person_says_them():

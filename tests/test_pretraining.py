@@ -18,7 +18,7 @@ from noisy_student.files import digest, read_json
 from noisy_student.inference import load_classifier, new_classifier
 from noisy_student.models import build
 from noisy_student.pretraining import PretrainingParams, description, fetched, labeled_images
-from noisy_student.vision import torchvision
+from noisy_student.vision import timm, torchvision
 from stages import pretrain
 
 DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())["pretraining"]
@@ -53,6 +53,8 @@ def test_more_to_look_at_than_there_is_is_refused(tmp_path):
         ({"source": "file", "models": ["cnn_4", "cnn_8"]}, "one model where its source is a file"),
         ({"source": "timm", "models": ["torchvision/resnet18"]}, "models of timm alone, and has torchvision/resnet18"),
         ({"source": "file", "models": ["cnn_4"], "mean": [0.5]}, "mean and std for as many channels"),
+        ({"source": "mnist_5k", "models": ["cnn_4"], "mean": [0.5], "std": [0.5]}, "null where its source is no file"),
+        ({"source": "file", "models": ["cnn_4"], "mean": [0.5], "std": [0.0]}, "std.0 was 0.0"),
         ({"source": "minst_5k", "models": ["cnn_4"]}, "did you mean mnist_5k"),
         ({"source": "torchvison"}, "did you mean torchvision"),
     ],
@@ -128,19 +130,23 @@ def test_without_a_network_weights_are_refused_in_a_sentence(download, monkeypat
 def test_weights_of_timm_are_read_as_safetensors(tmp_path, monkeypatch):
     import huggingface_hub
 
-    asked = []
+    published, asked = timm().create_model("tf_efficientnet_b0").state_dict(), []
 
     def hub(repository, file, cache_dir):
         asked.append((repository, file))
-        save_file({"conv_stem.weight": torch.ones(2)}, tmp_path / file)
+        save_file(published, tmp_path / file)
         return str(tmp_path / file)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
     model = "timm/tf_efficientnet_b0"
-    tensors, described = fetched(params(source="timm", models=[model], weights="ns_jft_in1k"), model)
+    given = params(source="timm", models=[model], weights="ns_jft_in1k")
+    tensors, described = fetched(given, model)
     assert asked == [("timm/tf_efficientnet_b0.ns_jft_in1k", "model.safetensors")]
-    assert tensors["conv_stem.weight"].tolist() == [1, 1]
+    assert all(torch.equal(tensors[name], each) for name, each in published.items())
     assert (described["input_size"], described["model"]) == ([224, 224], model)
+    published = {"conv_stem.weight": torch.ones(2)}
+    with pytest.raises(Refusal, match=r"does not hold the weights of timm/tf_efficientnet_b0"):
+        fetched(given, model)
 
 
 def test_a_file_needs_a_normalisation_beside_it_or_in_the_parameters(tmp_path, make_split):
@@ -204,6 +210,13 @@ def test_a_library_model_begins_with_what_was_fetched(download, project):
     assert set(found) > {name for name in build(model, 3, 5, (64, 64), 0, 0).network.state_dict() if "fc." not in name}
 
 
+def test_two_models_were_published_for_pixels_from_minus_one_to_one():
+    model = "torchvision/inception_v3"
+    described = description(params(source="torchvision", models=[model]), model)
+    assert described["normalisation"] == {"mean": [0.5] * 3, "std": [0.5] * 3}
+    assert described["input_size"] == [299, 299]
+
+
 def test_the_check_takes_params_with_pretrained_models_and_refuses_what_is_missing(tmp_path):
     from noisy_student.pipeline import check
 
@@ -225,6 +238,18 @@ def test_the_check_takes_params_with_pretrained_models_and_refuses_what_is_missi
     student = {"teacher": "iter1", "model": "cnn_16", "training": {"initial": "pretrained"}}
     with pytest.raises(Refusal, match=r"controls.same_size would train with initial scratch and its iteration iter2"):
         checked(**source, iterations__iter2=student)
+    for key, value, said in (
+        ("noise", {**DEFAULTS["noise"], "stochastic_depth": 0.1}, "pretraining.noise: the model mlp_16 has no place"),
+        ("noise", {**DEFAULTS["noise"], "crop": 40}, "pretraining.noise: noise.crop was 40"),
+        ("models", ["torchvision/squeezenet1_0"], "pretraining.models: this model has no linear layer"),
+    ):
+        with pytest.raises(Refusal, match=said):
+            checked(**{**source, "pretraining__models": ["mlp_16"], f"pretraining__{key}": value})
+    with pytest.raises(Refusal, match=r"fashion_mnist, whose images have 1 channels, and those of data 3"):
+        checked(**source, data__source="torchvision/CIFAR10")
+    both = {"iterations__iter2": {**student, "training": {"initial": "pretrained", "layer_decay": 0.5}}}
+    with pytest.raises(Refusal, match=r"same_size would train with layer_decay 1.0 and its iteration iter2 with 0.5"):
+        checked(**source, **both, controls__same_size__training={"initial": "pretrained"})
     with pytest.raises(Refusal, match=r"pretraining.training.body_rate would need pretrained weights"):
         checked(**source, pretraining__training={**DEFAULTS["training"], "body_rate": 0.5})
     with pytest.raises(Refusal, match=r"must have initial pretrained where unfreeze is set"):

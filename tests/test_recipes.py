@@ -108,6 +108,14 @@ def test_how_students_learn_does_not_reach_a_distilled_model(defaults):
             "small.training.pool_ratio changes nothing, .* images of one kind, pool",
         ),
         ({"distillation": {"kind": "hard"}}, "must have temperature 1 where kind is hard"),
+        (
+            {"distillation": {"images": "pool", "weight": 0.5}},
+            "distillation.weight changes nothing with distillation.images pool",
+        ),
+        (
+            {"distillation": {"images": "labeled", "weight": 0, "temperature": 2}},
+            "distillation.temperature changes nothing with distillation.weight 0",
+        ),
         ({"distillation": {"temprature": 2}}, "did you mean temperature"),
     ],
 )

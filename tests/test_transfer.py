@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,9 @@ import torch
 from noisy_student.checkpoint import load_model, save_model
 from noisy_student.errors import Refusal
 from noisy_student.inference import load_classifier, new_classifier, predict
+from noisy_student.libraries import torchvision_names
 from noisy_student.models import bare, heads
+from noisy_student.networks import Resizing
 from noisy_student.optimization import make_optimizer, rate_shares, set_learning_rate
 from noisy_student.schedule import scope
 from noisy_student.student import as_student, learn_head
@@ -157,9 +160,51 @@ def test_a_frozen_body_is_in_eval_mode_and_its_head_has_dropout(pretrained, make
     learning = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}
     assert learning == {"network.classifier.weight", "network.classifier.bias"}
     training = {type(module).__name__ for module in classifier.modules() if module.training}
-    assert training == {"Dropout", "Linear"}
+    assert training == {"Network", "Dropout", "Linear"}  # the network's own flag, not its layers'
     as_student(classifier, runtime, "all").logits(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     assert all(parameter.requires_grad for parameter in classifier.parameters())
+
+
+@pytest.mark.parametrize("model", ["timm/resnet18", "torchvision/resnet18", "timm/efficientnet_b0", "cnn_2"])
+def test_the_head_of_every_kind_of_model_learns_with_dropout_and_without_other_noise(make_split, runtime, model):
+    def passes(dropout: float) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        classifier = new_classifier(model, make_split(0, 9), dropout, 0.0)
+        student = as_student(classifier, runtime, "head")
+        return [student.logits(torch.full((2, 1, 8, 8), 100, dtype=torch.uint8)) for _ in range(2)]
+
+    assert torch.equal(*passes(0.0))
+    assert not torch.equal(*passes(0.5))
+
+
+@pytest.mark.parametrize("model", ["torchvision/mnasnet0_5", "torchvision/densenet121"])
+def test_models_whose_layers_look_for_versions_or_old_names_come_back(tmp_path, make_split, model):
+    torch.manual_seed(1)
+    split = make_split(0, 9)
+    state = bare(new_classifier(model, split).network).state_dict()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name): each for name, each in state.items()}
+    old = {name: each for name, each in old.items() if not name.startswith("classifier")}
+    first = next(name for name, each in old.items() if each.ndim == 4)
+    old[first] = old[first].repeat(1, 3, 1, 1)  # as published, for images in colour
+    kept = torchvision_names(model, old)
+    assert kept.keys() == {name for name in state if not name.startswith("classifier")}
+    save_model(tmp_path, kept, description(model, channels=3, side=64))
+    network = bare(begin(tmp_path, split, model).network)
+    found = network.state_dict()
+    assert all(torch.equal(found[name], each) for name, each in kept.items())
+
+
+def test_images_that_are_made_smaller_are_smoothed():
+    stripes = torch.zeros(1, 1, 96, 96)
+    stripes[..., ::2] = 1
+    smaller = Resizing(torch.nn.Identity(), (28, 28), 1)(stripes)
+    assert smaller.std() < 0.05
+
+
+def test_there_is_no_beginning_without_weights(make_split, make_recipe, runtime):
+    data = TrainingData(make_split(0, 30), make_split(400, 450))
+    with pytest.raises(Refusal, match=r"no folder of weights for training.initial pretrained"):
+        fit("iter0", make_recipe("cnn_2", initial="pretrained"), data, runtime, CPU, 0)
 
 
 def test_each_layer_before_the_head_has_its_share_of_the_rate(pretrained, make_split, make_recipe):
