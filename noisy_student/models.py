@@ -83,9 +83,15 @@ def check_rates(name: str, dropout: float, stochastic_depth: float) -> None:
 
 
 def check_head(name: str) -> None:
-    """Raise `Refusal` unless the model has a linear layer at its end; needs no library for own networks."""
-    if not _is_own(name):
-        heads(_on_meta(name, 0.0, 0.0))
+    """Raise `Refusal` unless a linear layer at its end is all of the model that depends on the number of classes."""
+    if _is_own(name):
+        return
+    one, other = (_on_meta(name, 0.0, 0.0, classes) for classes in (2, 3))
+    shapes = {key: tensor.shape for key, tensor in other.state_dict().items()}
+    head = head_name(one)
+    for key, tensor in one.state_dict().items():
+        if tensor.shape != shapes[key] and not key.startswith(f"{head}."):
+            raise Refusal(f"the model {name} has another head, {key}, so that it cannot begin anew; take another")
 
 
 def check_side(name: str, resolution: float, shape: tuple[int, ...]) -> None:
@@ -122,6 +128,12 @@ def heads(model: nn.Module) -> list[nn.Linear]:
     if not all(linear):
         raise Refusal("this model has no linear layer at its end, whose input would be features; take another model")
     return [layers[-1] for layers in linear]
+
+
+def head_name(model: nn.Module) -> str:
+    """The dotted name, in one network, of the layer that `heads` finds."""
+    (head,) = heads(model)
+    return next(name for name, module in model.named_modules() if module is head)
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -226,10 +238,10 @@ def _meta_forward(model: nn.Module, channels: int, image_size: tuple[int, int]) 
 
 
 @cache
-def _on_meta(name: str, dropout: float, stochastic_depth: float) -> nn.Module:
-    """A model for images in colour and two classes, without weights; `check_name` has imported the library, which must
+def _on_meta(name: str, dropout: float, stochastic_depth: float, classes: int = 2) -> nn.Module:
+    """A model for images in colour, without weights; `check_name` has imported the library, which must
     not happen on the meta device."""
-    arguments = (name, 3, 2, (32, 32), dropout, stochastic_depth)
+    arguments = (name, 3, classes, (32, 32), dropout, stochastic_depth)
     try:
         with torch.device("meta"):
             return _build(*arguments)

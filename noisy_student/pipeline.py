@@ -36,6 +36,7 @@ from noisy_student.sources import DIGITS, DataParams, SourceParams, check_sizes
 from noisy_student.targets import PseudoLabelParams, of_iteration
 
 PIPELINE_FILE = Path("dvc.yaml")  # the name that DVC gives it
+OUTPUTS = (("data",), ("models",), ("metrics",))  # folders of what stages make
 TAKEN = ("pool_controls", "distilled", "pretrained")  # folders beside those of iterations and controls
 ITERATION, CONTROL = re.compile(r"iter[1-9][0-9]{0,3}"), re.compile(r"[a-z][a-z0-9_]{0,39}")
 
@@ -266,8 +267,9 @@ def _check_pretraining(everything: Everything, recipes: dict[str, Recipe]) -> No
             )
     for recipe in everything.pretraining_recipes().values():
         _check_recipe("pretraining", recipe, pretraining)
-    if (path := pretraining.reads()) and not path.exists():
-        raise Refusal(f"params.yaml: pretraining.path was {pretraining.path!r}; there is nothing there")
+    if (path := pretraining.reads()) and (not path.exists() or path.parts[:1] in OUTPUTS):
+        what = "what stages make here goes when they run again; copy it" if path.exists() else "there is nothing there"
+        raise Refusal(f"params.yaml: pretraining.path was {pretraining.path!r}; {what}")
     same_place = not pretraining.is_own or Path(pretraining.path).resolve() == Path(data.path).resolve()
     if pretraining.source == data.source and same_place:
         raise Refusal(

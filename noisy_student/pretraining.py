@@ -7,7 +7,7 @@ N images, K classes.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -29,6 +29,7 @@ from noisy_student.noise import NoiseOptions
 from noisy_student.randomness import generator
 from noisy_student.sources import SourceParams, load
 from noisy_student.splits import allocate
+from noisy_student.transfer import fits
 
 HALF = ([0.5] * 3, [0.5] * 3)
 FROM_MINUS_ONE = ("torchvision/googlenet", "torchvision/inception_v3")  # trained on pixels from -1 to 1, which their
@@ -75,7 +76,7 @@ class PretrainingParams(SourceParams):
                     raise ValueError(f"should have models of {self.source} alone, and has {model}")
         if self.mean is not None and self.source != "file":
             raise ValueError("should have mean and std null where its source is no file")
-        if (self.mean is None) != (self.std is None) or len(self.mean or []) != len(self.std or []):
+        if self.mean == [] or (self.mean is None) != (self.std is None) or len(self.mean or []) != len(self.std or []):
             raise ValueError("should have mean and std for as many channels")
         return self
 
@@ -216,14 +217,12 @@ def _of_file(params: PretrainingParams, model: str) -> dict[str, Any]:
     beside = weights.parent / DESCRIPTION
     if beside.exists():
         found = read_json(beside)
-        keys = ("model", "input_channels", "input_size", "normalisation")
-        if not isinstance(found, Mapping) or not set(keys) <= set(found):
-            raise Refusal(f"{beside} does not tell {', '.join(keys)}; take a model that this project made")
-        if found["model"] != model:
-            raise Refusal(f"params.yaml: pretraining.models was [{model}], and {weights} is of {found['model']}")
+        given = fits(found if isinstance(found, dict) else {}, beside)
+        if given.model != model:
+            raise Refusal(f"params.yaml: pretraining.models was [{model}], and {weights} is of {given.model}")
         if found.get("members", 1) != 1:
             raise Refusal(f"{weights} is of {found['members']} nets; take a model of one")
-        return {"source": "file", **{key: found[key] for key in keys}}
+        return {"source": "file", **given.model_dump()}
     if params.mean is None or params.std is None:
         raise Refusal(
             f"{weights} has no {DESCRIPTION} beside it that tells its normalisation; set pretraining.mean, std and "

@@ -73,7 +73,7 @@ class DistillationParams(Section):
 
     images: Literal["both", "pool", "labeled"]  # on which it is taught; of those of the pool the teacher alone tells
     kind: Literal["soft", "hard"]  # the teacher's probabilities, or its most probable class
-    temperature: float = Field(gt=0)  # that divides the logits of both for soft targets
+    temperature: float = Field(ge=0.1, le=1000)  # that divides the logits of both for soft targets
     weight: float = Field(ge=0, le=1)  # of the teacher's loss on labeled images; the true labels' is the rest
 
     @model_validator(mode="after")
@@ -101,6 +101,7 @@ class Recipe(Section):
     training: TrainingParams
     members: int = 1
     distillation: DistillationParams | None = None  # of a model that another is taught into
+    distilled_from: str | None = None  # the iteration whose model that is
 
 
 def teacher_recipe(defaults: TrainingParams, teacher: TeacherParams) -> Recipe:
@@ -194,7 +195,13 @@ def distilled_recipe(
         _refuse_student_options(distilled.training, key, f"sees images of one kind, {chosen.images}")
     training = overlay(_on_labels_alone(training).model_copy(update=kept), distilled.training, f"{key}.training")
     noise = overlay(noise, distilled.noise, f"{key}.noise")
-    return Recipe(model=distilled.model, noise=_fitted(noise, distilled.model), training=training, distillation=chosen)
+    return Recipe(
+        model=distilled.model,
+        noise=_fitted(noise, distilled.model),
+        training=training,
+        distillation=chosen,
+        distilled_from=distilled.teacher,
+    )
 
 
 def _refuse_idle_distillation(chosen: DistillationParams, distilled: DistilledParams, key: str) -> None:

@@ -169,12 +169,12 @@ def _beginning(recipe: Recipe, labeled: Split, begins_with: Path | None, device:
 def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
     """Write the model's folder: its weights, a description that a person can read, and its learning curve."""
     labeled, classifier, last = data.labeled, trained.classifier, trained.curve[-1]
-    distillation = trained.recipe.distillation
+    recipe, distillation = trained.recipe, trained.recipe.distillation
     low, high = accuracy_interval(last["validation_accuracy"], len(data.validation))
     description = {
         "name": trained.name,
-        "model": trained.recipe.model,
-        "members": trained.recipe.members,
+        "model": recipe.model,
+        "members": recipe.members,
         "classes": labeled.classes,
         "image_size": list(labeled.image_size),
         "channels": labeled.channels,
@@ -190,9 +190,9 @@ def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
             "accuracy_high": high,
             "loss": last["validation_loss"],
         },
-        "training": trained.recipe.training.model_dump(),
-        **({"distillation": distillation.model_dump()} if distillation else {}),
-        "noise": trained.recipe.noise.model_dump(),
+        "training": recipe.training.model_dump(),
+        **({"distillation": distillation.model_dump(), "teacher": recipe.distilled_from} if distillation else {}),
+        "noise": recipe.noise.model_dump(),
     }
     save_model(folder, classifier.state_dict(), description)
     write_csv(folder / "curve.csv", pd.DataFrame(trained.curve))

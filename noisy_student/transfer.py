@@ -7,20 +7,45 @@ K classes.
 """
 
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from noisy_student.checkpoint import load_model
+from noisy_student.checkpoint import DESCRIPTION, load_model
+from noisy_student.config import Section, validated
 from noisy_student.errors import Refusal
 from noisy_student.files import REMEDY
 from noisy_student.images import Split
 from noisy_student.inference import Classifier
 from noisy_student.libraries import load_tensors
-from noisy_student.models import bare, build, heads
+from noisy_student.models import LARGEST_SIDE, bare, build, head_name
 from noisy_student.recipes import Recipe
 
 COUNTER = "num_batches_tracked"  # of a batch norm, which uses it for nothing here and older files do not have
+
+
+class Normalisation(Section):
+    """Of pixels scaled to 0..1, a number for each channel."""
+
+    mean: list[float] = Field(min_length=1)
+    std: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+
+
+class Fits(Section):
+    """The images that weights are for."""
+
+    model: str
+    input_channels: int = Field(ge=1)
+    input_size: list[Annotated[int, Field(ge=1, le=LARGEST_SIDE)]] = Field(min_length=2, max_length=2)
+    normalisation: Normalisation
+
+    @model_validator(mode="after")
+    def _as_many_channels(self) -> "Fits":
+        if not len(self.normalisation.mean) == len(self.normalisation.std) == self.input_channels:
+            raise ValueError(f"should have a normalisation of {self.input_channels} channels")
+        return self
 
 
 def folder_of(pretrained: Path, model: str) -> Path:
@@ -42,22 +67,26 @@ def transferred(
     when the weights are another model's, or of fewer channels.
     """
     tensors, description = load_model(folder)
-    try:
-        pretrained, channels = description["model"], description["input_channels"]
-        size, normalisation = tuple(description["input_size"]), description["normalisation"]
-    except KeyError as error:
-        raise Refusal(f"the description in {folder} does not tell {error}; {REMEDY}") from None
-    if pretrained != name:
-        raise Refusal(f"the weights in {folder} are of {pretrained} and not of {name}; {REMEDY}")
+    given = fits(description, folder / DESCRIPTION)
+    channels, (height, width) = given.input_channels, given.input_size
+    if given.model != name:
+        raise Refusal(f"the weights in {folder} are of {given.model} and not of {name}; {REMEDY}")
     if channels != labeled.channels and labeled.channels != 1:
         raise Refusal(
             f"the weights in {folder} are of images of {channels} channels, and these have {labeled.channels}; take "
             "others, or training.initial scratch"
         )
-    network = build(name, channels, len(labeled.classes), labeled.image_size, dropout, stochastic_depth, size)
+    network = build(
+        name, channels, len(labeled.classes), labeled.image_size, dropout, stochastic_depth, (height, width)
+    )
     replace_body(bare(network), tensors, folder)
-    mean, std = (torch.tensor(normalisation[each], dtype=torch.float32) for each in ("mean", "std"))
+    mean, std = (torch.tensor(each) for each in (given.normalisation.mean, given.normalisation.std))
     return Classifier(network, mean, std).to(device)
+
+
+def fits(description: dict[str, Any], path: Path) -> Fits:
+    """What the `description` at `path` says of the images that weights are for; raises `Refusal` where it does not."""
+    return validated(Fits, {key: description[key] for key in Fits.model_fields if key in description}, "weights", path)
 
 
 def replace_body(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
@@ -66,6 +95,8 @@ def replace_body(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -
     found = _of_network(tensors)
     wanted = body(network)
     for name, tensor in wanted.items():
+        if name in found and not torch.isfinite(found[name]).all():
+            raise Refusal(f"{name} of the weights in {folder} has numbers that are not finite; take others")
         if name not in found and not name.endswith(COUNTER):
             raise Refusal(f"the weights in {folder} have no {name}, which the model has; take those of the same model")
         if name in found and found[name].shape != tensor.shape:
@@ -78,7 +109,7 @@ def replace_body(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -
 
 def body(network: nn.Module) -> dict[str, Tensor]:
     """The tensors of `network` but those of its head."""
-    head = next(name for name, module in network.named_modules() if module is heads(network)[0])
+    head = head_name(network)
     return {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(f"{head}.")}
 
 

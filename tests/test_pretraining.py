@@ -217,7 +217,7 @@ def test_two_models_were_published_for_pixels_from_minus_one_to_one():
     assert described["input_size"] == [299, 299]
 
 
-def test_the_check_takes_params_with_pretrained_models_and_refuses_what_is_missing(tmp_path):
+def test_the_check_takes_params_with_pretrained_models_and_refuses_what_is_missing(tmp_path, monkeypatch):
     from noisy_student.pipeline import check
 
     def checked(**changes):
@@ -250,6 +250,10 @@ def test_the_check_takes_params_with_pretrained_models_and_refuses_what_is_missi
     both = {"iterations__iter2": {**student, "training": {"initial": "pretrained", "layer_decay": 0.5}}}
     with pytest.raises(Refusal, match=r"same_size would train with layer_decay 1.0 and its iteration iter2 with 0.5"):
         checked(**source, **both, controls__same_size__training={"initial": "pretrained"})
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refusal, match=r"what stages make here goes when they run again; copy it"):
+        checked(pretraining__source="folder", pretraining__models=["cnn_16"], pretraining__path="models")
     with pytest.raises(Refusal, match=r"pretraining.training.body_rate would need pretrained weights"):
         checked(**source, pretraining__training={**DEFAULTS["training"], "body_rate": 0.5})
     with pytest.raises(Refusal, match=r"must have initial pretrained where unfreeze is set"):

@@ -117,6 +117,7 @@ def test_how_students_learn_does_not_reach_a_distilled_model(defaults):
             "distillation.temperature changes nothing with distillation.weight 0",
         ),
         ({"distillation": {"temprature": 2}}, "did you mean temperature"),
+        ({"distillation": {"temperature": 1e300}}, "distillation.temperature was 1e.300"),
     ],
 )
 def test_options_without_a_meaning_for_a_distilled_model_are_refused(defaults, changed, said):

@@ -196,7 +196,9 @@ def test_what_is_taught_on_the_pool_learns_what_its_teacher_says_and_from_no_lab
         "distillation": {"images": "pool"},
     }
     taught = distilled(project, "taught", **options)
-    assert read_json(taught / "model.json")["validation"]["accuracy"] > 0.85
+    description = read_json(taught / "model.json")
+    assert description["validation"]["accuracy"] > 0.85
+    assert description["teacher"] == "iter0"
     with_other_labels()
     assert weights(distilled(project, "other", **options)) == weights(taught)
 

@@ -9,7 +9,7 @@ from noisy_student.checkpoint import load_model, save_model
 from noisy_student.errors import Refusal
 from noisy_student.inference import load_classifier, new_classifier, predict
 from noisy_student.libraries import torchvision_names
-from noisy_student.models import bare, heads
+from noisy_student.models import bare, check_head, heads
 from noisy_student.networks import Resizing
 from noisy_student.optimization import make_optimizer, rate_shares, set_learning_rate
 from noisy_student.schedule import scope
@@ -94,12 +94,20 @@ def test_weights_of_grey_images_are_not_for_colour(pretrained, make_split):
         ({"description": {"model": "cnn_3"}}, "are of cnn_3 and not of cnn_2"),
         ({"without": "network.features.0.0.weight"}, "have no features.0.0.weight"),
         ({"other": "network.features.0.0.weight"}, r"features.0.0.weight .* is \(1,\) instead of \(2, 1, 3, 3\)"),
-        ({"missing": "normalisation"}, "does not tell 'normalisation'"),
+        ({"missing": "normalisation"}, "weights.normalisation is missing"),
+        ({"description": {"input_size": 28}}, "weights.input_size was 28"),
+        ({"description": {"input_size": [8, "8"]}}, "weights.input_size.1 was '8'"),
+        ({"description": {"input_size": [8, 10**6]}}, "weights.input_size.1 was 1000000"),
+        ({"description": {"normalisation": {"mean": [0.5], "std": [0.0]}}}, "weights.normalisation.std.0 was 0.0"),
+        ({"description": {"input_channels": 3}}, "must have a normalisation of 3 channels"),
+        ({"infinite": "network.features.0.0.weight"}, "has numbers that are not finite"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_by_name(pretrained, make_split, changes, said):
     tensors, described = load_model(pretrained)
     tensors = {name: each for name, each in tensors.items() if name != changes.get("without")}
+    if "infinite" in changes:
+        tensors[changes["infinite"]].fill_(torch.inf)
     if "other" in changes:
         tensors[changes["other"]] = torch.zeros(1)
     described |= changes.get("description", {})
@@ -205,6 +213,15 @@ def test_there_is_no_beginning_without_weights(make_split, make_recipe, runtime)
     data = TrainingData(make_split(0, 30), make_split(400, 450))
     with pytest.raises(Refusal, match=r"no folder of weights for training.initial pretrained"):
         fit("iter0", make_recipe("cnn_2", initial="pretrained"), data, runtime, CPU, 0)
+
+
+def test_a_model_with_a_second_head_cannot_begin_anew():
+    check_head("timm/deit_tiny_patch16_224")
+    check_head("cnn")
+    with pytest.raises(Refusal, match=r"has another head, head.weight, so that it cannot begin anew"):
+        check_head("timm/deit_tiny_distilled_patch16_224")
+    with pytest.raises(Refusal, match="no linear layer at its end"):
+        check_head("torchvision/squeezenet1_0")
 
 
 def test_each_layer_before_the_head_has_its_share_of_the_rate(pretrained, make_split, make_recipe):
