@@ -1,6 +1,7 @@
 """The classifiers that anyone asks for, on the labels of the default run: accuracy, size, time.
 
-    python -m benchmarks.baselines
+    python -m benchmarks.baselines            # all of them
+    python -m benchmarks.baselines cnn_8      # one of them
 
 Nearest neighbours, on pixels and on the features of iter0, and nets trained as iter0 is, each at its own learning rate
 (`choose_baselines` in benchmarks/studies.yaml). Beside them stands what the study `distillation` has: the small model
@@ -14,7 +15,7 @@ import copy
 import tempfile
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from benchmarks.expand import commands
 from benchmarks.studies_table import percent
 from benchmarks.study import RESULTS, ROOT, changed, copy_project, fingerprint, finish
 from noisy_student.config import validated
-from noisy_student.errors import exits_with_a_sentence
+from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.files import read_csv, read_json, write_bytes, write_csv
 from noisy_student.images import Split, read_split
 from noisy_student.inference import Classifier, LabelingParams, load_classifier, new_classifier, predict, see
@@ -47,6 +48,7 @@ NETS: dict[str, dict[str, Any]] = {  # by name: what is other than iter0's
     "torchvision/alexnet": {"teacher.training.learning_rate": 0.0003},
     "torchvision/vgg11": {"teacher.training.learning_rate": 0.0003},
 }
+BASELINES: dict[str, dict[str, Any]] = {"pixels": {}, "features": {}, **NETS}
 NEIGHBOURS = (1, 3, 5, 9)  # of which validation chooses
 GROWTH = (100, 1_000, 10_000, 59_000)  # images of Fashion-MNIST to be neighbours
 SMALL, ALONE = "pool_4", "alone"  # of the study distillation
@@ -55,12 +57,17 @@ COLUMNS = ["baseline", "seed", "params", "accuracy", "parameters", "megabytes", 
 
 @exits_with_a_sentence
 def main(argv: list[str] | None = None) -> None:
-    ArgumentParser(description=__doc__.splitlines()[0]).parse_args(argv)
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("baselines", nargs="*", help=f"of: {', '.join(BASELINES)}; none: all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    args = parser.parse_args(argv)
+    if unknown := set(args.baselines) - set(BASELINES):
+        raise Refusal(f"there is no baseline {min(unknown)}; there are {', '.join(BASELINES)}")
     torch.set_num_threads(1)
     path = RESULTS / "baselines.csv"
     rows = read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
-    for seed in SEEDS:
-        for row in baselines(seed, rows):
+    for seed in args.seeds:
+        for row in baselines(seed, args.baselines or BASELINES, rows):
             others = rows[(rows["baseline"] != row["baseline"]) | (rows["seed"] != seed)]
             rows = pd.concat([others, pd.DataFrame([row])], ignore_index=True)
             write_csv(path, rows)
@@ -70,12 +77,11 @@ def main(argv: list[str] | None = None) -> None:
     write_bytes(path.with_suffix(".md"), markdown(rows, read_csv(RESULTS / "distillation.csv")).encode())
 
 
-def baselines(seed: int, done: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def baselines(seed: int, names: Sequence[str], done: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """The rows of a seed, those that are `done` with the same parameters as they are."""
     base = yaml.safe_load((ROOT / "params.yaml").read_text())
     alone = {"seed": seed, "runtime.threads": 1, "current": "iter0", "iterations": {}, "controls": {}}
-    wanted = {"pixels": {}, "features": {}, **NETS}
-    runs = {name: changed(copy.deepcopy(base), {**alone, **own}) for name, own in wanted.items()}
+    runs = {name: changed(copy.deepcopy(base), {**alone, **BASELINES[name]}) for name in names}
     for name, params in runs.items():
         params["teacher"]["model"] = name if name in NETS else "cnn_16"
     with tempfile.TemporaryDirectory() as folder:
@@ -199,26 +205,28 @@ def markdown(rows: pd.DataFrame, distillation: pd.DataFrame) -> str:
     lines = [
         "# baselines: the classifiers that anyone asks for, on the 100 labels of the default run",
         "",
-        f"Seeds {', '.join(map(str, SEEDS))}; mean ± half of the 95 % t interval over seeds. One thread of a CPU; "
+        "Mean ± half of the 95 % t interval over n seeds from 0 on. Nets are trained as iter0 is, 300 steps of 64 "
+        "images, the one that was taught, and the same net alone, 2,000 of 128. One thread of a CPU; "
         "seconds of training are of one stage, its start included; megabytes are those of the weights, or of what is "
         "compared with.",
         "",
-        "| baseline | parameters | megabytes | test accuracy, % | training, s | images/s | taught one ahead, points |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| baseline | n | parameters | megabytes | test accuracy, % | training, s | images/s | taught one ahead, points |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for name, group in rows.groupby("baseline", sort=False):
+    for name in (name for name in BASELINES if name in set(rows["baseline"])):
+        group = rows[rows["baseline"] == name]
         ahead = (small - group.set_index("seed")["accuracy"].astype(float)).dropna()
         mean = group[["parameters", "megabytes", "train_seconds", "images_per_second"]].astype(float).mean()
         cells = (f"{mean.parameters:,.0f}", f"{mean.megabytes:,.2f}", percent(group["accuracy"]))
         times = (f"{mean.train_seconds:,.0f}", f"{mean.images_per_second:,.0f}", percent(ahead, "+"))
         label = f"nearest neighbours on {name}" if name not in NETS else name
-        lines.append(f"| {label} | {' | '.join((*cells, *times))} |".replace("nan", ""))
+        lines.append(f"| {label} | {len(group)} | {' | '.join((*cells, *times))} |".replace("nan", ""))
     size = f"{distillation.loc[distillation['iteration'] == SMALL, 'parameters'].iloc[0]:,}"
     ahead = percent((small - alone).dropna(), "+")
     lines.append(
-        f"| cnn_8, alone, as long and with as much noise as taught | {size} | | {percent(alone)} | | | {ahead} |"
+        f"| cnn_8, alone, as long and with as much noise as taught | {len(alone)} | {size} | | {percent(alone)} | | | {ahead} |"
     )
-    lines.append(f"| cnn_8, taught by iter2 | {size} | | {percent(small)} | | | |")
+    lines.append(f"| cnn_8, taught by iter2 | {len(small)} | {size} | | {percent(small)} | | | |")
     return "\n".join(lines) + "\n"
 
 

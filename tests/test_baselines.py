@@ -47,6 +47,6 @@ def test_the_table_says_how_far_the_taught_model_is_ahead_by_seed():
         ]
     )
     lines = markdown(baselines, distillation).splitlines()
-    assert "| nearest neighbours on pixels |  | 0.30 | 70.00 ± 0.00 |  | 1,000 | +20.00 ± 0.00 |" in lines
-    assert "| mlp_22 | 18,000 | 0.30 | 81.00 ± 2.48 | 4 | 1,000 | +9.00 ± 2.48 |" in lines
-    assert lines[-1] == "| cnn_8, taught by iter2 | 17,890 | | 90.00 ± 0.00 | | | |"
+    assert "| nearest neighbours on pixels | 3 |  | 0.30 | 70.00 ± 0.00 |  | 1,000 | +20.00 ± 0.00 |" in lines
+    assert "| mlp_22 | 3 | 18,000 | 0.30 | 81.00 ± 2.48 | 4 | 1,000 | +9.00 ± 2.48 |" in lines
+    assert lines[-1] == "| cnn_8, taught by iter2 | 3 | 17,890 | | 90.00 ± 0.00 | | | |"
