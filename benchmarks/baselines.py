@@ -15,7 +15,7 @@ import copy
 import tempfile
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     write_bytes(path.with_suffix(".md"), markdown(rows, read_csv(RESULTS / "distillation.csv")).encode())
 
 
-def baselines(seed: int, names: Sequence[str], done: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def baselines(seed: int, names: Iterable[str], done: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """The rows of a seed, those that are `done` with the same parameters as they are."""
     base = yaml.safe_load((ROOT / "params.yaml").read_text())
     alone = {"seed": seed, "runtime.threads": 1, "current": "iter0", "iterations": {}, "controls": {}}
@@ -210,7 +210,7 @@ def markdown(rows: pd.DataFrame, distillation: pd.DataFrame) -> str:
         "seconds of training are of one stage, its start included; megabytes are those of the weights, or of what is "
         "compared with.",
         "",
-        "| baseline | n | parameters | megabytes | test accuracy, % | training, s | images/s | taught one ahead, points |",
+        "| baseline | n | parameters | megabytes | test accuracy, % | training, s | images/s | taught one ahead by |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name in (name for name in BASELINES if name in set(rows["baseline"])):
@@ -224,7 +224,7 @@ def markdown(rows: pd.DataFrame, distillation: pd.DataFrame) -> str:
     size = f"{distillation.loc[distillation['iteration'] == SMALL, 'parameters'].iloc[0]:,}"
     ahead = percent((small - alone).dropna(), "+")
     lines.append(
-        f"| cnn_8, alone, as long and with as much noise as taught | {len(alone)} | {size} | | {percent(alone)} | | | {ahead} |"
+        f"| cnn_8, alone, as long and noised as taught | {len(alone)} | {size} | | {percent(alone)} | | | {ahead} |"
     )
     lines.append(f"| cnn_8, taught by iter2 | {len(small)} | {size} | | {percent(small)} | | | |")
     return "\n".join(lines) + "\n"
