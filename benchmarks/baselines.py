@@ -4,9 +4,10 @@
     python -m benchmarks.baselines cnn_8      # one of them
 
 Nearest neighbours, on pixels and on the features of iter0, and nets trained as iter0 is, each at its own learning rate
-(`choose_baselines` in benchmarks/studies.yaml). Beside them stands what the study `distillation` has: the small model
-trained alone on labels, and the one that the last student was taught into. Writes benchmarks/studies/baselines.csv,
-going on where it stopped, baselines.md, and how neighbours scale with their number, neighbours.csv.
+(`choose_baselines` in benchmarks/studies.yaml; vgg11 at alexnet's). Beside them stands what the study `distillation`
+has: the small model trained alone on labels, and the one that the last student was taught into. Writes
+benchmarks/studies/baselines.csv, going on where it stopped, baselines.md, and how neighbours scale with their number,
+neighbours.csv; and puts into the tables of the two studies of distillation how many images a second each model labels.
 
 N images, D numbers an image.
 """
@@ -26,14 +27,16 @@ import torch
 import yaml
 from sklearn.neighbors import KNeighborsClassifier
 
+from benchmarks import studies_table
 from benchmarks.expand import commands
 from benchmarks.studies_table import percent
-from benchmarks.study import RESULTS, ROOT, changed, copy_project, fingerprint, finish
+from benchmarks.study import RESULTS, ROOT, STUDIES, changed, copy_project, fingerprint, finish
 from noisy_student.config import validated
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.files import read_csv, read_json, write_bytes, write_csv
 from noisy_student.images import Split, read_split
 from noisy_student.inference import Classifier, LabelingParams, load_classifier, new_classifier, predict, see
+from noisy_student.models import build
 from noisy_student.pretraining import PretrainingParams, labeled_images
 from noisy_student.runtime import RuntimeParams
 
@@ -51,6 +54,7 @@ NETS: dict[str, dict[str, Any]] = {  # by name: what is other than iter0's
 BASELINES: dict[str, dict[str, Any]] = {"pixels": {}, "features": {}, **NETS}
 NEIGHBOURS = (1, 3, 5, 9)  # of which validation chooses
 GROWTH = (100, 1_000, 10_000, 59_000)  # images of Fashion-MNIST to be neighbours
+DISTILLED = ("distillation", "distillation_fashion_mnist")
 SMALL, ALONE = "pool_4", "alone"  # of the study distillation
 COLUMNS = ["baseline", "seed", "params", "accuracy", "parameters", "megabytes", "train_seconds", "images_per_second"]
 
@@ -75,6 +79,23 @@ def main(argv: list[str] | None = None) -> None:
     if not (RESULTS / "neighbours.csv").exists():
         write_csv(RESULTS / "neighbours.csv", pd.DataFrame(growth()))
     write_bytes(path.with_suffix(".md"), markdown(rows, read_csv(RESULTS / "distillation.csv")).encode())
+    for study in DISTILLED:
+        add_rates(study)
+
+
+def add_rates(study: str) -> None:
+    """Put into the table of `study`, of images as MNIST's, how many images a second each of its models labels."""
+    path, plan = RESULTS / f"{study}.csv", yaml.safe_load(STUDIES.read_text(encoding="utf-8"))[study]
+    if not path.exists():
+        return
+    rows, images = read_csv(path), np.zeros((2000, 28, 28, 1), np.uint8)
+    rates = {}
+    for model in rows["model"].unique():
+        classifier = Classifier(build(model, 1, 10, (28, 28), 0.0, 0.0), torch.zeros(1), torch.ones(1))
+        rates[model] = labeling_rate(classifier, images)
+    rows["images_per_second"] = rows["model"].map(rates).round()
+    write_csv(path, rows)
+    write_bytes(path.with_suffix(".md"), studies_table.markdown(study, plan, rows).encode())
 
 
 def baselines(seed: int, names: Iterable[str], done: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -104,7 +125,7 @@ def trained(folder: Path, params: dict[str, Any]) -> dict[str, float]:
         "parameters": description["parameters"],
         "megabytes": (folder / "models/iter0/model.safetensors").stat().st_size / 1e6,
         "train_seconds": seconds,
-        "images_per_second": labeling_rate(classifier, read_split(folder / "data/test")),
+        "images_per_second": labeling_rate(classifier, read_split(folder / "data/test").images()),
     }
 
 
@@ -119,9 +140,8 @@ def run_pipeline(folder: Path, params: dict[str, Any]) -> dict[str, float]:
     return seconds
 
 
-def labeling_rate(classifier: Classifier, split: Split) -> float:
+def labeling_rate(classifier: Classifier, images: np.ndarray) -> float:
     """Images a second of a forward pass, the best of three."""
-    images = split.images()
     return len(images) / min(clocked(partial(predict, classifier, images, runtime())) for _ in range(3))
 
 

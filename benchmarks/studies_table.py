@@ -22,18 +22,22 @@ def markdown(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> str:
     first = rows.iloc[0]
     labels = " / ".join(f"{count:,.0f}" for count in rows["training_labels"].unique())
     figures = [figure for figure in FIGURES if figure in rows]
+    rates = "images_per_second" in rows
+    columns = ["setting", "iteration", "model", "parameters", *["images/s"] * rates, "n"]
     lines = [
         f"# {name}: {plan['question']}",
         "",
         f"{labels} training labels, {first.held_out_labels:,.0f} held-out labels (calibration and "
         f"validation); seeds {', '.join(map(str, seeds))}; mean ± half of the 95 % t interval over seeds, in per cent.",
         "",
-        f"| setting | iteration | model | parameters | n | {' | '.join(FIGURES[figure] for figure in figures)} |",
-        f"|---|---|---|---:|---:|{'---:|' * len(figures)}",
+        f"| {' | '.join(columns)} | {' | '.join(FIGURES[figure] for figure in figures)} |",
+        f"|---|---|---|{'---:|' * (len(columns) - 3 + len(figures))}",
     ]
     for (setting, iteration), group in rows.groupby(["setting", "iteration"], sort=False):
         values = [percent(group[figure]) for figure in figures]
         model = f"{group['model'].iloc[0]} | {int(group['parameters'].iloc[0]):,}"
+        if rates:
+            model += f" | {group['images_per_second'].iloc[0]:,.0f}"
         lines.append(f"| {setting} | {iteration} | {model} | {len(group)} | {' | '.join(values)} |")
     lines += [
         "",

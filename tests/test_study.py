@@ -142,6 +142,11 @@ def test_the_table_has_means_intervals_and_paired_differences():
     assert "| default | iter1 - iter0 | 2 | +4.50 ± 6.35 | 2 of 2 |" in text
 
 
+def test_the_table_has_rates_where_they_were_measured():
+    rows = history([0.9, 0.95]).assign(setting="default", seed=0, images_per_second=[1000, 250])
+    assert "| default | iter1 | cnn_16 | 70,330 | 250 | 1 | 95.00 |" in markdown("tiny", PLAN, rows)
+
+
 def test_settings_of_a_group_are_compared_with_its_first_one_at_each_iteration():
     settings = {"scratch_10": 0.8, "scratch_50": 0.9, "head_10": 0.85, "head_50": 0.91}
     rows = [
