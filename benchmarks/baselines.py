@@ -43,9 +43,9 @@ from noisy_student.runtime import RuntimeParams
 SEEDS = (0, 1, 2)
 NETS: dict[str, dict[str, Any]] = {  # by name: what is other than iter0's
     "cnn_16": {},
-    "cnn_8": {},
+    "cnn_8": {"teacher.training.learning_rate": 0.032},
     "cnn_32": {},
-    "mlp_22": {"teacher.training.learning_rate": 0.002},
+    "mlp_22": {},
     "mlp_256": {"teacher.training.learning_rate": 0.002},
     "torchvision/resnet18": {"teacher.training.learning_rate": 0.002},
     "torchvision/alexnet": {"teacher.training.learning_rate": 0.0003},
