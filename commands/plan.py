@@ -39,6 +39,7 @@ def main() -> None:
     refuse_orphans(everything)
     stages = to_run()
     if not stages:
+        print("nothing is to be run")
         return
     device = setup(everything.runtime)
     planned = trainings(everything, stages)

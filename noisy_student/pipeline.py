@@ -166,7 +166,8 @@ def _check_names(everything: Everything) -> None:
         for name in getattr(everything, section):
             taken = pattern is CONTROL and (name.startswith("iter") or name in TAKEN)
             if taken or not pattern.fullmatch(name):
-                raise Refusal(f"params.yaml: the key {section}.{name} must be named like {example}")
+                rule = "iter and a number" if pattern is ITERATION else "small letters, digits and _, and not iter…"
+                raise Refusal(f"params.yaml: the key {section}.{name} must be named like {example}: {rule}")
 
 
 def _check_teachers(everything: Everything) -> None:

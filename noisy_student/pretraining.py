@@ -63,7 +63,7 @@ class PretrainingParams(SourceParams):
     @model_validator(mode="after")
     def _models_fit(self) -> "PretrainingParams":
         if self.source == "none" and self.models:
-            raise ValueError("should have a source where it has models")
+            raise ValueError("should have a source, such as torchvision or fashion_mnist, where it has models")
         if self.source != "none" and not self.models:
             raise ValueError("should have models, those that begin with pretrained weights, where it has a source")
         if len(set(self.models)) < len(self.models):

@@ -95,15 +95,18 @@ def table(history: pd.DataFrame, summary: dict[str, Any]) -> Table:
     first = history.iloc[0]
     labels = f"{first.training_labels} training labels, {first.held_out_labels} held-out labels"
     title = f"Test accuracy by iteration ({labels})"
-    table = Table(title=title, caption=verdict(summary), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    distilled = summary.get("distilled", {})
+    said = "\n".join([verdict(summary), *(_distilled(name, model) for name, model in distilled.items())])
+    table = Table(title=title, caption=said, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
     for column in ("iteration", "model", "parameters", "accuracy", "95 %", "pool kept", "precision"):
-        table.add_column(column, no_wrap=True, justify="left" if column in ("iteration", "model") else "right")
+        justify: Any = "left" if column in ("iteration", "model") else "right"
+        table.add_column(column, no_wrap=column != "model", overflow="fold", justify=justify)
     for row in history.itertuples():
         interval = f"{100 * row.accuracy_low:.1f}-{100 * row.accuracy_high:.1f}"
         shares = [_percent(row.kept_fraction), _percent(row.pseudo_label_precision)]
         table.add_row(row.iteration, row.model, f"{row.parameters:,}", _percent(row.accuracy), interval, *shares)
-    for name, model in summary.get("distilled", {}).items():
+    for name, model in distilled.items():
         interval = f"{100 * model['accuracy_low']:.1f}-{100 * model['accuracy_high']:.1f}"
         table.add_row(name, model["model"], f"{model['parameters']:,}", _percent(model["accuracy"]), interval, "", "")
     return table
@@ -119,6 +122,15 @@ def verdict(summary: dict[str, Any]) -> str:
     if low > 0:
         return f"The pool helped: {figures}."
     return f"The pool hurt: {figures}." if high < 0 else f"Not shown whether the pool helped: {figures}."
+
+
+def _distilled(name: str, model: dict[str, Any]) -> str:
+    """One sentence for a person: how far is a distilled model from its teacher?"""
+    if "gain_over_teacher" not in model:
+        return f"{name} was distilled from {model['teacher']}, which is not in this table."
+    gain, low, high = (100 * model[f"gain_over_teacher{end}"] for end in ("", "_low", "_high"))
+    figures = f"{gain:+.2f} points (95 % interval {low:+.2f} to {high:+.2f})"
+    return f"{name}, distilled from {model['teacher']}: {figures} beside it."
 
 
 def _percent(fraction: float) -> str:

@@ -47,7 +47,7 @@ def test_more_to_look_at_than_there_is_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"models": ["cnn_4"]}, "must have a source where it has models"),
+        ({"models": ["cnn_4"]}, "must have a source, such as .* where it has models"),
         ({"source": "mnist_5k"}, "have models"),
         ({"source": "mnist_5k", "models": ["cnn_4", "cnn_4"]}, "each of its models once"),
         ({"source": "file", "models": ["cnn_4", "cnn_8"]}, "one model where its source is a file"),

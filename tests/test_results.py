@@ -226,7 +226,19 @@ def test_what_an_iteration_was_distilled_into_is_measured_beside_it(tmp_path, hi
     assert "gain_over_teacher" not in found["other"]  # whose teacher is not of this history
     console = Console(width=120, file=io.StringIO())
     console.print(table(history.rows, {"iteration": "iter1", "distilled": found}))
-    assert "90.0 %" in next(line for line in console.file.getvalue().splitlines() if "small" in line)
+    said = console.file.getvalue()
+    assert "90.0 %" in next(line for line in said.splitlines() if line.strip().startswith("small"))
+    assert "small, distilled from iter1: -2.00 points (95 % interval" in said
+    assert "other was distilled from iter7, which is not in this table." in said
+
+
+def test_in_a_narrow_terminal_the_name_of_a_model_gives_way_and_no_number(history):
+    console = Console(width=80, file=io.StringIO())
+    rows = history.rows.assign(model="torchvision/regnet_y_128gf", parameters=644_812_894)
+    console.print(table(rows, {"iteration": "iter1"}))
+    said = console.file.getvalue()
+    assert "644,812,894" in said
+    assert all(column in said for column in ("iteration", "parameters", "accuracy", "95 %", "precision"))
 
 
 def test_without_distilled_models_a_summary_says_nothing_of_them(history):
