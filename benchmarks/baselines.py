@@ -226,9 +226,9 @@ def markdown(rows: pd.DataFrame, distillation: pd.DataFrame) -> str:
         "# baselines: the classifiers that anyone asks for, on the 100 labels of the default run",
         "",
         "Mean ± half of the 95 % t interval over n seeds from 0 on. Nets are trained as iter0 is, 300 steps of 64 "
-        "images, the one that was taught, and the same net alone, 2,000 of 128. One thread of a CPU; "
-        "seconds of training are of one stage, its start included; megabytes are those of the weights, or of what is "
-        "compared with.",
+        "images, the one that was taught, and the same net alone, 2,000 of 128. One thread of a CPU, which another run "
+        "shares, all of them for neighbours; seconds of training are of one stage, its start included; megabytes are "
+        "those of the weights, or of what is compared with.",
         "",
         "| baseline | n | parameters | megabytes | test accuracy, % | training, s | images/s | taught one ahead by |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
