@@ -262,9 +262,10 @@ def test_models_begin_with_weights_that_were_pretrained_on_another_source(projec
 
 @pytest.mark.slow
 def test_weights_that_nobody_begins_with_train_nothing_anew(project):
-    source = ("pretraining.source=fashion_mnist", "pretraining.models=[cnn_4]", "pretraining.training.steps=3")
-    sets = [part for change in source for part in ("-S", change)]
-    said = project.run("dvc", "exp", "run", "-n", "unused", *sets)
+    for steps in (3, 5):
+        source = ("source=fashion_mnist", "models=[cnn_4]", f"training.steps={steps}")
+        sets = [part for change in source for part in ("-S", f"pretraining.{change}")]
+        said = project.run("dvc", "exp", "run", "-n", f"unused-{steps}", *sets)
     trainers = [name for name in stages_run(said) if name.startswith("train")]
     assert said.count("taking over the finished result") >= len(trainers) > 0
 
