@@ -147,6 +147,15 @@ def test_the_table_has_rates_where_they_were_measured():
     assert "| default | iter1 | cnn_16 | 70,330 | 250 | 1 | 95.00 |" in markdown("tiny", PLAN, rows)
 
 
+def test_every_study_is_a_plan():
+    plans = yaml.safe_load(studies.STUDIES.read_text())
+    assert len(plans) > 20
+    for plan in plans.values():
+        assert {"question", "params", "seeds", "settings"} <= plan.keys()
+        assert (studies.ROOT / plan["params"]).exists()
+        assert isinstance(plan.get("answer", ""), str)
+
+
 def test_settings_of_a_group_are_compared_with_its_first_one_at_each_iteration():
     settings = {"scratch_10": 0.8, "scratch_50": 0.9, "head_10": 0.85, "head_50": 0.91}
     rows = [
