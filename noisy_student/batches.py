@@ -33,9 +33,7 @@ class Examples:
     images: Tensor  # uint8 (N,C,H,W), on the device or in the machine's own memory
     targets: Tensor  # float32 (N,K), rows sum to 1, on the device
     order: np.ndarray  # int64 (M,), the rows that an epoch goes through; a row may stand there several times
-    teacher_logits: Tensor | None = (
-        None  # float32 (N,K), a teacher's logits, on the device, where it is taught into another
-    )
+    teacher_logits: Tensor | None = None  # float32 (N,K), on the device, where a teacher is distilled
 
 
 def examples(

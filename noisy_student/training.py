@@ -122,10 +122,8 @@ class Resident:
 
 
 def _resident(data: TrainingData, device: torch.device) -> Resident:
-    truth, (of_labeled, of_pool) = (
-        one_hot(data.labeled.labels, len(data.labeled.classes)),
-        data.teacher_logits or (None, None),
-    )
+    truth = one_hot(data.labeled.labels, len(data.labeled.classes))
+    of_labeled, of_pool = data.teacher_logits or (None, None)
     labeled = examples(data.labeled.images(), truth, device, teacher_logits=of_labeled)
     pool = examples(*data.pool[:2], device, data.pool[2], of_pool) if data.pool else None
     return Resident(labeled, pool, HeldOut(data.validation.images(), data.validation.labels))
