@@ -27,10 +27,9 @@ import torch
 import yaml
 from sklearn.neighbors import KNeighborsClassifier
 
-from benchmarks import studies_table
-from benchmarks.expand import commands
+from benchmarks.studies_table import markdown as study_markdown
 from benchmarks.studies_table import percent
-from benchmarks.study import RESULTS, ROOT, STUDIES, changed, copy_project, fingerprint, finish
+from benchmarks.study import RESULTS, ROOT, STUDIES, changed, fingerprint, run_commands
 from noisy_student.config import validated
 from noisy_student.errors import Refusal, exits_with_a_sentence
 from noisy_student.files import read_csv, read_json, write_bytes, write_csv
@@ -95,7 +94,7 @@ def add_rates(study: str) -> None:
         rates[model] = labeling_rate(classifier, images)
     rows["images_per_second"] = rows["model"].map(rates).round()
     write_csv(path, rows)
-    write_bytes(path.with_suffix(".md"), studies_table.markdown(study, plan, rows).encode())
+    write_bytes(path.with_suffix(".md"), study_markdown(study, plan, rows).encode())
 
 
 def baselines(seed: int, names: Iterable[str], done: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -118,7 +117,7 @@ def baselines(seed: int, names: Iterable[str], done: pd.DataFrame) -> Iterator[d
 
 def trained(folder: Path, params: dict[str, Any]) -> dict[str, float]:
     """The figures of iter0 as `params` have it."""
-    seconds = run_pipeline(folder, params)["train_teacher"]
+    seconds = run_commands(folder, params)["train_teacher"]
     classifier, description = load_classifier(folder / "models/iter0", torch.device("cpu"))
     return {
         "accuracy": read_json(folder / "metrics/results/iter0/results.json")["accuracy"],
@@ -127,17 +126,6 @@ def trained(folder: Path, params: dict[str, Any]) -> dict[str, float]:
         "train_seconds": seconds,
         "images_per_second": labeling_rate(classifier, read_split(folder / "data/test").images()),
     }
-
-
-def run_pipeline(folder: Path, params: dict[str, Any]) -> dict[str, float]:
-    """Run the commands of dvc.yaml; how many seconds each stage took."""
-    pipeline, seconds = copy_project(folder, params), {}
-    for stage, lines in commands(pipeline, params):
-        started = time.monotonic()
-        for line in lines:
-            finish(["python", *line.split()[1:]], folder)
-        seconds[stage] = time.monotonic() - started
-    return seconds
 
 
 def labeling_rate(classifier: Classifier, images: np.ndarray) -> float:
@@ -156,7 +144,7 @@ def neighbours(folder: Path, kind: str, params: dict[str, Any]) -> dict[str, flo
     """The figures of nearest neighbours among the labeled images, how many of them chosen on validation."""
     project = folder / "neighbours"
     if not project.exists():
-        run_pipeline(project, params)
+        run_commands(project, params)
     splits = {name: read_split(project / "data" / name) for name in ("labeled", "validation", "test")}
     classifier, _ = load_classifier(project / "models/iter0", torch.device("cpu"))
     embed = pixels if kind == "pixels" else partial(features, classifier)  # whose own time is not counted
@@ -203,11 +191,14 @@ def growth() -> list[dict[str, Any]]:
         "pixels": pixels,
         "features": partial(features, classifier),
     }
-    return [
-        {"on": kind, "neighbours": count, **cost(of(known)[:count], known.labels[:count], of(asked))}
-        for kind, of in embeddings.items()
-        for count in GROWTH
-    ]
+    rows = []
+    for kind, of in embeddings.items():
+        everything, queries = of(known), of(asked)
+        rows += [
+            {"on": kind, "neighbours": count, **cost(everything[:count], known.labels[:count], queries)}
+            for count in GROWTH
+        ]
+    return rows
 
 
 def cost(known: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> dict[str, float]:

@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from argparse import ArgumentParser
 from functools import partial
 from pathlib import Path
@@ -152,12 +153,20 @@ def run_without_dvc(name: str, params: dict[str, Any], root: Path | None = None)
     What is finished of other runs is taken over from `root`/work, as under DVC: settings that differ in their students
     share a teacher.
     """
-    shared = {"DVC_ROOT": str(root)} if root else {}
     with tempfile.TemporaryDirectory(prefix=name) as folder:
-        for _, lines in commands(copy_project(Path(folder), params), params):
-            for line in lines:
-                finish([sys.executable, *line.split()[1:]], Path(folder), shared)
+        run_commands(Path(folder), params, {"DVC_ROOT": str(root)} if root else {})
         return read_csv(Path(folder) / "metrics/history.csv"), read_json(Path(folder) / "metrics/summary.json")
+
+
+def run_commands(folder: Path, params: dict[str, Any], variables: dict[str, str] | None = None) -> dict[str, float]:
+    """Run the commands of dvc.yaml on a copy of the code in `folder`; how many seconds each stage took."""
+    seconds = {}
+    for stage, lines in commands(copy_project(folder, params), params):
+        started = time.monotonic()
+        for line in lines:
+            finish([sys.executable, *line.split()[1:]], folder, variables)
+        seconds[stage] = time.monotonic() - started
+    return seconds
 
 
 def copy_project(folder: Path, params: dict[str, Any]) -> dict[str, Any]:

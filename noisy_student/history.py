@@ -1,5 +1,6 @@
 """The history of an iteration: a row, a learning curve and the test predictions for it and for all that led to it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,8 @@ def read_predictions(results: Path) -> pd.DataFrame:
 def read_distilled(folder: Path, names: list[str]) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
     """The figures and the predictions of each model that an iteration was distilled into; `names` are those of
     params.yaml. Raises `Refusal` for results of a model that is none of them."""
-    found = {results.parent.name: results for results in sorted(folder.glob("*/results.json"))}
-    if left := found.keys() - set(names):
-        raise Refusal(f"{folder / min(left)} is left from a model that params.yaml no longer has; remove it")
-    return {name: (read_json(found[name]), read_predictions(found[name].parent)) for name in names if name in found}
+    found = {results.name: (result, read_predictions(results)) for results, result in _results(folder, names, "model")}
+    return {name: found[name] for name in names if name in found}
 
 
 def read_controls(folder: Path, names: list[str], iteration: str) -> dict[str, pd.DataFrame]:
@@ -102,12 +101,17 @@ def read_controls(folder: Path, names: list[str], iteration: str) -> dict[str, p
     control would hide which.
     """
     found: dict[str, pd.DataFrame] = {}
-    for results in sorted(folder.glob("*/results.json")):
-        if results.parent.name not in names:
-            raise Refusal(f"{results.parent} is left from a control that params.yaml no longer has; remove it")
-        result: dict[str, Any] = read_json(results)
+    for results, result in _results(folder, names, "control"):
         if result["of"] == iteration:
             if result["kind"] in found:
                 raise Refusal(f"{iteration} has two controls of kind {result['kind']} in {folder}; keep one of them")
-            found[result["kind"]] = read_predictions(results.parent)
+            found[result["kind"]] = read_predictions(results)
     return found
+
+
+def _results(folder: Path, names: list[str], what: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folders in `folder` that hold results, and these; each must be of one of `names`, those of params.yaml."""
+    for file in sorted(folder.glob("*/results.json")):
+        if file.parent.name not in names:
+            raise Refusal(f"{file.parent} is left from a {what} that params.yaml no longer has; remove it")
+        yield file.parent, read_json(file)
