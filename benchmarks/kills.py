@@ -32,11 +32,11 @@ import psutil
 from filelock import FileLock
 
 from benchmarks.small_run import ROOT, TRAINERS, Project, Run
-from noisy_student.errors import Refusal, exits_with_a_sentence
-from noisy_student.files import digest, read_csv, write_bytes, write_csv
-from noisy_student.provenance import code_of
-from noisy_student.runtime import processor
-from noisy_student.work import work_folder
+from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.files import digest, read_csv, write_bytes, write_csv
+from noisy_student.core.imports import import_closure
+from noisy_student.core.workspace import work_folder
+from noisy_student.models.device import processor
 
 KILLS = ROOT / "benchmarks" / "kills.csv"
 WANTED = {  # of each kind
@@ -308,7 +308,10 @@ def _lost(rounds: pd.DataFrame) -> str:
 def code(kind: str) -> str:
     """A name for the code that is killed, 16 hex digits; whoever changes how a kind is judged removes its rows."""
     killed_stages = ROOT.glob("stages/*.py" if kind in OF_ALL else "stages/train_*.py")
-    files = {ROOT / "benchmarks" / "small_run.py", *(file for stage in killed_stages for file in code_of(stage))}
+    files = {
+        ROOT / "benchmarks" / "small_run.py",
+        *(file for stage in killed_stages for file in import_closure(stage, ROOT)),
+    }
     return hashlib.sha256("".join(map(digest, sorted(files))).encode()).hexdigest()[:16]
 
 

@@ -19,7 +19,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from noisy_student import models
+from noisy_student.models import registry
 
 CLASSES, SECONDS = 10, 3.0
 RUNTIME = {"device": "auto", "precision": "float32", "threads": "2"}
@@ -47,8 +47,8 @@ def of_model(
 ) -> dict[str, float]:
     """Images a second and the costs of one."""
     size, count = (int(side), int(side)), int(channels)
-    network = models.build(model, count, CLASSES, size, *MODEL_NOISE)
-    cost = models.size_and_cost(network, count, size)
+    network = registry.build(model, count, CLASSES, size, *MODEL_NOISE)
+    cost = registry.size_and_cost(network, count, size)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(BATCH[kind], count, *size, device=device).contiguous(memory_format=torch.channels_last)
 

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from noisy_student.errors import Refusal
+from noisy_student.core.errors import Refusal
 
 ROOT = Path(__file__).parent.parent
 HARDWARE = """
 import torch
-from noisy_student.runtime import processor
+from noisy_student.models.device import processor
 print(processor(), torch.cuda.get_device_name() if torch.cuda.is_available() else "", sep="\\n")
 """
 

@@ -25,24 +25,24 @@ from benchmarks.expand import commands
 from benchmarks.processes import ROOT, hardware, pipeline, run
 from benchmarks.speed import MODELS
 from benchmarks.study import copy_project
-from noisy_student import batches, objectives, optimization, training
-from noisy_student.files import write_bytes
+from noisy_student.core.files import write_bytes
+from noisy_student.training import batches, loop, objectives, optim
 
 PROFILE = ROOT / "benchmarks" / "profile.md"
 STEP = "cnn_24"
 WIDTH = 120  # characters of a line
 BATCH = "choosing and noising the batch"
-OPTIMIZERS: dict[str, Any] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD, "muon": optimization.Muon}
+OPTIMIZERS: dict[str, Any] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD, "muon": optim.Muon}
 PARTS: dict[str, tuple[Any, str]] = {  # each a function that a step calls, and none calls another
     BATCH: (batches.Batches, "_make"),
-    "seeding model noise": (training, "reseed_torch"),
-    "forward pass": (training.Classifier, "forward"),
+    "seeding model noise": (loop, "reseed_torch"),
+    "forward pass": (loop.Classifier, "forward"),
     "loss": (objectives, "weighted_cross_entropy"),
     "backward pass": (torch.Tensor, "backward"),
     "optimizer": (OPTIMIZERS[pipeline()[1]["training"]["optimizer"]], "step"),
-    "average of the weights": (optimization.Average, "update"),
+    "average of the weights": (optim.Average, "update"),
 }
-WHOLE = (training, "take_step")
+WHOLE = (loop, "take_step")
 IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1])"
 
 

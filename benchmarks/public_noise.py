@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from noisy_student import noise
-from noisy_student.noise import NoiseParams
-from noisy_student.randomness import generator
+from noisy_student.core.randomness import generator
+from noisy_student.training.augmentation import policy
+from noisy_student.training.augmentation.policy import NoiseParams
 
 OPERATIONS, MAGNITUDE, CROP, FILL = 2, 15, 4, 0  # kornia fills with black alone
 RANDAUGMENT = NoiseParams.none().model_copy(update={"operations": OPERATIONS, "magnitude": MAGNITUDE, "fill": FILL})
@@ -29,7 +29,7 @@ class Pictures(Dataset):
     """Images, each noised on its own when it is asked for."""
 
     def __init__(self, side: int):
-        from noisy_student.vision import torchvision
+        from noisy_student.core.torchvision_compat import torchvision
 
         transforms = torchvision.transforms
         self.images = pictures(side)
@@ -82,7 +82,7 @@ def batches(side: int) -> Iterator[list[Tensor]]:
 def our_noise(params: NoiseParams) -> Noise:
     """Ours, drawn anew in each call."""
     calls = count()
-    return lambda images: noise.augment(images, params, generator(0, "benchmark", next(calls))).float() / 255
+    return lambda images: policy.augment(images, params, generator(0, "benchmark", next(calls))).float() / 255
 
 
 def kornia_noise(side: int, alone: bool) -> Noise:
@@ -120,7 +120,7 @@ def randaugment(way: str, side: int) -> Noise:
         return kornia_noise(side, alone=True)
     if way == "ours":
         return our_noise(RANDAUGMENT)
-    from noisy_student.vision import torchvision
+    from noisy_student.core.torchvision_compat import torchvision
 
     operate = torchvision.transforms.RandAugment(OPERATIONS, MAGNITUDE, fill=[FILL] * 3)
     return lambda images: torch.stack([operate(image) for image in images]).float() / 255

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from benchmarks import limits, public_noise, work
 from benchmarks.processes import ROOT, hardware, run
 from benchmarks.public_noise import BATCH, CLASSES, NOISE
-from noisy_student import models
-from noisy_student.config import Params
-from noisy_student.files import write_bytes
-from noisy_student.pipeline import check
+from noisy_student.check import check
+from noisy_student.core.config import Params
+from noisy_student.core.files import write_bytes
+from noisy_student.models import registry
 
 MODEL, THREADS, ROUNDS = "cnn_24", 2, 3
 SIDES = (32, 96)
@@ -73,7 +73,7 @@ def training_rate(way: str, side: int) -> float:
     if way in OURS:
         return our_training_rate(way, side)
     layout = torch.channels_last if way == LAID_OUT else torch.contiguous_format
-    network = models.build(MODEL, 3, CLASSES, (side, side), dropout=0.0, stochastic_depth=0.0)
+    network = registry.build(MODEL, 3, CLASSES, (side, side), dropout=0.0, stochastic_depth=0.0)
     network = network.to(memory_format=layout)  # type: ignore[call-overload]
     optimizer, found = torch.optim.SGD(network.parameters(), 0.1, 0.9, nesterov=True), public_noise.batches(side)
 

@@ -23,8 +23,8 @@ import yaml
 
 from benchmarks.expand import commands, expanded, written
 from benchmarks.study import changed, copy_project, environment
-from noisy_student.errors import Refusal
-from noisy_student.files import digest
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import digest
 
 ROOT = Path(__file__).parent.parent
 TRAINERS = ("train_teacher", "train_student@iter1", "train_control@same_size")

@@ -36,8 +36,8 @@ from benchmarks import pictures
 from benchmarks.expand import expanded, written
 from benchmarks.processes import ROOT, Measured, hardware, pipeline, run
 from benchmarks.study import copy_project
-from noisy_student.errors import Refusal, exits_with_a_sentence
-from noisy_student.files import read_json, write_json
+from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.files import read_json, write_json
 
 SPEED = ROOT / "benchmarks" / "speed.json"
 ROUNDS, TOLERANCE = 5, 0.9

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from noisy_student.metrics import mean_interval
+from noisy_student.core.metrics import mean_interval
 
 FIGURES = {  # columns of the table, by what they are called in history.csv
     "accuracy": "test accuracy",

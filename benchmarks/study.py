@@ -29,9 +29,9 @@ import yaml
 
 from benchmarks.expand import commands
 from benchmarks.studies_table import markdown
-from noisy_student.errors import Refusal, exits_with_a_sentence
-from noisy_student.files import read_csv, read_json, write_bytes, write_csv
-from noisy_student.own import LISTS
+from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
+from noisy_student.data.image_folder import LISTS
 
 ROOT = Path(__file__).parent.parent
 STUDIES, RESULTS = ROOT / "benchmarks" / "studies.yaml", ROOT / "benchmarks" / "studies"

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from benchmarks.processes import ROOT, hardware, run
 from benchmarks.study import environment
-from noisy_student.errors import exits_with_a_sentence
-from noisy_student.files import read_csv, write_bytes
+from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.files import read_csv, write_bytes
 
 TABLE = ROOT / "benchmarks" / "wall_time.md"
 ROUNDS = 2

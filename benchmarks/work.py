@@ -21,17 +21,17 @@ import yaml
 
 from benchmarks import limits
 from commands.plan import made_up_classifier, training_seconds
-from noisy_student import noise
-from noisy_student.batches import examples
-from noisy_student.config import Params, overlay
-from noisy_student.files import write_array
-from noisy_student.images import pixel_hash, read_split, write_split
-from noisy_student.inference import predict, predict_split
-from noisy_student.pipeline import check
-from noisy_student.randomness import generator
-from noisy_student.runtime import setup
-from noisy_student.targets import one_hot
-from noisy_student.training import HeldOut
+from noisy_student.check import check
+from noisy_student.core.config import Params, overlay
+from noisy_student.core.files import write_array
+from noisy_student.core.metrics import one_hot
+from noisy_student.core.randomness import generator
+from noisy_student.models.device import setup
+from noisy_student.models.prediction import predict, predict_split
+from noisy_student.store.splits import pixel_hash, read_split, write_split
+from noisy_student.training.augmentation import policy
+from noisy_student.training.batches import examples
+from noisy_student.training.loop import HeldOut
 
 CLASSES, AT_WORK = 10, 1.0
 
@@ -89,7 +89,7 @@ def noising(images: np.ndarray, recipe, everything, device: torch.device) -> flo
     batch = torch.from_numpy(images[: recipe.training.batch_size]).permute(0, 3, 1, 2).contiguous().to(device)
     steps = count()
     return limits.per_second(
-        lambda: noise.augment(batch, recipe.noise, generator(0, "benchmark", next(steps))), len(batch)
+        lambda: policy.augment(batch, recipe.noise, generator(0, "benchmark", next(steps))), len(batch)
     )
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from noisy_student.errors import exits_with_a_sentence
-from noisy_student.work import work_folder
+from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.workspace import work_folder
 
 
 @exits_with_a_sentence

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from commands.predict import load_trained
-from noisy_student.card import save_sheet
-from noisy_student.errors import Refusal, exits_with_a_sentence
-from noisy_student.files import write_csv
-from noisy_student.images import read_split
-from noisy_student.inference import predict_split
-from noisy_student.metrics import softmax
+from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.files import write_csv
+from noisy_student.core.metrics import softmax
+from noisy_student.data.data_card import save_sheet
+from noisy_student.models.prediction import predict_split
+from noisy_student.store.splits import read_split
 
 CANDIDATES = 10  # for each image that is named
 SAME = ("classes", "channels", "image_size")  # in the model and in the pool

@@ -15,12 +15,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from noisy_student.errors import Refusal, exits_with_a_sentence
-from noisy_student.images import read_split
-from noisy_student.mixing import MASKS, blended
-from noisy_student.noise import JITTER_REACH, affine_reach, strengths
-from noisy_student.operations import OPERATIONS, erase, move, randaugment, recolor, warp
-from noisy_student.randomness import generator
+from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.randomness import generator
+from noisy_student.store.splits import read_split
+from noisy_student.training.augmentation.mixing import MASKS, blended
+from noisy_student.training.augmentation.operations import OPERATIONS, erase, move, randaugment, recolor, warp
+from noisy_student.training.augmentation.policy import JITTER_REACH, affine_reach, strengths
 
 MAGNITUDES = (0, 5, 10, 15, 20, 25, 30)
 TILE, GAP, NAMES, HEAD = 96, 6, 130, 26  # pixels: an image's side, between images, the names' column, the head

@@ -13,19 +13,19 @@ from dvc.repo import Repo
 from rich.console import Console
 from rich.table import Table
 
-from noisy_student.batches import Examples, examples
-from noisy_student.config import Params
-from noisy_student.errors import Refusal, exits_with_a_sentence
-from noisy_student.inference import Classifier
-from noisy_student.models import build
-from noisy_student.pipeline import Everything, check, refuse_orphans
+from noisy_student.check import Everything, check, refuse_orphans
+from noisy_student.core.config import Params
+from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.metrics import one_hot
+from noisy_student.core.progress import Meter
+from noisy_student.data.sources import SIZES, SourceParams
+from noisy_student.models.classifier import Classifier
+from noisy_student.models.device import RuntimeParams, explained, setup
+from noisy_student.models.registry import build
 from noisy_student.pretraining import description
-from noisy_student.progress import Meter
-from noisy_student.recipes import Recipe
-from noisy_student.runtime import RuntimeParams, explained, setup
-from noisy_student.sources import SIZES, SourceParams
-from noisy_student.targets import one_hot
-from noisy_student.training import SMALLER_BATCH, HeldOut, train
+from noisy_student.training.batches import Examples, examples
+from noisy_student.training.loop import SMALLER_BATCH, HeldOut, train
+from noisy_student.training.recipes import Recipe
 
 WITH_POOL = ("train_student@", "train_pool_control@", "distill@")
 TRAINERS = ("train_teacher", "train_control@", *WITH_POOL)

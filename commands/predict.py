@@ -13,15 +13,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from noisy_student.config import Params, validated
-from noisy_student.decoding import BadImage, Preparation, decode_file
-from noisy_student.errors import Refusal, exits_with_a_sentence
-from noisy_student.files import write_csv, write_parquet
-from noisy_student.inference import BATCH, Classifier, load_classifier, predict
-from noisy_student.listing import files_below
-from noisy_student.metrics import softmax
-from noisy_student.progress import meter
-from noisy_student.runtime import RuntimeParams, setup
+from noisy_student.core.config import Params, validated
+from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.files import write_csv, write_parquet
+from noisy_student.core.metrics import softmax
+from noisy_student.core.progress import meter
+from noisy_student.data.decoding import BadImage, Preparation, decode_file
+from noisy_student.data.listing import files_below
+from noisy_student.models.classifier import Classifier, load_classifier
+from noisy_student.models.device import RuntimeParams, setup
+from noisy_student.models.prediction import BATCH, predict
 
 ABSTAIN = "abstain"
 

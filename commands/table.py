@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from noisy_student.errors import exits_with_a_sentence
-from noisy_student.files import read_csv, read_json
-from noisy_student.results import table
+from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.files import read_csv, read_json
+from noisy_student.evaluation.results import table
 
 
 @exits_with_a_sentence

@@ -8,4 +8,4 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of the OpenMP that torch has on macOS
 
-from noisy_student import stopping as stopping  # notes when this process began and who started it
+from noisy_student.core import signals as signals  # notes when this process began and who started it

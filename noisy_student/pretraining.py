@@ -19,17 +19,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from noisy_student import libraries
-from noisy_student.checkpoint import DESCRIPTION, WEIGHTS
-from noisy_student.datasets import Dataset
-from noisy_student.errors import Refusal
-from noisy_student.files import digest, read_json
-from noisy_student.images import Split
-from noisy_student.noise import NoiseOptions
-from noisy_student.randomness import generator
-from noisy_student.sources import SourceParams, load
-from noisy_student.splits import allocate
-from noisy_student.transfer import fits
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import digest, read_json
+from noisy_student.core.randomness import generator
+from noisy_student.data.dataset import Dataset
+from noisy_student.data.sources import SourceParams, load
+from noisy_student.data.splitting import allocate
+from noisy_student.models import external
+from noisy_student.models.checkpoint import DESCRIPTION, WEIGHTS
+from noisy_student.store.splits import Split
+from noisy_student.training.augmentation.policy import NoiseOptions
+from noisy_student.training.init import fits
 
 HALF = ([0.5] * 3, [0.5] * 3)
 FROM_MINUS_ONE = ("torchvision/googlenet", "torchvision/inception_v3")  # trained on pixels from -1 to 1, which their
@@ -149,7 +149,7 @@ def fetched(params: PretrainingParams, model: str) -> Found:
 
 
 def _torchvision_weights(name: str, model: str) -> Any:
-    from noisy_student.vision import torchvision
+    from noisy_student.core.torchvision_compat import torchvision
 
     known = torchvision.models.get_model_weights(model.removeprefix("torchvision/"))
     if name not in known.__members__:
@@ -172,13 +172,13 @@ def _from_torchvision(params: PretrainingParams, model: str) -> dict[str, Tensor
     if not checksum or not digest(path).startswith(checksum[1]):
         raise Refusal(f"{path} is not what its name says, by its checksum; remove it and try again")
     tensors = torch.load(path, map_location="cpu", weights_only=True)
-    return libraries.torchvision_names(model, tensors)
+    return external.torchvision_names(model, tensors)
 
 
 def _timm_config(tag: str, model: str) -> Any:
-    from noisy_student import vision
+    from noisy_student.core import torchvision_compat
 
-    timm, variant = vision.timm(), model.removeprefix("timm/")
+    timm, variant = torchvision_compat.timm(), model.removeprefix("timm/")
     known = [name.partition(".")[2] for name in timm.list_models(f"{variant}.*", pretrained=True)]
     if known and tag in ("DEFAULT", *known):
         config = timm.models.get_pretrained_cfg(variant if tag == "DEFAULT" else f"{variant}.{tag}")
@@ -198,7 +198,7 @@ def _from_timm(params: PretrainingParams, model: str) -> dict[str, Tensor]:
     except OSError as error:  # all that the hub raises is one
         raise _out_of_reach(model, f"huggingface.co/{config.hf_hub_id}", error) from None
     try:
-        return libraries.timm_names(model, params.weights, path)
+        return external.timm_names(model, params.weights, path)
     except (RuntimeError, SafetensorError) as error:
         raise Refusal(
             f"{path} does not hold the weights of {model} ({str(error).splitlines()[0]}); remove it"

@@ -8,11 +8,11 @@ Params  all of params.yaml
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.config import Params
-from noisy_student.errors import exits_with_a_sentence
-from noisy_student.files import write_json
-from noisy_student.pipeline import check, refuse_orphans
-from noisy_student.work import guarded
+from noisy_student.check import check, refuse_orphans
+from noisy_student.core.config import Params
+from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.files import write_json
+from noisy_student.core.workspace import guarded
 
 
 @exits_with_a_sentence

@@ -8,18 +8,18 @@ Params  seed, runtime, noise, training, distillation, distilled.<model>
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.config import Params
-from noisy_student.errors import exits_with_a_sentence
-from noisy_student.images import read_split
-from noisy_student.noise import NoiseOptions
-from noisy_student.randomness import Seed
-from noisy_student.recipes import DistillationParams, DistilledParams, distilled_recipe
-from noisy_student.runtime import RuntimeParams, machine, setup
-from noisy_student.schedule import TrainingParams
-from noisy_student.targets import read_logits
-from noisy_student.training import distilled, fit, save_trained
-from noisy_student.transfer import asked_for
-from noisy_student.work import work
+from noisy_student.core.config import Params
+from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.randomness import Seed
+from noisy_student.core.workspace import work
+from noisy_student.models.device import RuntimeParams, machine, setup
+from noisy_student.store.pseudo_labels import read_logits
+from noisy_student.store.splits import read_split
+from noisy_student.training.augmentation.policy import NoiseOptions
+from noisy_student.training.init import asked_for
+from noisy_student.training.loop import distilled, fit, save_trained
+from noisy_student.training.params import TrainingParams
+from noisy_student.training.recipes import DistillationParams, DistilledParams, distilled_recipe
 
 
 @exits_with_a_sentence

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from noisy_student.config import Params
-from noisy_student.errors import exits_with_a_sentence
-from noisy_student.files import read_json, write_json
-from noisy_student.history import save_predictions
-from noisy_student.images import read_split, read_truth
-from noisy_student.inference import load_classifier, predict_split
-from noisy_student.results import evaluation, pseudo_label_figures
-from noisy_student.runtime import RuntimeParams, setup
-from noisy_student.targets import read_pseudo_labels
-from noisy_student.work import guarded
+from noisy_student.core.config import Params
+from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.files import read_json, write_json
+from noisy_student.core.workspace import guarded
+from noisy_student.evaluation.history import save_predictions
+from noisy_student.evaluation.results import evaluation, pseudo_label_figures
+from noisy_student.models.classifier import load_classifier
+from noisy_student.models.device import RuntimeParams, setup
+from noisy_student.models.prediction import predict_split
+from noisy_student.store.pseudo_labels import read_pseudo_labels
+from noisy_student.store.splits import read_split, read_truth
 
 
 @exits_with_a_sentence

@@ -8,9 +8,9 @@ Params  none
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.errors import exits_with_a_sentence
-from noisy_student.history import read_history, save_history, single
-from noisy_student.work import guarded
+from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.workspace import guarded
+from noisy_student.evaluation.history import read_history, save_history, single
 
 
 @exits_with_a_sentence

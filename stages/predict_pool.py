@@ -9,12 +9,13 @@ Params  runtime, labeling
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.config import Params
-from noisy_student.errors import exits_with_a_sentence
-from noisy_student.images import Split, read_split
-from noisy_student.inference import Classifier, LabelingParams, load_classifier, predict_split
-from noisy_student.runtime import RuntimeParams, machine, setup
-from noisy_student.work import Work, work
+from noisy_student.core.config import Params
+from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.workspace import Work, work
+from noisy_student.models.classifier import Classifier, load_classifier
+from noisy_student.models.device import RuntimeParams, machine, setup
+from noisy_student.models.prediction import LabelingParams, predict_split
+from noisy_student.store.splits import Split, read_split
 
 
 @exits_with_a_sentence

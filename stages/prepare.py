@@ -13,17 +13,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from noisy_student.card import write_card
-from noisy_student.config import Params
-from noisy_student.corrections import read_corrections
-from noisy_student.duplicates import leaks
-from noisy_student.errors import exits_with_a_sentence
-from noisy_student.files import write_csv, write_json
-from noisy_student.images import write_split, write_truth
-from noisy_student.randomness import Seed
-from noisy_student.sources import DataParams, check_sizes, load
-from noisy_student.splits import draw, left_out, refuse_classes_without_labels, report
-from noisy_student.work import guarded, work_folder
+from noisy_student.core.config import Params
+from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.files import write_csv, write_json
+from noisy_student.core.randomness import Seed
+from noisy_student.core.workspace import guarded, work_folder
+from noisy_student.data.corrections import read_corrections
+from noisy_student.data.data_card import write_card
+from noisy_student.data.near_duplicates import leaks
+from noisy_student.data.sources import DataParams, check_sizes, load
+from noisy_student.data.splitting import draw, left_out, refuse_classes_without_labels, report
+from noisy_student.store.splits import write_split, write_truth
 
 MEGABYTE = 1_000_000
 SPLITS = ("labeled", "pool", "calibration", "validation", "test")

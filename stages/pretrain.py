@@ -8,17 +8,17 @@ Params  seed, runtime, pretraining
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.checkpoint import save_model
-from noisy_student.config import Params
-from noisy_student.errors import exits_with_a_sentence
-from noisy_student.files import write_json
+from noisy_student.core.config import Params
+from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.files import write_json
+from noisy_student.core.randomness import Seed
+from noisy_student.core.workspace import work, work_folder
+from noisy_student.models.checkpoint import save_model
+from noisy_student.models.device import RuntimeParams, machine, setup
 from noisy_student.pretraining import PretrainingParams, fetched, labeled_images
-from noisy_student.randomness import Seed
-from noisy_student.recipes import pretraining_recipe
-from noisy_student.runtime import RuntimeParams, machine, setup
-from noisy_student.training import TrainingData, fit, save_trained
-from noisy_student.transfer import folder_of
-from noisy_student.work import work, work_folder
+from noisy_student.training.init import folder_of
+from noisy_student.training.loop import TrainingData, fit, save_trained
+from noisy_student.training.recipes import pretraining_recipe
 
 
 @exits_with_a_sentence

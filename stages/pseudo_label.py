@@ -8,14 +8,15 @@ Params  seed, pseudo_labels, iterations.<iteration>
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student import targets
-from noisy_student.config import Params
-from noisy_student.errors import exits_with_a_sentence
-from noisy_student.evidence import read_evidence
-from noisy_student.images import read_split
-from noisy_student.randomness import Seed, generator
-from noisy_student.targets import PseudoLabelParams, find_limits, fit_temperature, save_pseudo_labels
-from noisy_student.work import guarded
+from noisy_student.core.config import Params
+from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.randomness import Seed, generator
+from noisy_student.core.workspace import guarded
+from noisy_student.pseudo_labeling.calibration import fit_temperature
+from noisy_student.pseudo_labeling.ood import read_evidence
+from noisy_student.pseudo_labeling.selection import PseudoLabelParams, find_limits, make, of_iteration
+from noisy_student.store.pseudo_labels import read_logits, save_pseudo_labels
+from noisy_student.store.splits import read_split
 
 
 @exits_with_a_sentence
@@ -31,17 +32,18 @@ def main(argv: list[str] | None = None) -> None:
     seed = params.section("seed", Seed)
     defaults = params.section("pseudo_labels", PseudoLabelParams)
     iteration = params.section(f"iterations.{args.iteration}", dict)
-    chosen = targets.of_iteration(defaults, iteration.get("pseudo_labels", {}), args.iteration)
+    chosen = of_iteration(defaults, iteration.get("pseudo_labels", {}), args.iteration)
 
     with guarded(__file__, params, {"logits": args.logits, "calibration": args.calibration}):
         calibration = read_split(args.calibration)
-        known, pool = (targets.read_logits(args.logits, split) for split in ("calibration", "pool"))
+        known, pool = (read_logits(args.logits, split) for split in ("calibration", "pool"))
         temperature = fit_temperature(known, calibration.labels) if chosen.calibrate else 1.0
         usual, found = (read_evidence(args.logits, split, chosen) for split in ("calibration", "pool"))
         limits = find_limits(chosen, known, calibration.labels, temperature, usual)
         draw = generator(seed, f"balance of {args.iteration}")
-        made = targets.make(pool, chosen, temperature, draw, limits, found)
-        save_pseudo_labels(args.out, made, calibration.classes, temperature, limits, len(pool))
+        made = make(pool, chosen, temperature, draw, limits, found)
+        chosen_by = {"temperature": temperature, **limits.figures()}
+        save_pseudo_labels(args.out, made, calibration.classes, len(pool), chosen_by)
         kept = f"{len(made.rows):,} of {len(pool):,} pool images kept"
         print(f"{args.iteration}: {kept}, logits divided by {temperature:.2f}")
 

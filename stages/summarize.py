@@ -8,12 +8,12 @@ Params  current, controls, pool_controls, distilled
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.config import Params
-from noisy_student.errors import exits_with_a_sentence
-from noisy_student.files import write_csv, write_json
-from noisy_student.history import read_controls, read_distilled, read_history
-from noisy_student.results import distilled_figures, summary
-from noisy_student.work import guarded
+from noisy_student.core.config import Params
+from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.files import write_csv, write_json
+from noisy_student.core.workspace import guarded
+from noisy_student.evaluation.history import read_controls, read_distilled, read_history
+from noisy_student.evaluation.results import distilled_figures, summary
 
 
 @exits_with_a_sentence

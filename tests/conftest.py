@@ -8,12 +8,12 @@ import torch
 from hypothesis import settings
 from sklearn.datasets import load_digits
 
-from noisy_student.config import overlay
-from noisy_student.images import Split
-from noisy_student.noise import NoiseParams
-from noisy_student.recipes import Recipe
-from noisy_student.runtime import RuntimeParams
-from noisy_student.schedule import TrainingParams
+from noisy_student.core.config import overlay
+from noisy_student.models.device import RuntimeParams
+from noisy_student.store.splits import Split
+from noisy_student.training.augmentation.policy import NoiseParams
+from noisy_student.training.params import TrainingParams
+from noisy_student.training.recipes import Recipe
 
 settings.register_profile("same", deadline=None, derandomize=True)  # the same examples in every run, however slow
 settings.load_profile("same")

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 
 from benchmarks.baselines import NETS, cost, features, markdown, pixels
-from noisy_student.inference import new_classifier
-from noisy_student.models import check_name
+from noisy_student.models.classifier import new_classifier
+from noisy_student.models.registry import check_name
 
 
 def test_every_net_is_a_model():

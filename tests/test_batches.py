@@ -7,7 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisy_student.batches import (
+from noisy_student.core.errors import Refusal
+from noisy_student.training.augmentation.policy import NoiseParams
+from noisy_student.training.batches import (
     MOST_AHEAD,
     Batches,
     Examples,
@@ -19,9 +21,7 @@ from noisy_student.batches import (
     smooth,
     steps_ahead,
 )
-from noisy_student.errors import Refusal
-from noisy_student.noise import NoiseParams
-from noisy_student.recipes import DistillationParams
+from noisy_student.training.recipes import DistillationParams
 
 CPU = torch.device("cpu")
 NOISE = {"operations": 2, "magnitude": 15.0, "crop": 1, "flip": True, "cutout": 0.3}

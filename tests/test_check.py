@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.study import changed, flat
-from noisy_student.config import Params
-from noisy_student.errors import Refusal
-from noisy_student.pipeline import check, orphans
+from noisy_student.check import check, orphans
+from noisy_student.core.config import Params
+from noisy_student.core.errors import Refusal
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())

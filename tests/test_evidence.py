@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from test_targets import SOFT, options, rng
 
-from noisy_student.errors import Refusal
-from noisy_student.evidence import likeness, negative_energy, read_evidence
-from noisy_student.files import write_array
-from noisy_student.targets import find_limits, make
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import write_array
+from noisy_student.pseudo_labeling.ood import likeness, negative_energy, read_evidence
+from noisy_student.pseudo_labeling.selection import find_limits, make
 
 
 def test_images_unlike_those_of_training_are_left_out_by_their_energy():

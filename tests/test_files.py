@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisy_student.errors import Refusal
-from noisy_student.files import (
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import (
     digest,
     read_array,
     read_csv,

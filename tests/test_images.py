@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from noisy_student.errors import Refusal
-from noisy_student.images import Selection, gather, pixel_hash, read_split, read_truth, write_split, write_truth
+from noisy_student.core.errors import Refusal
+from noisy_student.store.splits import Selection, gather, pixel_hash, read_split, read_truth, write_split, write_truth
 
 PREPARATION = {"image_size": 8, "resize": "pad"}
 CLASSES = ["cat", "dog"]

@@ -5,19 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from noisy_student import inference
-from noisy_student.checkpoint import DESCRIPTION, save_model
-from noisy_student.errors import Refusal
-from noisy_student.inference import (
-    Classifier,
-    LabelingParams,
-    ensemble,
-    load_classifier,
-    new_classifier,
-    predict,
-    predict_split,
-    see,
-)
+from noisy_student.core.errors import Refusal
+from noisy_student.models import prediction
+from noisy_student.models.checkpoint import DESCRIPTION, save_model
+from noisy_student.models.classifier import Classifier, ensemble, load_classifier, new_classifier
+from noisy_student.models.prediction import LabelingParams, predict, predict_split, see
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(256, size=(20, 8, 3, 1), dtype=np.uint8)
@@ -74,7 +66,7 @@ def test_several_views_are_averaged(runtime):
 @pytest.mark.parametrize("views", ["one", "mirrored", "shifts"])
 @pytest.mark.parametrize("members", [1, 3])
 def test_features_are_what_the_last_layer_makes_the_logits_of(runtime, make_split, monkeypatch, views, members):
-    monkeypatch.setattr(inference, "BATCH", 7)
+    monkeypatch.setattr(prediction, "BATCH", 7)
     split = make_split(0, 20)
     nets = [new_classifier("cnn_4", split, dropout=0.5) for _ in range(members)]
     classifier = ensemble(nets) if members > 1 else nets[0]
@@ -97,7 +89,7 @@ def test_logits_do_not_depend_on_the_batch(runtime, make_split, monkeypatch, bat
     torch.manual_seed(0)
     classifier = new_classifier("cnn_4", split).eval()
     whole = predict(classifier, split.images(), runtime)
-    monkeypatch.setattr(inference, "BATCH", batch)
+    monkeypatch.setattr(prediction, "BATCH", batch)
     assert np.allclose(predict(classifier, split.images(), runtime), whole, atol=1e-5)
     backwards = predict(classifier, split.images(np.arange(20)[::-1]), runtime)
     assert np.allclose(backwards[::-1], whole, atol=1e-5)

@@ -4,9 +4,9 @@ import shutil
 import pandas as pd
 import pytest
 
-from noisy_student import listing
-from noisy_student.errors import Refusal
-from noisy_student.listing import HIDDEN, LINKED, MAX_BYTES, list_folder, list_manifest
+from noisy_student.core.errors import Refusal
+from noisy_student.data import listing
+from noisy_student.data.listing import HIDDEN, LINKED, MAX_BYTES, list_folder, list_manifest
 
 
 @pytest.fixture

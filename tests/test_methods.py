@@ -9,8 +9,8 @@ import yaml
 from test_dvc import TINY
 
 from benchmarks.study import changed, flat, run_without_dvc
-from noisy_student.config import Params
-from noisy_student.pipeline import check
+from noisy_student.check import check
+from noisy_student.core.config import Params
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())

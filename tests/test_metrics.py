@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
-from noisy_student.metrics import (
+from noisy_student.core.metrics import (
     accuracy,
     accuracy_by_class,
     accuracy_interval,

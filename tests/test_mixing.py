@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisy_student.mixing import MASKS, mix
+from noisy_student.training.augmentation.mixing import MASKS, mix
 
 
 def batch(count: int, channels: int = 1, side: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

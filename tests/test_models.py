@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from noisy_student import models, networks
-from noisy_student.errors import Refusal
+from noisy_student.core.errors import Refusal
+from noisy_student.models import networks, registry
 
 OWN = ["mlp", "mlp_32", "cnn", "cnn_8", "wrn_10_1", "wrn_16_2"]
 LIBRARIES = ["torchvision/alexnet", "torchvision/vgg11", "torchvision/resnet18", "torchvision/efficientnet_b0"]
@@ -19,7 +19,7 @@ COLOUR = (3, (32, 32))
 
 def build(name, channels=1, image_size=(28, 28), dropout=0.0, stochastic_depth=0.0, seed=0):
     torch.manual_seed(seed)
-    return models.build(name, channels, 10, image_size, dropout, stochastic_depth)
+    return registry.build(name, channels, 10, image_size, dropout, stochastic_depth)
 
 
 def batch(channels=1, image_size=(28, 28), n=2):
@@ -123,23 +123,23 @@ def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
     ],
 )
 def test_a_rate_without_a_place_is_refused(name, noise, rates):
-    for refuses in (lambda: models.check_rates(name, *rates), lambda: models.build(name, 3, 10, (32, 32), *rates)):
+    for refuses in (lambda: registry.check_rates(name, *rates), lambda: registry.build(name, 3, 10, (32, 32), *rates)):
         with pytest.raises(Refusal, match=f"{name} has no place for {noise}"):
             refuses()
-    models.check_rates(name, 0.0, 0.0)
+    registry.check_rates(name, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", [*OWN, *LIBRARIES])
 def test_every_model_has_a_place_for_dropout(name):
-    models.check_rates(name, 0.2, 0.0)
+    registry.check_rates(name, 0.2, 0.0)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 2.0, float("nan"), float("inf")])
 def test_a_rate_that_is_no_probability_is_refused(rate):
     with pytest.raises(Refusal, match="rate of dropout was"):
-        models.check_rates("cnn", rate, 0.0)
+        registry.check_rates("cnn", rate, 0.0)
     with pytest.raises(Refusal, match="rate of stochastic depth was"):
-        models.check_rates("cnn", 0.0, rate)
+        registry.check_rates("cnn", 0.0, rate)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_rate_that_is_no_probability_is_refused(rate):
     ],
 )
 def test_an_unknown_name_is_refused_with_a_close_one(name, hint):
-    for refuses in (models.check_name, lambda name: models.check_rates(name, 0.0, 0.0)):
+    for refuses in (registry.check_name, lambda name: registry.check_rates(name, 0.0, 0.0)):
         with pytest.raises(Refusal, match="unknown") as refusal:
             refuses(name)
         assert hint in str(refusal.value)
@@ -181,23 +181,23 @@ def test_an_unknown_name_is_refused_with_a_close_one(name, hint):
 @pytest.mark.parametrize("name", OWN)
 def test_stochastic_depth_is_allowed_where_there_are_residual_branches(name):
     if stochastic_depths(build(name)):
-        models.check_rates(name, 0.0, 0.2)
+        registry.check_rates(name, 0.0, 0.2)
     else:
         with pytest.raises(Refusal, match="no place for stochastic depth"):
-            models.check_rates(name, 0.0, 0.2)
+            registry.check_rates(name, 0.0, 0.2)
 
 
 def test_every_example_is_a_name():
     for name in networks.EXAMPLES:
-        models.check_name(name)
+        registry.check_name(name)
     assert networks.parse("mlp") == networks.parse("mlp_256")
     assert networks.parse("cnn") == networks.parse("cnn_16")
 
 
 @pytest.mark.parametrize("name", ["mlp_32", "cnn", "wrn_10_1", "torchvision/resnet18", "timm/resnet18"])
 def test_the_seed_decides_the_weights_whatever_was_asked_before(name):
-    models._on_meta.cache_clear()
-    models._smallest_image_size.cache_clear()
+    registry._on_meta.cache_clear()
+    registry._smallest_image_size.cache_clear()
     first, again, other = build(name, dropout=0.1), build(name, dropout=0.1), build(name, dropout=0.1, seed=1)
     pairs = list(zip(first.parameters(), again.parameters(), other.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b, _ in pairs)
@@ -231,7 +231,7 @@ def test_no_own_or_replaced_layer_lacks_a_deterministic_backward_pass(name):
 
 def test_summary_of_a_network_counted_by_hand():
     image, width, classes = 28 * 28, 32, 10
-    assert models.size_and_cost(build("mlp_32"), 1, (28, 28)) == {
+    assert registry.size_and_cost(build("mlp_32"), 1, (28, 28)) == {
         "parameters": (image + 1) * width + (width + 1) * width + (width + 1) * classes,
         "multiply_adds": image * width + width * width + width * classes,
         "input_sizes": {"smallest": 28, "step": None},
@@ -243,8 +243,8 @@ def test_summary_of_a_network_counted_by_hand():
 )
 def test_the_smallest_image_size_is_exact(name, side):
     model = build(name, 3, (8, 8)).eval()
-    assert models.size_and_cost(model, 3, (8, 8))["input_sizes"] == {"smallest": side, "step": 1}
-    bare = models.bare(model)
+    assert registry.size_and_cost(model, 3, (8, 8))["input_sizes"] == {"smallest": side, "step": 1}
+    bare = registry.bare(model)
     assert bare(batch(3, (side, side))).shape == (2, 10)
     if side > 1:
         with pytest.raises(RuntimeError):
@@ -270,10 +270,10 @@ def test_an_image_too_large_for_a_model_of_one_size_is_refused():
 def test_own_networks_need_no_library():
     code = """
 import sys
-from noisy_student import models
-models.build("cnn", 1, 10, (28, 28), 0.1, 0.1)
-models.check_name("wrn_10_1")
-models.check_rates("wrn_10_1", 0.1, 0.1)
+from noisy_student.models import registry
+registry.build("cnn", 1, 10, (28, 28), 0.1, 0.1)
+registry.check_name("wrn_10_1")
+registry.check_rates("wrn_10_1", 0.1, 0.1)
 loaded = {"torchvision", "timm", "sympy"} & set(sys.modules)  # sympy: a sign of the meta device's slow first pass
 assert not loaded, loaded
 """
@@ -283,24 +283,24 @@ assert not loaded, loaded
 
 def test_a_resolution_that_changes_nothing_is_refused():
     with pytest.raises(Refusal, match="timm/vgg11 enlarges smaller images, so that nothing is gained; set it to 1"):
-        models.check_side("timm/vgg11", 0.5, (32, 32, 3))
+        registry.check_side("timm/vgg11", 0.5, (32, 32, 3))
     with pytest.raises(Refusal, match=r"it was 0.99, which leaves images of 28 pixels as they are; set it to 1"):
-        models.check_side("cnn_4", 0.99, (28, 28, 1))
+        registry.check_side("cnn_4", 0.99, (28, 28, 1))
 
 
 def test_the_size_of_a_model_is_known_by_its_name():
-    sizes = [models.parameters(name) for name in ("cnn_8", "cnn_16", "cnn_32", "wrn_16_2", "torchvision/resnet18")]
+    sizes = [registry.parameters(name) for name in ("cnn_8", "cnn_16", "cnn_32", "wrn_16_2", "torchvision/resnet18")]
     assert sizes == sorted(sizes)
-    exact = sum(p.numel() for p in models.build("cnn_16", 3, 2, (32, 32), 0.0, 0.0).parameters())
-    assert models.parameters("cnn_16") == exact
+    exact = sum(p.numel() for p in registry.build("cnn_16", 3, 2, (32, 32), 0.0, 0.0).parameters())
+    assert registry.parameters("cnn_16") == exact
 
 
 def test_features_are_the_input_of_the_last_linear_layer():
     for name in ("mlp_8", "cnn_4", "wrn_10_1", "torchvision/resnet18", "timm/efficientnet_b0"):
-        (head,) = models.heads(models.build(name, 3, 5, (32, 32), 0.0, 0.0))
+        (head,) = registry.heads(registry.build(name, 3, 5, (32, 32), 0.0, 0.0))
         assert head.out_features == 5
     with pytest.raises(Refusal, match="no linear layer at its end"):
-        models.heads(models.build("torchvision/squeezenet1_0", 3, 5, (64, 64), 0.0, 0.0))
+        registry.heads(registry.build("torchvision/squeezenet1_0", 3, 5, (64, 64), 0.0, 0.0))
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_features_are_the_input_of_the_last_linear_layer():
 )
 def test_a_resolution_that_a_model_does_not_take_is_refused(name, resolution, fits):
     if fits:
-        models.check_side(name, resolution, (32, 32, 3))
+        registry.check_side(name, resolution, (32, 32, 3))
     else:
         with pytest.raises(Refusal, match=f"it was {resolution}, which makes images of .* pixels; {name} takes"):
-            models.check_side(name, resolution, (32, 32, 3))
+            registry.check_side(name, resolution, (32, 32, 3))

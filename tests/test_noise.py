@@ -10,12 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from noisy_student.config import overlay, validated
-from noisy_student.errors import Refusal
-from noisy_student.models import parameters
-from noisy_student.noise import FITTED, NoiseOptions, NoiseParams, apply, augment, draw, strengths
-from noisy_student.operations import OPERATIONS
-from noisy_student.vision import torchvision
+from noisy_student.core.config import overlay, validated
+from noisy_student.core.errors import Refusal
+from noisy_student.core.torchvision_compat import torchvision
+from noisy_student.models.registry import parameters
+from noisy_student.training.augmentation.operations import OPERATIONS
+from noisy_student.training.augmentation.policy import (
+    FITTED,
+    NoiseOptions,
+    NoiseParams,
+    apply,
+    augment,
+    draw,
+    strengths,
+)
 
 STUDIES = Path(__file__).parent.parent / "benchmarks" / "studies"
 STRONG = {
@@ -174,7 +182,9 @@ def test_result_of_an_image_depends_on_its_own_row_alone(images, rows):
 def test_large_batch_is_worked_off_in_parts_with_the_same_result(images, monkeypatch):
     params = make(**STRONG)
     whole = augment(images, params, rng())
-    monkeypatch.setattr("noisy_student.noise.CPU_VALUES", 7 * 64 + 5)  # seven images at once, the last part smaller
+    monkeypatch.setattr(
+        "noisy_student.training.augmentation.policy.CPU_VALUES", 7 * 64 + 5
+    )  # seven images at once, the last part smaller
     assert torch.equal(augment(images, params, rng()), whole)
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from commands.noise_sheet import HEAD, MAGNITUDES, NAMES, TILE, main, sheet
-from noisy_student.images import pixel_hash, write_split
+from noisy_student.store.splits import pixel_hash, write_split
 
 
 @pytest.fixture

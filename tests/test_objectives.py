@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from noisy_student.batches import Part
-from noisy_student.objectives import (
+from noisy_student.training.batches import Part
+from noisy_student.training.forward import Student
+from noisy_student.training.objectives import (
     OBJECTIVES,
     consistency,
     distillation,
@@ -14,8 +15,7 @@ from noisy_student.objectives import (
     pseudo_labels,
     weighted_cross_entropy,
 )
-from noisy_student.recipes import DistillationParams
-from noisy_student.student import Student
+from noisy_student.training.recipes import DistillationParams
 
 LABELED, POOL = 2, 3
 IMAGES = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)

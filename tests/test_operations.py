@@ -9,8 +9,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_image
 
-from noisy_student.operations import OPERATIONS, erase, move, randaugment, recolor, warp
-from noisy_student.vision import torchvision
+from noisy_student.core.torchvision_compat import torchvision
+from noisy_student.training.augmentation.operations import OPERATIONS, erase, move, randaugment, recolor, warp
 
 FILL = 77
 FACTORS = [0.0, 0.1, 0.55, 0.97, 1.0, 1.3, 1.9]

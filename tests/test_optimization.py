@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from noisy_student.inference import Classifier
-from noisy_student.optimization import Average, make_optimizer, set_learning_rate
+from noisy_student.models.classifier import Classifier
+from noisy_student.training.optim import Average, make_optimizer, set_learning_rate
 
 
 def rates(training) -> list[float]:

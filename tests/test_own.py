@@ -14,11 +14,11 @@ from PIL import Image
 from preparing import DATA, NO_CORRECTIONS, SPLITS, run_prepare
 from test_decoding import BAD
 
-from noisy_student.decoding import Preparation
-from noisy_student.errors import Refusal
-from noisy_student.images import pixel_hash, read_split
-from noisy_student.own import load_own
-from noisy_student.stopping import Stopped
+from noisy_student.core.errors import Refusal
+from noisy_student.core.signals import Stopped
+from noisy_student.data.decoding import Preparation
+from noisy_student.data.image_folder import load_own
+from noisy_student.store.splits import pixel_hash, read_split
 
 HOW = Preparation(image_size=8, resize="crop", background=0, max_megapixels=1)
 OWN = {
@@ -276,7 +276,7 @@ def test_a_signal_ends_the_decoding_at_once(here, monkeypatch):
     def stop(number, frame):
         raise Stopped(number)
 
-    monkeypatch.setattr("noisy_student.staging.decode", lambda *_: time.sleep(60))
+    monkeypatch.setattr("noisy_student.data.parallel_decoding.decode", lambda *_: time.sleep(60))
     before, started = signal.signal(signal.SIGALRM, stop), time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, 0.3)
     try:

@@ -3,12 +3,12 @@
 import ast
 import copy
 import re
-from itertools import accumulate
 from pathlib import Path
 
 import pytest
 import yaml
-from imports import imported, reachable
+
+from noisy_student.core.imports import import_closure, reachable
 
 ROOT = Path(__file__).parent.parent
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -25,20 +25,18 @@ def scripts(stage: dict) -> list[str]:
     return [module.replace(".", "/") + ".py" for module in modules]
 
 
-def project_files(file: Path) -> set[str]:
-    """The project's own files that `file` imports, anywhere in it, and the package files above them."""
-    names = imported(file.read_text(), file.parent.name)
-    names |= {parent for name in names for parent in accumulate(name.split("."), "{}.{}".format)}
-    paths = {name.replace(".", "/") for name in names}
-    return {f"{path}{end}" for path in paths for end in (".py", "/__init__.py") if (ROOT / f"{path}{end}").is_file()}
-
-
 def closure(files: list[str]) -> set[str]:
-    return reachable(files, lambda file: project_files(ROOT / file))
+    """The project's own files that run when `files` do."""
+    return {str(path.relative_to(ROOT)) for file in files for path in import_closure(ROOT / file, ROOT)}
 
 
 def code_deps(stage: dict) -> set[str]:
-    return {dep for dep in stage["deps"] if dep.endswith(".py")}
+    """The deps that are code: files, and folders of the library."""
+    return {dep for dep in stage["deps"] if dep.endswith(".py") or dep.startswith("noisy_student")}
+
+
+def holds(dep: str, file: str) -> bool:
+    return file == dep or file.startswith(f"{dep}/")
 
 
 def sections_read(file: str) -> set[str]:
@@ -75,7 +73,14 @@ def entries(stage: dict, *kinds: str) -> list[str]:
 
 
 def missing_code(stage: dict) -> set[str]:
-    return closure(scripts(stage)) - code_deps(stage)
+    """The files that the stage runs and that stand in none of its deps."""
+    return {file for file in closure(scripts(stage)) if not any(holds(dep, file) for dep in code_deps(stage))}
+
+
+def unreached_code(stage: dict) -> set[str]:
+    """The deps of which the stage runs nothing; a folder's own __init__.py says nothing."""
+    files = {file for file in closure(scripts(stage)) if file.count("/") < 2 or not file.endswith("/__init__.py")}
+    return {dep for dep in code_deps(stage) if not any(holds(dep, file) for file in files)}
 
 
 def undeclared_paths(stage: dict) -> set[str]:
@@ -85,8 +90,15 @@ def undeclared_paths(stage: dict) -> set[str]:
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_deps_are_the_whole_import_closure(name):
-    assert code_deps(BODIES[name]) == closure(scripts(BODIES[name]))
+def test_deps_hold_the_whole_import_closure_and_nothing_that_is_not_reached(name):
+    assert not missing_code(BODIES[name])
+    assert not unreached_code(BODIES[name])
+
+
+def test_a_dep_that_is_not_reached_is_noticed():
+    stage = copy.deepcopy(BODIES["predict_pool"])
+    stage["deps"].append("noisy_student/training")
+    assert unreached_code(stage) == {"noisy_student/training"}
 
 
 @pytest.mark.parametrize("name", [name for name in BODIES if name != "check"])
@@ -118,7 +130,7 @@ def test_a_dep_or_a_parameter_that_is_taken_out_is_noticed(name):
     for dep in code_deps(BODIES[name]):
         stage = copy.deepcopy(BODIES[name])
         stage["deps"].remove(dep)
-        assert missing_code(stage) == {dep}
+        assert missing_code(stage) == {file for file in closure(scripts(stage)) if holds(dep, file)} != set()
     for dep in set(entries(BODIES[name], "deps")) - code_deps(BODIES[name]) - NOT_GIVEN:
         stage = copy.deepcopy(BODIES[name])
         stage["deps"].remove(dep)
@@ -172,13 +184,22 @@ def test_the_test_split_is_read_by_the_evaluations_alone():
 
 def test_a_change_to_the_summary_retrains_nothing_and_a_change_to_the_loss_does():
     trainers = ("pretrain", "train_teacher", "train_student", "train_control", "train_pool_control", "distill")
-    for room in ("noisy_student/results.py", "noisy_student/history.py", "stages/summarize.py"):
+    for room in ("noisy_student/evaluation", "stages/summarize.py"):
         assert all(room not in BODIES[name]["deps"] for name in (*trainers, "predict_pool", "pseudo_label", "prepare"))
-    assert all("noisy_student/training.py" in BODIES[name]["deps"] for name in trainers)
+    assert all("noisy_student/training" in BODIES[name]["deps"] for name in trainers)
+
+
+def test_a_change_to_the_filter_of_pseudo_labels_retrains_no_teacher():
+    trainers = ("pretrain", "train_teacher", "train_student", "train_control", "distill")
+    assert all("noisy_student/pseudo_labeling" not in BODIES[name]["deps"] for name in trainers)
+
+
+def test_a_change_to_the_data_card_reruns_prepare_alone():
+    assert {name for name in BODIES if "noisy_student/data" in BODIES[name]["deps"]} == {"prepare", "pretrain"}
 
 
 def test_a_teacher_labels_without_a_path_to_noise():
-    assert not {"noisy_student/noise.py", "noisy_student/training.py"} & code_deps(BODIES["predict_pool"])
+    assert "noisy_student/training" not in BODIES["predict_pool"]["deps"]
 
 
 def test_expensive_outputs_are_cached_so_that_a_fresh_clone_can_have_them():

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from commands.plan import clock, forecast, to_run
-from noisy_student.config import Params
-from noisy_student.errors import Refusal
-from noisy_student.recipes import DistillationParams
-from noisy_student.sources import DataParams
+from noisy_student.core.config import Params
+from noisy_student.core.errors import Refusal
+from noisy_student.data.sources import DataParams
+from noisy_student.training.recipes import DistillationParams
 
 DATA = Params(Path(__file__).parent.parent / "params.yaml").section("data", DataParams)
 

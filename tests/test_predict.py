@@ -9,10 +9,10 @@ from PIL import Image
 
 from commands import label_next, predict
 from commands.label_next import margins, worth_labeling
-from noisy_student.checkpoint import save_model
-from noisy_student.images import pixel_hash, write_split
-from noisy_student.inference import load_classifier, new_classifier
-from noisy_student.inference import predict as logits_of
+from noisy_student.models.checkpoint import save_model
+from noisy_student.models.classifier import load_classifier, new_classifier
+from noisy_student.models.prediction import predict as logits_of
+from noisy_student.store.splits import pixel_hash, write_split
 
 PREPARATION = {"image_size": 8, "resize": "crop", "background": 0, "max_megapixels": 1.0}
 

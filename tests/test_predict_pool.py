@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from noisy_student.inference import LabelingParams, new_classifier
-from noisy_student.work import Work
+from noisy_student.core.workspace import Work
+from noisy_student.models.classifier import new_classifier
+from noisy_student.models.prediction import LabelingParams
 from stages.predict_pool import label
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from preparing import DATA, NO_CORRECTIONS, OUTPUTS, SPLITS, run_prepare
 
-from noisy_student.images import pixel_hash, read_split, read_truth
-from noisy_student.sources import LOADERS, Dataset, Images
+from noisy_student.data.sources import LOADERS, Dataset, Images
+from noisy_student.store.splits import pixel_hash, read_split, read_truth
 
 
 @pytest.fixture(autouse=True)

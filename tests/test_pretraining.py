@@ -11,14 +11,14 @@ from safetensors.torch import save_file
 from test_stages import ROOT
 
 from benchmarks.study import changed
-from noisy_student.checkpoint import load_model
-from noisy_student.config import Params, validated
-from noisy_student.errors import Refusal
-from noisy_student.files import digest, read_json
-from noisy_student.inference import load_classifier, new_classifier
-from noisy_student.models import build
+from noisy_student.core.config import Params, validated
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import digest, read_json
+from noisy_student.core.torchvision_compat import timm, torchvision
+from noisy_student.models.checkpoint import load_model
+from noisy_student.models.classifier import load_classifier, new_classifier
+from noisy_student.models.registry import build
 from noisy_student.pretraining import PretrainingParams, description, fetched, labeled_images
-from noisy_student.vision import timm, torchvision
 from stages import pretrain
 
 DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())["pretraining"]
@@ -218,7 +218,7 @@ def test_two_models_were_published_for_pixels_from_minus_one_to_one():
 
 
 def test_the_check_takes_params_with_pretrained_models_and_refuses_what_is_missing(tmp_path, monkeypatch):
-    from noisy_student.pipeline import check
+    from noisy_student.check import check
 
     def checked(**changes):
         base = yaml.safe_load((ROOT / "params.yaml").read_text())

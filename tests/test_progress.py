@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from noisy_student import progress
-from noisy_student.progress import meter
+from noisy_student.core import progress
+from noisy_student.core.progress import meter
 
 
 def test_without_a_terminal_there_is_one_plain_line_at_the_end(capsys):

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisy_student.randomness import generator
+from noisy_student.core.randomness import generator
 
 DRAWS = st.tuples(st.integers(0, 2**64), st.text(max_size=20), st.integers(0, 2**40))
 

@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisy_student.errors import Refusal
-from noisy_student.inference import VIEWS, LabelingParams
-from noisy_student.mixing import MASKS
-from noisy_student.noise import NoiseParams
-from noisy_student.objectives import OBJECTIVES
-from noisy_student.recipes import (
+from noisy_student.core.errors import Refusal
+from noisy_student.models.prediction import VIEWS, LabelingParams
+from noisy_student.training.augmentation.mixing import MASKS
+from noisy_student.training.augmentation.policy import NoiseParams
+from noisy_student.training.objectives import OBJECTIVES
+from noisy_student.training.params import TrainingParams, labeled_in_batch
+from noisy_student.training.recipes import (
     OWN_LABELS,
     STUDENTS_ALONE,
     ControlParams,
@@ -25,7 +26,6 @@ from noisy_student.recipes import (
     pool_control_recipe,
     teacher_recipe,
 )
-from noisy_student.schedule import TrainingParams, labeled_in_batch
 
 
 @pytest.fixture

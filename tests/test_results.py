@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from noisy_student.errors import Refusal
-from noisy_student.files import read_csv, read_json, write_csv, write_json
-from noisy_student.history import (
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import read_csv, read_json, write_csv, write_json
+from noisy_student.evaluation.history import (
     COLUMNS,
     History,
     read_controls,
@@ -18,7 +18,15 @@ from noisy_student.history import (
     save_predictions,
     single,
 )
-from noisy_student.results import distilled_figures, evaluation, gain, pseudo_label_figures, summary, table, verdict
+from noisy_student.evaluation.results import (
+    distilled_figures,
+    evaluation,
+    gain,
+    pseudo_label_figures,
+    summary,
+    table,
+    verdict,
+)
 
 CLASSES = ["zero", "one", "two"]
 DESCRIPTION = {

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from noisy_student.errors import Refusal
-from noisy_student.runtime import RuntimeParams, autocast, explained, reseed_torch, setup
+from noisy_student.core.errors import Refusal
+from noisy_student.models.device import RuntimeParams, autocast, explained, reseed_torch, setup
 
 CPU = torch.device("cpu")
 

@@ -7,10 +7,10 @@ import pytest
 from preparing import DATA
 from scipy.io import savemat
 
-from noisy_student import sources
-from noisy_student.config import validated
-from noisy_student.errors import Refusal
-from noisy_student.sources import LOADERS, SIZES, DataParams, check_sizes, load
+from noisy_student.core.config import validated
+from noisy_student.core.errors import Refusal
+from noisy_student.data import sources
+from noisy_student.data.sources import LOADERS, SIZES, DataParams, check_sizes, load
 
 
 def params(**changes):
@@ -105,7 +105,7 @@ def test_a_damaged_idx_file_is_refused(package, damage):
 
 @pytest.fixture
 def datasets():
-    from noisy_student.vision import torchvision
+    from noisy_student.core.torchvision_compat import torchvision
 
     return torchvision.datasets
 

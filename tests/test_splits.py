@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisy_student.errors import Refusal
-from noisy_student.splits import Index, SplitParams, Splits, allocate, plan, report
-from noisy_student.splits import draw as draw_from
+from noisy_student.core.errors import Refusal
+from noisy_student.data.splitting import Index, SplitParams, Splits, allocate, plan, report
+from noisy_student.data.splitting import draw as draw_from
 
 NAMES = {"test", "labeled", "calibration", "validation", "pool"}
 

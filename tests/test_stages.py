@@ -12,11 +12,11 @@ import torch
 import yaml
 
 from benchmarks.study import changed
-from noisy_student.files import read_json
-from noisy_student.images import pixel_hash, write_split, write_truth
-from noisy_student.inference import load_classifier
-from noisy_student.noise import NoiseParams
-from noisy_student.targets import read_pseudo_labels
+from noisy_student.core.files import read_json
+from noisy_student.models.classifier import load_classifier
+from noisy_student.store.pseudo_labels import read_pseudo_labels
+from noisy_student.store.splits import pixel_hash, write_split, write_truth
+from noisy_student.training.augmentation.policy import NoiseParams
 from stages import distill, predict_pool, pseudo_label, train_pool_control, train_student, train_teacher
 
 ROOT = Path(__file__).parent.parent

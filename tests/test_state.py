@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from noisy_student.inference import Classifier
-from noisy_student.state import State
+from noisy_student.models.classifier import Classifier
+from noisy_student.training.state import State
 
 
 class Scaled(nn.Module):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from noisy_student.errors import exits_with_a_sentence
-from noisy_student.stopping import Stopped, finishes_the_step, stops_when_asked
+from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.signals import Stopped, finishes_the_step, stops_when_asked
 
 ROOT = Path(__file__).parent.parent
 STAGE = """
 import os, time
-from noisy_student.errors import exits_with_a_sentence
+from noisy_student.core.errors import exits_with_a_sentence
 
 @exits_with_a_sentence
 def main():
@@ -87,7 +87,7 @@ def test_ctrl_c_while_a_stage_imports_its_libraries_leaves_no_traceback():
         [sys.executable, "-X", "importtime", "-m", "stages.train_teacher"], stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
     said = ""
-    while "noisy_student.stopping" not in said:  # the import that looks after it
+    while "noisy_student.core.signals" not in said:  # the import that looks after it
         said = stage.stderr.readline()
     stage.send_signal(signal.SIGINT)
     assert "Traceback" not in stage.communicate()[1]

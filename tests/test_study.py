@@ -10,7 +10,7 @@ import yaml
 from benchmarks import study as studies
 from benchmarks.expand import commands
 from benchmarks.studies_table import gap_closed, markdown
-from noisy_student.files import read_csv
+from noisy_student.core.files import read_csv
 
 ROOT = Path(__file__).parent.parent
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())

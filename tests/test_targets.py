@@ -7,25 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from noisy_student.errors import Refusal
-from noisy_student.files import write_array, write_parquet
-from noisy_student.metrics import softmax
-from noisy_student.targets import (
-    TEMPERATURES,
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import write_array, write_parquet
+from noisy_student.core.metrics import one_hot, softmax
+from noisy_student.pseudo_labeling.calibration import TEMPERATURES, fit_temperature, precise_threshold
+from noisy_student.pseudo_labeling.selection import (
     Limits,
     PseudoLabelParams,
     balanced_copies,
     find_limits,
-    fit_temperature,
     make,
-    one_hot,
-    precise_threshold,
-    read_logits,
-    read_pseudo_labels,
-    save_pseudo_labels,
     shuffled,
     true_labels,
 )
+from noisy_student.store.pseudo_labels import read_logits, read_pseudo_labels, save_pseudo_labels
 
 LOGITS = arrays(np.float32, st.tuples(st.integers(1, 40), st.just(4)), elements=st.floats(-5, 5, width=32))
 OPTIONS = st.builds(
@@ -138,7 +133,7 @@ def test_one_class_alone_is_its_own_balance():
 @pytest.mark.parametrize("kind", ["soft", "hard"])
 def test_pseudo_labels_come_back_as_they_were_saved(tmp_path, kind):
     made = make(rng().normal(size=(50, 3)), options(kind=kind, balance=True), 1.0, rng())
-    save_pseudo_labels(tmp_path, made, ["a", "b", "c"], 1.0, Limits(0.0), 50)
+    save_pseudo_labels(tmp_path, made, ["a", "b", "c"], 50, {"temperature": 1.0, **Limits(0.0).figures()})
     back = read_pseudo_labels(tmp_path)
     for name, array in vars(made).items():
         assert getattr(back, name).dtype == array.dtype
@@ -148,7 +143,7 @@ def test_pseudo_labels_come_back_as_they_were_saved(tmp_path, kind):
 def test_the_report_counts_unique_images_and_copies_apart_and_names_classes_without_any(tmp_path):
     logits = np.eye(3)[[0] * 6 + [1] * 2] * 9  # none of the third class
     made = make(logits, options(balance=True), 1.5, rng())
-    save_pseudo_labels(tmp_path, made, ["a", "b", "c"], 1.5, Limits(0.3, 2.0), 20)
+    save_pseudo_labels(tmp_path, made, ["a", "b", "c"], 20, {"temperature": 1.5, **Limits(0.3, 2.0).figures()})
     assert json.loads((tmp_path / "report.json").read_text()) == {
         "pool_images": 20,
         "temperature": 1.5,

@@ -8,17 +8,20 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from noisy_student.batches import Batches, examples
-from noisy_student.checkpoint import save_model
-from noisy_student.errors import Refusal
-from noisy_student.files import read_csv, read_json
-from noisy_student.inference import Classifier, load_classifier, new_classifier, predict
-from noisy_student.progress import Meter
-from noisy_student.recipes import IterationParams, TeacherParams, iteration_recipe, teacher_recipe
-from noisy_student.state import State
-from noisy_student.stopping import Stopped
-from noisy_student.targets import PseudoLabelParams, fit_temperature, make, one_hot
-from noisy_student.training import TrainingData, fit, report_steps, save_trained, take_step
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import read_csv, read_json
+from noisy_student.core.metrics import one_hot
+from noisy_student.core.progress import Meter
+from noisy_student.core.signals import Stopped
+from noisy_student.models.checkpoint import save_model
+from noisy_student.models.classifier import Classifier, load_classifier, new_classifier
+from noisy_student.models.prediction import predict
+from noisy_student.pseudo_labeling.calibration import fit_temperature
+from noisy_student.pseudo_labeling.selection import PseudoLabelParams, make
+from noisy_student.training.batches import Batches, examples
+from noisy_student.training.loop import TrainingData, fit, report_steps, save_trained, take_step
+from noisy_student.training.recipes import IterationParams, TeacherParams, iteration_recipe, teacher_recipe
+from noisy_student.training.state import State
 
 CPU = torch.device("cpu")
 NOISE = {"operations": 2, "magnitude": 15.0, "crop": 1, "flip": True, "cutout": 0.3, "dropout": 0.3}
@@ -238,7 +241,7 @@ def test_the_same_run_saves_the_same_bytes(tmp_path, run, make_recipe, make_spli
 def at_step(monkeypatch):
     """Does something in the middle of a step of the next runs, and a checkpoint after every step."""
     monkeypatch.setenv("NOISY_STUDENT_CHECKPOINT_SECONDS", "0")
-    monkeypatch.setattr("noisy_student.checkpoint.SHARE", 1e9)
+    monkeypatch.setattr("noisy_student.models.checkpoint.SHARE", 1e9)
 
     parts = Batches.parts
 

@@ -5,17 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from noisy_student.checkpoint import load_model, save_model
-from noisy_student.errors import Refusal
-from noisy_student.inference import load_classifier, new_classifier, predict
-from noisy_student.libraries import torchvision_names
-from noisy_student.models import bare, check_head, heads
-from noisy_student.networks import Resizing
-from noisy_student.optimization import make_optimizer, rate_shares, set_learning_rate
-from noisy_student.schedule import scope
-from noisy_student.student import as_student, learn_head
-from noisy_student.training import TrainingData, fit, save_trained
-from noisy_student.transfer import asked_for, body, folder_of, transferred
+from noisy_student.core.errors import Refusal
+from noisy_student.models.checkpoint import load_model, save_model
+from noisy_student.models.classifier import load_classifier, new_classifier
+from noisy_student.models.external import torchvision_names
+from noisy_student.models.networks import Resizing
+from noisy_student.models.prediction import predict
+from noisy_student.models.registry import bare, check_head, heads
+from noisy_student.training.forward import as_student, learn_head
+from noisy_student.training.init import asked_for, body, folder_of, transferred
+from noisy_student.training.loop import TrainingData, fit, save_trained
+from noisy_student.training.optim import make_optimizer, rate_shares, set_learning_rate
+from noisy_student.training.params import scope
 
 CPU = torch.device("cpu")
 

@@ -33,13 +33,13 @@ def stand_in(folder, source):
 def test_torchvision_is_whole_and_timm_waits_until_it_is_asked_for():
     code = """
 import sys
-from noisy_student import vision
-from noisy_student.vision import torchvision
+from noisy_student.core import torchvision_compat
+from noisy_student.core.torchvision_compat import torchvision
 assert "timm" not in sys.modules
 assert torchvision is sys.modules["torchvision"] and torchvision.extension is sys.modules["torchvision.extension"]
 assert torchvision.transforms.v2.functional.pil_to_tensor
 assert torchvision.models.get_model("squeezenet1_1", weights=None)
-assert vision.timm().is_model("resnet18")
+assert torchvision_compat.timm().is_model("resnet18")
 """
     done = run(code)
     assert done.returncode == 0, done.stderr
@@ -50,7 +50,7 @@ def test_missing_operators_are_declared_and_the_import_tried_again(tmp_path):
     plain = run("import torchvision", folder)
     assert "RuntimeError: operator torchvision::nms does not exist" in plain.stderr
     done = run(
-        "from noisy_student.vision import torchvision; import gc, torch; gc.collect()\n"
+        "from noisy_student.core.torchvision_compat import torchvision; import gc, torch; gc.collect()\n"
         "assert torchvision.extension is sys.modules['torchvision.extension']\n"
         "print(torch.ops.torchvision.nms.default._schema)",
         folder,
@@ -62,6 +62,6 @@ def test_missing_operators_are_declared_and_the_import_tried_again(tmp_path):
     "error", ["RuntimeError('operator torchvision::roi_align does not exist')", "ImportError('nms does not exist')"]
 )
 def test_any_other_error_passes_through(tmp_path, error):
-    done = run("import noisy_student.vision", stand_in(tmp_path, f"raise {error}"))
+    done = run("import noisy_student.core.torchvision_compat", stand_in(tmp_path, f"raise {error}"))
     assert done.returncode != 0
     assert done.stderr.strip().splitlines()[-1] == error.replace("('", ": ").removesuffix("')")

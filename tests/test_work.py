@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from commands import clean_work
-from noisy_student.errors import Refusal
-from noisy_student.files import write_array
-from noisy_student.provenance import ROOT
-from noisy_student.work import guarded, work
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import write_array
+from noisy_student.core.provenance import ROOT
+from noisy_student.core.workspace import guarded, work
 
 STAGE = str(ROOT / "stages/predict_pool.py")
 

@@ -1,0 +1,141 @@
+"""Loads params.yaml and checks a section of it against the type that the section's room gives it.
+
+A type stands in the room that uses it, so that a change to one section's type reaches only the stages that read it.
+"""
+
+import difflib
+import re
+import reprlib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from noisy_student.core.errors import Refusal
+
+PARAMS_FILE = Path("params.yaml")  # the name that DVC gives it
+MAX_BYTES = 1_000_000  # a params.yaml is a page or two; a larger file is a mistake or an attack
+
+
+class Section(BaseModel):
+    """A section of params.yaml: unknown keys and wrong types are refused, and nothing changes it afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Section)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """The safe loader, which refuses a key written twice, where YAML would let the last one win in silence, and reads
+    1e-3 and 5e-05 as numbers: DVC writes YAML 1.2, in which they are, and PyYAML reads 1.1, in which they are text."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+"), list("-+.0123456789")
+)
+
+
+class Params:
+    """The parsed params.yaml, whose sections are checked as they are asked for.
+
+    Raises `Refusal` when the file is missing, not YAML, or not a mapping.
+    """
+
+    def __init__(self, path: Path = PARAMS_FILE):
+        self.path = path
+        self.values = _read(path)
+        self.asked: dict[str, Any] = {}  # the sections that were asked for, as they stand in the file
+
+    def section(self, name: str, kind: Any) -> Any:
+        """The value under the dotted `name` (`iterations.iter1`), checked against `kind`, a type or a `Section`.
+
+        Raises `Refusal` naming the key, what it was and what it may be.
+        """
+        value: Any = self.values
+        for i, key in enumerate(name.split(".")):
+            if not isinstance(value, dict) or key not in value:
+                missing = ".".join(name.split(".")[: i + 1])
+                raise Refusal(f"{self.path}: the key {missing} is missing; add it")
+            value = value[key]
+        self.asked[name] = value
+        return validated(kind, value, name, self.path)
+
+
+def overlay(section: S, overrides: dict[str, Any], name: str, path: Path = PARAMS_FILE) -> S:
+    """`section` with the `overrides` that stand under the dotted `name` in place of its own values."""
+    return validated(type(section), {**section.model_dump(), **overrides}, name, path)
+
+
+def validated(kind: Any, value: Any, name: str, path: Path = PARAMS_FILE) -> Any:
+    """`value` as `kind`; raises `Refusal` with one line that names the first bad key under the dotted `name`."""
+    try:
+        return TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise Refusal(f"{path}: {_sentence(error, kind, name)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise Refusal(f"{path} is larger than {MAX_BYTES:,} bytes, so it is no parameter file")
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 a SafeLoader
+    except OSError as error:
+        raise Refusal(f"cannot read {path}: {error.strerror}; run from the project's folder") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as error:
+        raise Refusal(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise Refusal(f"{path} must hold sections such as `seed: 0`, one a line, and holds none")
+    return values
+
+
+def _sentence(error: ValidationError, kind: Any, name: str) -> str:
+    errors = error.errors()
+    # Of a misspelt key two things are true, one unknown and one missing: the first is what a person did.
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    parts = [str(part) for part in first["loc"]]
+    or_auto = parts[-1:] in (["constrained-float"], ["literal['auto']"])  # of a value that may be either
+    key = ".".join([name, *(parts[:-1] if or_auto else parts)])
+    if first["type"] == "extra_forbidden":
+        return f"the key {key} is unknown{_nearest(first['loc'], kind)}"
+    if first["type"] == "missing":
+        return f"the key {key} is missing; add it"
+    rule = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    rule = f"must {rule.removeprefix('should ')}" if rule.startswith("should ") else f"must be {rule}"
+    if isinstance(first["input"], dict) and first["type"] == "value_error":  # about several of its keys at once
+        return f"{key} {rule}"
+    rule += ", or auto" if or_auto else ""
+    was = _shown(first["input"])
+    return f"{key} was {was if len(was) < 80 else was[:77] + '...'}; it {rule}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return reprlib.repr(value)  # of a value that holds itself again and again no more than its beginning
+    except ValueError:  # Python prints no whole number of more than some thousand digits
+        return "a number of thousands of digits"
+
+
+def _nearest(loc: tuple, kind: Any) -> str:
+    """Which known keys a person may have meant by the unknown one at `loc`."""
+    for part in loc[:-1]:
+        fields = getattr(kind, "model_fields", {})
+        if part in fields:
+            kind = fields[part].annotation
+        elif get_args(kind):  # a dict of sections
+            kind = get_args(kind)[-1]
+    known = list(getattr(kind, "model_fields", {}))
+    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; it may be one of {', '.join(known)}" if known else "; take it out"

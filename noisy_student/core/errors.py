@@ -1,0 +1,48 @@
+"""What a person gets to read when something cannot be done: one sentence, no traceback."""
+
+import atexit
+import gc
+import sys
+from collections.abc import Callable
+from functools import wraps
+
+from noisy_student.core.signals import Stopped, stops_when_asked
+
+
+class Refusal(Exception):
+    """One sentence for a person, on one line: what is wrong, where, and what to do about it."""
+
+    def __init__(self, sentence: str):
+        printable = (letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)
+        super().__init__("".join(printable))
+
+
+def exits_with_a_sentence(main: Callable[..., None]) -> Callable[..., None]:
+    """Let a command's `main` end with one sentence on standard error instead of a traceback.
+
+    The exit status is 1 when it is refused something, 128 + the signal's number when a signal stops it.
+    """
+
+    @wraps(main)
+    def guarded(*args, **kwargs) -> None:
+        # The interpreter's last collection takes more than a second with torch, of what goes with the process anyway.
+        atexit.register(gc.freeze)
+        try:
+            with stops_when_asked():
+                main(*args, **kwargs)
+        except Refusal as refusal:
+            _exit(1, f"error: {refusal}")
+        except OSError as error:
+            where = f" {error.filename}" if error.filename else ""
+            _exit(1, f"error: the machine refuses{where}: {error.strerror or error}; mend that and run again")
+        except MemoryError:
+            _exit(1, "error: the machine has too little memory for this; ask for fewer or smaller images")
+        except Stopped as stopped:
+            _exit(128 + stopped.signal, f"stopped{stopped}")
+
+    return guarded
+
+
+def _exit(status: int, sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+    sys.exit(status)

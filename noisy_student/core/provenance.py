@@ -1,0 +1,140 @@
+"""What a result is made from: code, parameters, inputs and the machine; its fingerprint, and whether it has changed."""
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from noisy_student.core.config import Params
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import REMEDY, digest
+from noisy_student.core.imports import import_closure
+from noisy_student.core.signals import STARTED
+
+ROOT = Path(__file__).parents[2]
+SHARDS = "images-*.npy"  # of a split, whose split.json has their hashes
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What decides the bytes of a result."""
+
+    stage: str
+    code: dict[str, str]  # sha256 of each file, by its path in the project
+    params: dict[str, Any]  # sections of params.yaml, by name
+    inputs: dict[str, str]  # what is in each (see `_manifest`), by role
+    machine: dict[str, Any]
+    paths: dict[str, Path]  # of the inputs, by role
+    written: dict[str, int]  # when each input was last written to, in ns; decides nothing, but tells a change
+
+    @property
+    def fingerprint(self) -> str:
+        """A name for all that decides, 16 hex digits."""
+        decides = [self.stage, self.code, self.params, self.inputs, self.machine]
+        return _hash(json.dumps(decides, sort_keys=True, default=str).encode())[:16]
+
+
+def provenance(
+    file: str, params: Params | None, inputs: Mapping[str, Path | None], machine: dict[str, Any] | None = None
+) -> Provenance:
+    """What the stage in `file` makes its result from, as it stands now.
+
+    `params` are taken as far as sections of them were asked for; `inputs` are the files and folders that it reads, by
+    role, None for one that it was not given. Raises `Refusal` for an input that is not there, and for code that was
+    written after this process began to read it.
+    """
+    code = import_closure(Path(file).resolve(), ROOT)
+    for path in code:
+        if (written := path.stat().st_mtime) > time.time():
+            raise Refusal(f"{path.relative_to(ROOT)} is dated in the future; set the clock, or `touch` the file")
+        if written > STARTED:
+            raise _changed(path.relative_to(ROOT), Path(file).stem)
+    paths = {role: path for role, path in inputs.items() if path}
+    return Provenance(
+        stage=Path(file).stem,
+        code={str(path.relative_to(ROOT)): digest(path) for path in code},
+        params=dict(params.asked) if params else {},
+        inputs={role: _manifest(path) for role, path in paths.items()},
+        machine=machine or {},
+        paths=paths,
+        written={role: _written(path) for role, path in paths.items()},
+    )
+
+
+def refuse_drift(before: Provenance, params: Params | None) -> None:
+    """Raise `Refusal` naming the first thing that is no longer what it was `before`.
+
+    DVC looks at code, parameters and inputs when a stage has ended, and would record the new ones over its result.
+    """
+    for was, now in (
+        (before.code, lambda name: digest(ROOT / name)),
+        (before.params, lambda name: Params(params.path).section(name, Any) if params else None),
+        (before.inputs, lambda role: _manifest(before.paths[role])),
+        (before.written, lambda role: _written(before.paths[role])),
+    ):
+        for name, value in was.items():
+            if _or_gone(now, name) != value:
+                what = f"{name} of {params.path}" if params and was is before.params else before.paths.get(name, name)
+                raise _changed(what, before.stage)
+
+
+def refuse_changed(watched: Path | None, moment: float, stage: str) -> None:
+    """Raise `Refusal` naming the first file or folder at `watched` that changed after that moment, in s since 1970."""
+    for path in _below(watched) if watched else ():
+        if _changed_at(path) > moment:
+            raise _changed(path, stage)
+
+
+def _below(path: Path) -> Iterator[str]:
+    """`path` and, of a folder, all that is in it; links are not followed. As text: there may be a million."""
+    yield str(path)
+    for folder, folders, names in os.walk(path):
+        yield from (f"{folder}/{name}" for name in (*folders, *names))
+
+
+def _changed_at(path: str) -> float:
+    """When that was; what is gone changed just now."""
+    try:
+        return os.lstat(path).st_ctime
+    except OSError:
+        return math.inf
+
+
+def _manifest(path: Path) -> str:
+    """A hash of names, sizes and contents of the files at `path`; not of the contents of shards, see `SHARDS`."""
+    lines = [
+        f"{file.relative_to(path)} {file.stat().st_size} {'' if file.match(SHARDS) else digest(file)}"
+        for file in _files(path)
+    ]
+    return _hash("\n".join(lines).encode())
+
+
+def _written(path: Path) -> int:
+    return max((file.stat().st_mtime_ns for file in _files(path)), default=0)
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise Refusal(f"{path} is not there; {REMEDY}")
+    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+
+
+def _or_gone(now: Callable[[str], Any], name: str) -> Any:
+    """What `now` says of `name`; what cannot be read is gone."""
+    try:
+        return now(name)
+    except (OSError, Refusal):
+        return "gone"
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _changed(what: Path | str, stage: str) -> Refusal:
+    return Refusal(f"{what} changed while {stage} ran, so its result is of neither; run again")

@@ -1,0 +1,89 @@
+"""Being asked to stop, by Ctrl-C, by SIGTERM or by the end of the DVC that started the stage."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WATCH_SECONDS = 0.5  # between two looks at whether DVC is still there
+
+
+class Stopped(BaseException):
+    """The work ends here since a signal asked for it; the text says what is kept."""
+
+    def __init__(self, signal: int, kept: str = ""):
+        super().__init__(kept)
+        self.signal = signal
+
+
+class Asked:
+    """Whether a signal has asked the work to stop, and which: 0 is none."""
+
+    signal = 0
+
+    def __bool__(self) -> bool:
+        return self.signal != 0
+
+
+@contextmanager
+def stops_when_asked() -> Iterator[None]:
+    """Raise `Stopped` in the block as soon as a signal asks for it, or the DVC that runs this stage is gone."""
+
+    def stop(number: int, frame) -> None:
+        raise Stopped(number)
+
+    if "DVC_STAGE" in os.environ:
+        threading.Thread(target=_stop_without_dvc, daemon=True).start()
+    with _handled_by(stop):
+        yield
+
+
+@contextmanager
+def finishes_the_step() -> Iterator[Asked]:
+    """Within the block a signal only sets what is yielded; the block looks at it where it can stop."""
+    asked = Asked()
+
+    def note(number: int, frame) -> None:
+        asked.signal = number
+
+    with _handled_by(note):
+        yield asked
+
+
+@contextmanager
+def _handled_by(handler) -> Iterator[None]:
+    """Signals are Python's main thread's alone; in another one nothing is changed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [signal.signal(number, handler) for number in SIGNALS]
+    try:
+        yield
+    finally:
+        for number, earlier in zip(SIGNALS, before, strict=True):
+            signal.signal(number, earlier)
+
+
+def _stop_without_dvc() -> None:
+    """Killing DVC alone leaves its stage running, and the next `dvc repro` would start a second one."""
+    while _starters() == STARTED_BY:
+        time.sleep(WATCH_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _starters() -> list[int]:
+    """The process that started this one and, where that is a shell between DVC and its command, the shell's."""
+    parent = os.getppid()
+    try:
+        name, _, rest = Path(f"/proc/{parent}/stat").read_text().partition("(")[2].rpartition(")")
+    except OSError:
+        return [parent]  # a system without /proc
+    return [parent, int(rest.split()[1])] if name.endswith("sh") else [parent]
+
+
+# As early as can be: this module imports nothing slow, and the package imports it first.
+STARTED, STARTED_BY = time.time(), _starters()

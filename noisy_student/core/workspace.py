@@ -1,0 +1,155 @@
+"""Work in progress: what a stage has so far, kept outside the outputs, which DVC removes before it runs the stage.
+
+    work/locks/<name>          held by the one process that does this work; says which
+    work/<name>/part/          files of the result so far, each whole
+    work/<name>/hashes/        sha256 of each of those that another run need not make again
+    work/<name>/checkpoints/   of a training run
+    work/<name>/result/        the finished result, kept until `make clean-work`
+    work/<name>/hashes.json    sha256 of each of its files
+
+A name is the stage's with the fingerprint of all that its result is made from, so that nothing stale is gone on with.
+"""
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from noisy_student.core.config import Params
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import digest, flush_folder, read_json, replacing, write_array, write_bytes, write_json
+from noisy_student.core.provenance import Provenance, provenance, refuse_changed, refuse_drift
+
+
+def work_folder() -> Path:
+    """Where work in progress is: in the project's folder, also for experiments that DVC runs in another one."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / "work"
+
+
+class Work:
+    """A result in the making, which no other process writes meanwhile."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.part, self.result = folder, folder / "part", folder / "result"
+        self.checkpoints, self.hashes = folder / "checkpoints", folder / "hashes"
+        self.finished = self.result.exists() and self._intact()
+        if not self.finished:
+            self.part.mkdir(parents=True, exist_ok=True)
+
+    def has(self, name: str) -> bool:
+        """Whether the file `name` of the result was made before, and is what it was."""
+        file = self.part / name
+        known = self.hashes / name
+        return file.exists() and known.exists() and known.read_bytes() == digest(file).encode()
+
+    def add(self, name: str, array: np.ndarray) -> None:
+        """Make `array` the file `name` of the result."""
+        write_bytes(self.hashes / name, write_array(self.part / name, array).encode())
+
+    def finish(self) -> None:
+        """Make what is in `part` the result; what it took to come there goes."""
+        for half in self.part.rglob("*.tmp"):
+            half.unlink()
+        write_json(self.folder / "hashes.json", _hashes(self.part))
+        self.part.rename(self.result)
+        flush_folder(self.folder)
+        for way in (self.checkpoints, self.hashes):
+            shutil.rmtree(way, ignore_errors=True)
+        self.finished = True
+
+    def publish(self, out: Path) -> None:
+        """Copy the result to the folder `out`. Raises `Refusal` where something else would be lost by it."""
+        files = [file.relative_to(self.result) for file in self.result.rglob("*") if file.is_file()]
+        foreign = sorted({each.name for each in out.glob("*")} - {file.parts[0] for file in files})
+        if foreign or not out.name or out.is_file():
+            what = f"holds {foreign[0]}, which this stage did not make" if foreign else "is no folder for a result"
+            raise Refusal(f"{out} {what}; name another folder")
+        with replacing(out) as temporary:
+            for file in files:
+                (temporary / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.result / file, temporary / file)
+
+    def _intact(self) -> bool:
+        if _hashes(self.result) == _recorded(self.folder / "hashes.json"):
+            print(f"taking over the finished result in {self.result}; `make clean-work` removes it", flush=True)
+            return True
+        print(f"the result in {self.result} is damaged; making it again", flush=True)
+        shutil.rmtree(self.result)
+        return False
+
+
+@contextmanager
+def work(
+    out: Path, file: str, params: Params | None, inputs: Mapping[str, Path | None], machine: dict[str, Any]
+) -> Iterator[Work]:
+    """The work of the stage in `file`: the block makes what is not finished, and the result then is the folder `out`.
+
+    Waits for another process that does the same work. Raises `Refusal` when what the result is made from has changed
+    meanwhile.
+    """
+    with _alone(file, params, inputs, machine) as (made_from, name):
+        job = Work(work_folder() / name)
+        yield job
+        if not job.finished:
+            refuse_drift(made_from, params)
+            job.finish()
+        job.publish(out)
+        refuse_drift(made_from, params)
+
+
+@contextmanager
+def guarded(
+    file: str, params: Params | None, inputs: Mapping[str, Path | None], watched: Path | None = None
+) -> Iterator[None]:
+    """As `work`, for a quick stage: its block writes the outputs themselves, and nothing is kept.
+
+    `watched` is one more input, of so many files that only when they changed is looked at.
+    """
+    began = time.time()
+    with _alone(file, params, inputs, {}) as (made_from, _):
+        yield
+        refuse_drift(made_from, params)
+        refuse_changed(watched, began, made_from.stage)
+
+
+@contextmanager
+def _alone(
+    file: str, params: Params | None, inputs: Mapping[str, Path | None], machine: dict[str, Any]
+) -> Iterator[tuple[Provenance, str]]:
+    made_from = provenance(file, params, inputs, machine)
+    name = f"{made_from.stage}-{made_from.fingerprint}"
+    path = work_folder() / "locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{made_from.stage}: {path.read_text() or 'another process'} does the same work; waiting", flush=True)
+        lock.acquire(poll_interval=0.5)
+    try:
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        refuse_drift(made_from, params)  # what it is made from may have changed while this process waited
+        yield made_from, name
+    finally:
+        lock.release()
+
+
+def _recorded(file: Path) -> dict[str, str]:
+    """The hashes in `file`; a damaged one, or none, vouches for nothing."""
+    try:
+        found = read_json(file)
+    except Refusal:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): digest(file) for file in files}

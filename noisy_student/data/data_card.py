@@ -1,0 +1,124 @@
+"""The data card: what a person wants to know of the images before anything is trained on them, with pictures.
+
+card.md         counts by split and class, sizes, what was left out and why
+class-000.png   images of each class, in the order of the classes
+pool.png        images without labels
+alike.png       pairs of which one was taken out as nearly the same as the other
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
+
+from noisy_student.core.files import replacing, write_bytes
+from noisy_student.store.splits import Selection
+
+ACROSS, DOWN = 12, 4  # images on a sheet
+SIDE, GAP = 64, 4  # pixels on the screen
+ROWS = 20  # of a table of examples
+PAPER = 255
+
+
+def write_card(
+    folder: Path,
+    report: dict[str, Any],
+    images: Selection,
+    labels: np.ndarray,
+    rows: dict[str, np.ndarray],
+    near: dict[int, tuple[int, float]],
+    tables: dict[str, pd.DataFrame],
+) -> None:
+    """Write the card of splits with these `rows` into `folder`.
+
+    `images` and `labels` (N,) are those of all rows, `tables` what was left out and quarantined, by their titles.
+    """
+    with replacing(folder) as temporary:
+        temporary.mkdir(parents=True)
+        for number in range(len(report["classes"])):
+            of_class = rows["labeled"][labels[rows["labeled"]] == number]
+            save_sheet(temporary / f"class-{number:03}.png", images[of_class[: ACROSS * DOWN]])
+        save_sheet(temporary / "pool.png", images[rows["pool"][: ACROSS * DOWN]])
+        if near:
+            pairs = [row for gone, (like, _) in sorted(near.items())[: ACROSS * DOWN // 2] for row in (gone, like)]
+            save_sheet(temporary / "alike.png", images[np.array(pairs)])
+        write_bytes(temporary / "card.md", markdown(report, bool(near), tables).encode())
+
+
+def markdown(report: dict[str, Any], alike: bool, tables: dict[str, pd.DataFrame]) -> str:
+    """The text of the card."""
+    classes, splits = report["classes"], [name for name, count in report["images"].items() if count]
+    by_class = report["images_by_class"]
+    counts = [[name, *(f"{by_class[split][name]:,}" for split in splits)] for name in classes]
+    total = ["all", *(f"{report['images'][split]:,}" for split in splits)]
+    facts = [
+        [key.replace("_", " "), _shown(value)] for key, value in report.items() if not isinstance(value, dict | list)
+    ]
+    parts = [
+        "# Data card",
+        _table(["fact", ""], facts),
+        "## Images by class",
+        "Of the pool only those whose class is known to the evaluation are counted by class.",
+        _table(["class", *splits], [*counts, total]),
+        "## What they look like",
+        *(f"### {_text(name)}\n\n![{_text(name)}](class-{number:03}.png)" for number, name in enumerate(classes)),
+        "### The pool\n\n![images without labels](pool.png)",
+    ]
+    if alike:
+        parts.append(
+            "## Nearly the same\n\nLeft what was taken out, right of it what it is like.\n\n![pairs](alike.png)"
+        )
+    for title, table in tables.items():
+        if len(table):
+            more = f"The first {ROWS} of {len(table):,}; all are in {title}.csv.\n\n" if len(table) > ROWS else ""
+            head = table.head(ROWS).astype(object).where(table.head(ROWS).notna(), "")
+            parts.append(
+                f"## {title.capitalize().replace('_', ' ')}\n\n{more}{_table(list(table), head.to_numpy().tolist())}"
+            )
+    return "\n\n".join(parts) + "\n"
+
+
+def save_sheet(path: Path, images: np.ndarray, numbered: bool = False) -> None:
+    """Write `images` uint8 (n,H,W,C) as one picture, with their numbers from 1 on where they are to be `numbered`."""
+    content = io.BytesIO()
+    _sheet(images, numbered).save(content, "PNG", compress_level=1)
+    write_bytes(path, content.getvalue())
+
+
+def _sheet(images: np.ndarray, numbered: bool) -> Image.Image:
+    """`images` uint8 (n,H,W,C) in rows of ACROSS, each SIDE pixels high or a whole number of times as large."""
+    height, width, channels = images.shape[1:]
+    times = max(1, SIDE // height)
+    images = images.repeat(times, axis=1).repeat(times, axis=2)
+    high, wide = height * times + GAP, width * times + GAP
+    lines = -(-len(images) // ACROSS)
+    sheet = np.full((lines * high + GAP, min(len(images), ACROSS) * wide + GAP, channels), PAPER, np.uint8)
+    corners = [((number % ACROSS) * wide + GAP, (number // ACROSS) * high + GAP) for number in range(len(images))]
+    for (left, top), image in zip(corners, images, strict=True):
+        sheet[top : top + high - GAP, left : left + wide - GAP] = image
+    picture = Image.fromarray(sheet if channels == 3 else sheet[..., 0])
+    if numbered:
+        draw = ImageDraw.Draw(picture)
+        for number, corner in enumerate(corners, 1):
+            draw.text(corner, str(number), fill="white", stroke_width=2, stroke_fill="black")
+    return picture
+
+
+def _table(head: list[str], rows: list[list]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(_text(_shown(cell)) for cell in line)} |" for line in lines)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _text(name: str) -> str:
+    """`name` as Markdown shows it, whatever signs it has."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in name)
+    return "".join(f"\\{letter}" if letter in "\\|*_[]<>`#" else letter for letter in plain)

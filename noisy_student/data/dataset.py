@@ -1,0 +1,86 @@
+"""Images with what is known of them, wherever they come from.
+
+N images of H x W pixels and C channels; `images` is an array or anything that gives one for a slice or for rows.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from noisy_student.data.splitting import Index
+from noisy_student.store.splits import Selection, pixel_hash
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """N images of one size."""
+
+    images: Any  # uint8 (N,H,W,C)
+    labels: np.ndarray  # int64 (N,), -1 where unknown
+    ids: pd.Series  # text (N,), such as mnist_5k/00012
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """What is known of a person's own images alone; rows are those of all parts together."""
+
+    hashes: np.ndarray  # S64 (N,), sha256 of the pixels
+    sizes: np.ndarray  # int32 (N,2), width and height of the files' images
+    groups: np.ndarray | None  # int64 (N,), -1: in none
+    drops: np.ndarray  # int64 (N,)
+    quarantine: pd.DataFrame  # the files that are not among them: path, sha256, reason
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset(Images):
+    """The training images of a source, and what comes with them."""
+
+    classes: list[str]  # names, in the order of the labels
+    test: Images | None = None  # the source's own test split
+    unlabeled: Images | None = None
+    own: Own | None = None
+
+    @property
+    def parts(self) -> list[Images]:
+        """All there is, in the order in which rows are counted: own test split, training images, unlabeled ones."""
+        return [part for part in (self.test, self, self.unlabeled) if part]
+
+    def figures(self) -> dict[str, int]:
+        """How many files were looked at and how many of them are images."""
+        if not self.own:
+            return {}
+        usable, bad = len(self.own.hashes), len(self.own.quarantine)
+        sides = np.sort(self.own.sizes.min(axis=1))
+        return {
+            "files": usable + bad,
+            "usable": usable,
+            "quarantined": bad,
+            "different_images": len(np.unique(self.own.hashes)),
+            "smallest_side_pixels": int(sides[0]),
+            "median_side_pixels": int(sides[len(sides) // 2]),
+            "largest_side_pixels": int(self.own.sizes.max()),
+        }
+
+    def quarantine(self) -> pd.DataFrame:
+        """The files that cannot be used: path, sha256, reason."""
+        return self.own.quarantine if self.own else pd.DataFrame(columns=["path", "sha256", "reason"])
+
+    def all_images(self) -> Selection:
+        """The images of all parts, one after the other."""
+        arrays = [part.images for part in self.parts]
+        return Selection(arrays, np.arange(sum(map(len, arrays))))
+
+    def all_ids(self) -> pd.Series:
+        """The ids of all parts, text (N,)."""
+        return pd.concat([part.ids for part in self.parts], ignore_index=True)
+
+    def index(self) -> Index:
+        """What the splits are drawn from."""
+        labels = np.concatenate([part.labels for part in self.parts])
+        own_test, classes = len(self.test.ids) if self.test else 0, len(self.classes)
+        if self.own:
+            return Index(labels, self.own.hashes, own_test, classes, self.own.groups, self.own.drops)
+        hashes = np.array([found for part in self.parts for found in pixel_hash(part.images)], "S64")
+        return Index(labels, hashes, own_test, classes)

@@ -1,0 +1,217 @@
+"""One image file to pixels: decoded once and in full, upright, grey or in colour, at one size; or why it cannot be.
+
+N images, H x W pixels.
+"""
+
+import errno
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, ImageOps, TiffImagePlugin
+from pydantic import Field
+
+from noisy_student.core.config import Section
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # an allow-list: Pillow would run Ghostscript for EPS
+MAX_BYTES = 500_000_000  # of a file
+EXIF_ELSEWHERE = ("TIFF", "PNG")  # formats that may have it outside of what Pillow has read when it opens them
+OPAQUE = {"L", "RGB"}  # modes that are taken as they are
+CONVERTED = {"1", "P", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}  # that are opaque unless they name a transparent colour
+BITS_PER_SAMPLE, PHOTOMETRIC, TILE_WIDTH, TILE_LENGTH = 258, 262, 322, 323  # tags of TIFF
+WHITE_IS_ZERO = 0
+HOW_RESIZED = Image.Resampling.BILINEAR
+REDUCING_GAP = (
+    3.0  # a large image is made smaller by whole factors first: three times as fast, by a grey value the same
+)
+WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
+DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # grey, 16 bits a pixel; Pillow names some of them I
+
+
+class Preparation(Section):
+    """How an image of any size and kind becomes one that the models take."""
+
+    image_size: int = Field(ge=4, le=1024)  # pixels a side
+    resize: Literal["crop", "pad"]  # crop: the middle square; pad: all of it, with `background` beside it
+    background: int = Field(ge=0, le=255)  # grey value behind transparent pixels and beside what is padded
+    max_megapixels: float = Field(gt=0, le=1000)  # 10^6 pixels; a larger image is not decoded
+
+
+class BadImage(Exception):
+    """Why an image cannot be used, in a few words."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """An image as the models take it, and what it was."""
+
+    pixels: np.ndarray  # uint8 (image_size,image_size,3), or (image_size,image_size,1) of a file that is all grey
+    width: int  # pixels of the file's image, upright
+    height: int
+
+
+def read_inside(root: str, path: str) -> bytes:
+    """The bytes of the regular file at `path` below `root`, a real path. Raises `BadImage` for anything else."""
+    if not path or "\0" in path or path.startswith("/") or ".." in path.split("/"):
+        raise BadImage("the path is not one below the folder")
+    folder, _, name = path.rpartition("/")
+    try:
+        descriptor = _open(root, f"{_real_folder(root, folder)}/{name}")
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise BadImage("a device or a pipe, no file")
+            if found.st_size > MAX_BYTES:
+                raise BadImage(f"larger than {MAX_BYTES:,} bytes")
+            content = os.read(descriptor, found.st_size + 1)
+            while len(content) < found.st_size and (more := os.read(descriptor, found.st_size)):
+                content += more  # a network's folder may give less at once than was asked for
+            return content
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise BadImage(f"cannot be read: {error.strerror}") from None
+
+
+@lru_cache(maxsize=1024)
+def _real_folder(root: str, folder: str) -> str:
+    return _inside(root, os.path.join(root, folder))
+
+
+def _inside(root: str, path: str) -> str:
+    """`path` without links."""
+    full = os.path.realpath(path, strict=True)
+    if not f"{full}/".startswith(f"{root.rstrip('/')}/"):
+        raise BadImage("a link leads out of the folder")
+    return full
+
+
+def _open(root: str, path: str) -> int:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe that has no writer would wait for ever
+    try:
+        return os.open(path, flags)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return os.open(_inside(root, path), flags)  # a link
+
+
+def decode(content: bytes, how: Preparation) -> Decoded:
+    """The image in the bytes of a file. Raises `BadImage` for one that is not whole or not of a known kind."""
+    if not content:
+        raise BadImage("empty")
+    try:
+        with _without_pillows_limit():
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            for width, height in (image.size, _tile(image)):
+                if width * height > how.max_megapixels * 1e6:
+                    raise BadImage(f"larger than data.max_megapixels: {width} x {height}")
+            image.load()
+        plain = _plain(_upright(image), how.background)
+    except BadImage:
+        raise
+    except Image.UnidentifiedImageError:
+        raise BadImage("no image of a known format") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
+        raise BadImage(f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}") from None
+    width, height = plain.size
+    pixels = np.frombuffer(_resized(plain, how).tobytes(), np.uint8).reshape(how.image_size, how.image_size, -1)
+    return Decoded(pixels, width, height)
+
+
+@contextmanager
+def _without_pillows_limit() -> Iterator[None]:
+    """Pillow's own limit only warns up to twice its number; within the block `max_megapixels` alone decides."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def is_grey(images: np.ndarray) -> np.ndarray:
+    """Which of the `images` (N,H,W,3) have three channels that are the same: bool (N,)."""
+    return ((images[..., 0] == images[..., 1]) & (images[..., 0] == images[..., 2])).all(axis=(1, 2))
+
+
+def decode_file(root: Path, path: str, how: Preparation, channels: int) -> np.ndarray:
+    """The image in a file as a model of that many channels takes it, uint8 (H,W,C). Raises `BadImage`."""
+    pixels = decode(read_inside(os.path.realpath(root), path), how).pixels
+    colours = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    return colours if channels == 3 else to_grey(colours)
+
+
+def to_grey(pixels: np.ndarray) -> np.ndarray:
+    """Grey values uint8 (...,1) of colours (...,3), weighed as Pillow does (ITU-R 601-2); grey stays what it is."""
+    weighed = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], dtype=np.uint32)
+    return ((weighed + 0x8000) >> 16).astype(np.uint8)[..., None]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As its EXIF says that it is to be held."""
+    if "exif" not in image.info and image.format not in EXIF_ELSEWHERE:
+        return image
+    try:
+        turned = ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) != 1 else image
+    except Exception as error:
+        raise BadImage(f"its EXIF cannot be read: {' '.join(str(error).split())}") from None
+    return turned
+
+
+def _tile(image: Image.Image) -> tuple[int, int]:
+    """Width and height of what is decoded at once of a TIFF in tiles, which may be larger than the image."""
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    return int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
+
+
+def _plain(image: Image.Image, background: int) -> Image.Image:
+    """In mode L or RGB, 8 bits a channel."""
+    if image.mode in DEEP:  # before transparency, for Pillow would cut these off on the way; it is rare in them
+        return Image.fromarray(_rescaled(image, background))
+    if image.mode in WITH_ALPHA or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        under = Image.new("RGBA", layer.size, (background,) * 3 + (255,))
+        return Image.alpha_composite(under, layer).convert("RGB")
+    if image.mode in OPAQUE:
+        return image
+    if image.mode in CONVERTED:
+        return image.convert("RGB")
+    raise BadImage(f"pixels of mode {image.mode} have no known range")
+
+
+def _rescaled(image: Image.Image, background: int) -> np.ndarray:
+    """The grey values of an image of more than 8 bits, as 8-bit ones."""
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
+    if bits > 16:
+        raise BadImage("grey values of more than 16 bits have no known range")
+    values, white = np.asarray(image).astype(np.uint32), 2**bits - 1
+    grey = ((values * 255 + white // 2) // white).astype(np.uint8)
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        grey = 255 - grey
+    return np.where(values == image.info.get("transparency", -1), np.uint8(background), grey)
+
+
+def _resized(image: Image.Image, how: Preparation) -> Image.Image:
+    size, (width, height) = how.image_size, image.size
+    if (width, height) == (size, size):
+        return image
+    if how.resize == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return image.resize((size, size), HOW_RESIZED, (left, top, left + side, top + side), REDUCING_GAP)
+    scale = size / max(width, height)
+    inner = max(1, round(width * scale)), max(1, round(height * scale))
+    frame: Any = how.background if image.mode == "L" else (how.background,) * 3
+    padded = Image.new(image.mode, (size, size), frame)
+    padded.paste(image.resize(inner, HOW_RESIZED, None, REDUCING_GAP), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+    return padded

@@ -1,0 +1,102 @@
+"""A person's own images as a source: listed, decoded, and what cannot be used set apart."""
+
+import tempfile
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import write_csv
+from noisy_student.data.dataset import Dataset, Images, Own
+from noisy_student.data.decoding import Preparation
+from noisy_student.data.listing import HIDDEN, SPLITS, Listing, list_folder, list_manifest
+from noisy_student.data.parallel_decoding import stage
+
+MOST_DROPS = 1000  # each has files of its own
+LISTS = {"folder": list_folder, "manifest": list_manifest}
+
+
+def load_own(
+    source: str, path: Path, how: Preparation, max_bad_fraction: float, scratch: Path | None = None
+) -> Dataset:
+    """The images of a folder or a manifest (`source`), decoded into a file in `scratch` that goes when they do.
+
+    Raises `Refusal` for more than `max_bad_fraction` of bad files or MOST_DROPS drops, fewer than two classes, a class
+    without a usable image, one that only the test split has, and what `list_folder`, `list_manifest`, `stage` refuse.
+    """
+    listing = LISTS[source](path)
+    if (many := listing.files["drop"].nunique()) > MOST_DROPS:
+        raise Refusal(f"{path} has {many:,} folders directly in pool/, each a drop; put them into fewer folders there")
+    if scratch:
+        scratch.mkdir(parents=True, exist_ok=True)
+    staging = stage(listing, how, tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115 the images' own
+    _refuse_too_many(staging.quarantine, len(listing), max_bad_fraction, scratch)
+    files = staging.files
+    classes = _classes(listing, files, path)
+    number_of = {name: number for number, name in enumerate(classes)}
+    labels = np.array([number_of.get(name, -1) for name in files["label"].cat.categories])[files["label"].cat.codes]
+    ends = np.cumsum([(files["split"] == split).sum() for split in SPLITS])
+    test, training, unlabeled = (
+        {"images": staging.images.part(start, end), "labels": labels[start:end], "ids": files["path"].iloc[start:end]}
+        for start, end in zip((0, *ends), ends, strict=False)
+    )
+    drops = files["drop"].cat.codes.to_numpy(np.int64)
+    own = Own(staging.hashes, staging.sizes, _groups(files), drops, staging.quarantine)
+    return Dataset(
+        **training,
+        classes=classes,
+        test=Images(**test) if len(test["ids"]) else None,
+        unlabeled=Images(**unlabeled) if len(unlabeled["ids"]) else None,
+        own=own,
+    )
+
+
+def _classes(listing: Listing, files: pd.DataFrame, path: Path) -> list[str]:
+    """The classes of the labeled images, in the order of their names."""
+    listed, used = (_labels(table, "labeled") for table in (listing.files, files))
+    if (path / "labeled").is_dir():
+        listed |= {unicodedata.normalize("NFC", each.name) for each in (path / "labeled").iterdir() if each.is_dir()}
+        listed = {name for name in listed if not name.startswith(".")}
+    if empty := sorted(listed - used):
+        raise Refusal(f"no image of the class {empty[0]!r} in {path} can be used; mend them or remove the class")
+    if len(used) < 2:
+        raise Refusal(f"{path} has labels of {len(used)} class; it takes two or more to tell apart")
+    if alone := sorted(_labels(files, "test") - used):
+        raise Refusal(
+            f"the class {alone[0]!r} of {path} is in the test split alone; label some for training, or remove it"
+        )
+    return sorted(used)
+
+
+def _labels(files: pd.DataFrame, split: str) -> set[str]:
+    return set(files.loc[files["split"] == split, "label"].unique())
+
+
+def _groups(files: pd.DataFrame) -> np.ndarray | None:
+    named = files["group"] != ""
+    return np.where(named, files["group"].cat.codes, -1).astype(np.int64) if named.any() else None
+
+
+def _refuse_too_many(quarantine: pd.DataFrame, listed: int, most: float, scratch: Path | None) -> None:
+    """Name the five commonest reasons when there are too many bad files, and list all in `scratch`.
+
+    A reason's details follow its colon. Hidden files are what a system leaves in its folders, and no bad images.
+    """
+    if scratch:
+        (scratch / "quarantine.csv").unlink(missing_ok=True)  # of a run before
+    quarantine = quarantine[quarantine["reason"] != HIDDEN]
+    if len(quarantine) <= most * listed:
+        return
+    kinds = quarantine["reason"].str.partition(": ")[0]
+    examples = quarantine["path"].groupby(kinds).first()
+    commonest = kinds.value_counts().head(5).items()
+    reasons = "; ".join(f"{count:,} {kind}, such as {examples[kind]}" for kind, count in commonest)
+    if scratch:
+        write_csv(scratch / "quarantine.csv", quarantine)
+    where = f"; all are in {scratch / 'quarantine.csv'}" if scratch else ""
+    raise Refusal(
+        f"{len(quarantine):,} of {listed:,} files cannot be used, more than data.max_bad_fraction {most} allows "
+        f"({reasons}{where}); mend or remove them, or raise it"
+    )

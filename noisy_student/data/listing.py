@@ -1,0 +1,182 @@
+"""Which images a person brought, before any of them is opened: a folder of files, or a manifest that names them.
+
+    labeled/<class>/**     images with labels
+    pool/**                images without; each folder directly in pool/ is a drop of its own
+    test/<class>/**        the test split, if there is one of its own
+
+A manifest is CSV or Parquet with the columns path (below the manifest's folder), label (empty: unlabeled) and, where
+they are wanted, split (test, or empty) and group (images that belong together: see `splits.draw`).
+"""
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from noisy_student.core.errors import Refusal
+
+SPLITS = ("test", "labeled", "pool")  # in the order in which rows are counted
+COLUMNS = ("path", "label", "split", "group", "drop")
+MAX_BYTES = 1_000_000_000  # of a manifest
+MAX_ROWS = 100_000_000
+HIDDEN = "hidden, or a system's own"
+SYSTEMS_OWN = {"Thumbs.db", "desktop.ini"}
+LINKED = "a link to a folder, which is not followed"
+BATCH = 1000  # rows of a manifest that are read at once
+BLOCK = 8192  # files whose rows are Python's own texts, five times as large as TEXT
+TEXT = "string[pyarrow]"  # a third of the memory of Python's
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found below `root`. Each row is an image of `files` or, with its reason, one of `refused`."""
+
+    root: Path
+    files: pd.DataFrame  # COLUMNS, all text: test images first, then labeled ones, then the pool drop by drop
+    refused: pd.DataFrame  # path, reason
+
+    def __len__(self) -> int:
+        return len(self.files) + len(self.refused)
+
+
+def list_folder(root: Path) -> Listing:
+    """The files below `root`. Raises `Refusal` for no folder labeled/, and for a link to a split, a class or a drop."""
+    if not (root / "labeled").is_dir():
+        raise Refusal(f"{root} has no folder labeled/ with a folder of images for each class; see data.path")
+    refused: list[tuple[str, str]] = []
+    rows = filter(None, (_row(path, problem, refused) for path, problem in files_below(root)))
+    blocks = [_typed(pd.DataFrame([], columns=list(COLUMNS)))]
+    while block := list(islice(rows, BLOCK)):
+        blocks.append(_typed(pd.DataFrame(block, columns=list(COLUMNS))))
+    return _sorted(root, pd.concat(blocks, ignore_index=True), pd.DataFrame(refused, columns=["path", "reason"]))
+
+
+def list_manifest(path: Path) -> Listing:
+    """The files that the manifest at `path` names. Raises `Refusal` when it is no table with these columns."""
+    table = _read_manifest(path)
+    if len(set(table)) < len(table.columns):
+        raise Refusal(f"{path} has two columns of one name; it takes path, label, split and group once each")
+    unknown = set(table) - {"path", "label", "split", "group"}
+    if "path" not in table or "label" not in table or unknown:
+        what = f"a column {min(unknown)}" if unknown else "no columns path and label"
+        raise Refusal(f"{path} has {what}; it takes path, label and, where wanted, split and group")
+    table = table.reindex(columns=["path", "label", "split", "group"], fill_value="").fillna("")
+    wrong = table.loc[~table["split"].isin(["", "test"]), "split"]
+    if len(wrong):
+        raise Refusal(f"{path} has the split {wrong.iloc[0]!r}; it may be test or empty")
+    table["label"] = table["label"].map(lambda label: unicodedata.normalize("NFC", label))
+    table["split"] = table["split"].where(table["split"] == "test", np.where(table["label"] != "", "labeled", "pool"))
+    reasons = pd.Series("", index=table.index)
+    reasons[(table["split"] == "test") & (table["label"] == "")] = "a test image without a label"
+    reasons[table.duplicated("path")] = "listed twice"
+    first_labels = table.groupby("path")["label"].transform("first")
+    reasons[table.duplicated("path") & (first_labels != table["label"])] = "listed twice, with another label"
+    reasons[table["path"] == ""] = "no path"
+    bad = reasons != ""
+    refused = pd.DataFrame({"path": table["path"][bad], "reason": reasons[bad]})
+    return _sorted(path.parent, table[~bad].assign(drop=""), refused)
+
+
+def _row(path: str, problem: str, refused: list[tuple[str, str]]) -> tuple[str, ...] | None:
+    """COLUMNS of the file at `path` of a folder; None for one that is no image of a split, which goes to `refused`."""
+    if path == ".gitkeep":
+        return None  # what keeps the empty folder in git
+    split, *below = path.split("/")
+    if reason := problem or _misplaced(split, below):
+        if problem == LINKED and len(below) < 2:
+            raise Refusal(f"{path} is {LINKED}; move the images there, or name them in a manifest: see data.path")
+        refused.append((path, reason))
+        return None
+    if split != "pool":
+        return path, unicodedata.normalize("NFC", below[0]), split, "", ""
+    return path, "", split, "", below[0] if len(below) > 1 else ""
+
+
+def _misplaced(split: str, below: list[str]) -> str:
+    if not below or split not in SPLITS:
+        return "outside of labeled/, pool/ and test/"
+    if any(part.startswith(".") for part in below) or below[-1] in SYSTEMS_OWN:
+        return HIDDEN
+    return "in no folder of a class" if split != "pool" and len(below) < 2 else ""
+
+
+def files_below(root: Path) -> Iterator[tuple[str, str]]:
+    """The path of each file below `root`, with slashes, and what speaks against it ("": nothing), folder by folder.
+
+    Links to folders are not followed: they lead out, or in a circle.
+    """
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        folders: list[str] = []
+        files: list[str] = []
+        problems: dict[str, str] = {}
+        try:
+            with os.scandir(root / folder) as entries:
+                for entry in entries:
+                    path = f"{folder}/{entry.name}" if folder else entry.name
+                    (folders if entry.is_dir(follow_symlinks=False) else files).append(path)
+                    if problem := _problem(entry):
+                        problems[path] = problem
+        except OSError as error:
+            raise Refusal(f"the folder {root / folder} cannot be read: {error.strerror}; make it readable") from None
+        waiting += sorted(folders, reverse=True)
+        for path in sorted(files):
+            shown = _readable(path)
+            yield shown, problems.get(path, "" if shown == path else "its name is no UTF-8")
+
+
+def _readable(path: str) -> str:
+    """`path` as text, also where its bytes are no UTF-8."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _problem(entry: os.DirEntry) -> str:
+    return LINKED if entry.is_symlink() and os.path.isdir(entry.path) else ""
+
+
+def _typed(files: pd.DataFrame) -> pd.DataFrame:
+    """In little memory."""
+    return files.astype({"split": pd.CategoricalDtype(SPLITS)} | {name: TEXT for name in COLUMNS if name != "split"})
+
+
+def _sorted(root: Path, files: pd.DataFrame, refused: pd.DataFrame) -> Listing:
+    files = _typed(files).astype({"label": "category", "group": "category", "drop": "category"})
+    files = files.iloc[np.lexsort((files["drop"].cat.codes, files["split"].cat.codes))].reset_index(drop=True)
+    return Listing(root, files[list(COLUMNS)], refused.sort_values("path", ignore_index=True))
+
+
+def _small_enough(path: Path, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """The rows of a manifest, as long as they are no larger than a manifest may be: a small file can hold much."""
+    size = 0
+    for batch in file.iter_batches(BATCH):
+        if (size := size + batch.nbytes) > MAX_BYTES:
+            raise Refusal(f"{path} holds more than {MAX_BYTES:,} bytes; split the images over several projects")
+        yield batch
+
+
+def _read_manifest(path: Path) -> pd.DataFrame:
+    """All of it as text."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise Refusal(f"{path} is larger than {MAX_BYTES:,} bytes; split the images over several projects")
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path) as file:
+                if file.metadata.num_rows > MAX_ROWS:
+                    raise Refusal(f"{path} has more than {MAX_ROWS:,} rows; split the images over several projects")
+                table = pa.Table.from_batches(_small_enough(path, file), file.schema_arrow)
+            table.validate(full=True)
+            return table.cast(pa.schema([(name, pa.string()) for name in table.column_names])).to_pandas()
+        names = pyarrow.csv.open_csv(path).schema.names
+        as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+        return pyarrow.csv.read_csv(path, convert_options=as_text).to_pandas()
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise Refusal(f"cannot read the manifest {path} ({' '.join(str(error).split())}); see data.path") from None

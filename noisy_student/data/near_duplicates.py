@@ -1,0 +1,194 @@
+"""Which images show nearly the same: re-encoded, resized, shifted by a pixel, mirrored.
+
+Two images are candidates when their perceptual hashes are close, and near-duplicates when their pixels then agree.
+N images, P pairs, H x W pixels, C channels.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from noisy_student.core.errors import Refusal
+from noisy_student.store.splits import Selection
+
+TRAINING = ("labeled", "pool")
+FREQUENCIES = 5  # the lowest ones in each direction
+HASH = (FREQUENCIES + 1) ** 2 - 1  # numbers in a perceptual hash
+RADIUS = 0.1  # between the hashes of candidates; 99 of 100 shifted or re-encoded images are within 0.07
+LEADING = 16  # principal components that the search goes by
+BLOCK = 1024  # rows that are compared with as many others at once
+SIDE = 32  # pixels of the thumbnails that are compared
+BATCH_BYTES = 2_000_000  # of images or pairs at once: what stays in the cache
+MOST = 5_000_000  # pairs of candidates
+BLURS = ((1, 4, 1), (1, 2, 1), (1, 1, 1))  # an image that was made smaller and larger again is like a blurred one
+SHIFTS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]  # pixels
+HOPELESS = 0.15  # a pair that agrees less than this below the threshold is not compared with blurred images
+
+
+def near_duplicates(images: Any, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of rows int64 (P,2), the first below the second, and how far their pixels agree, float32 (P,).
+
+    `images` are uint8 (N,H,W,C) or anything that gives such for a slice or an array of rows. The agreement is the
+    correlation of grey values, at the best of the shifts by a pixel, of the sharper image's blurs, mirrored or not; of
+    those pairs it is at least `threshold`.
+    """
+    batch = max(1, BATCH_BYTES // max(1, images[:1].nbytes))
+    hashes = np.empty((len(images), HASH), np.float32)
+    for start in range(0, len(images), batch):
+        hashes[start : start + batch] = perceptual_hash(images[start : start + batch])
+    pairs = close_pairs(hashes, RADIUS)
+    agreements = [
+        agreement(images[part[:, 0]], images[part[:, 1]], threshold)
+        for part in (pairs[start : start + batch] for start in range(0, len(pairs), batch))
+    ]
+    found = np.concatenate(agreements) if agreements else np.empty(0, np.float32)
+    return pairs[found >= threshold], found[found >= threshold]
+
+
+def perceptual_hash(images: np.ndarray) -> np.ndarray:
+    """Amplitudes of the lowest frequencies, float32 (N,HASH), of length 1: the same for a shifted or mirrored image.
+
+    `images` uint8 (N,H,W,C). A window keeps the border, which a shift changes, out of it; the square root lets weak
+    frequencies count; amplitudes of the two mirrored directions are added.
+    """
+    grey = _grey(images)
+    grey -= grey.mean(axis=(1, 2), keepdims=True)
+    rows, columns = (_waves(size) for size in grey.shape[1:])
+    half = np.tensordot(grey, columns, axes=(2, 1))  # (N,H,W) -> (N,H,F)
+    amplitudes = np.abs(np.einsum("uh,nhv->nuv", rows, half, optimize=True))
+    both = np.sqrt(amplitudes + amplitudes[:, ::-1])[:, FREQUENCIES:, FREQUENCIES:].reshape(len(images), -1)[:, 1:]
+    return both / np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-3)
+
+
+def close_pairs(hashes: np.ndarray, radius: float) -> np.ndarray:
+    """Pairs of rows int64 (P,2), rising, whose `hashes` float32 (N,D) are within `radius`.
+
+    A distance in the leading principal components is never larger than in all, so that few pairs need a second look;
+    and rows are compared in the order of the first component with those alone that are within `radius` there.
+    """
+    mean = hashes.mean(axis=0)
+    components = np.linalg.eigh(hashes.T @ hashes - len(hashes) * np.outer(mean, mean))[1][:, ::-1]
+    leading = hashes @ components[:, :LEADING] - mean @ components[:, :LEADING]
+    order = np.argsort(leading[:, 0], kind="stable")
+    rising = leading[order, 0]
+    found, many = [np.empty((0, 2), np.int64)], 0
+    for row in range(0, len(hashes), BLOCK):
+        rows = order[row : row + BLOCK]
+        end = np.searchsorted(rising, rising[row : row + BLOCK][-1] + radius + 1e-6)
+        for column in range(row, end, BLOCK):
+            columns = order[column : min(column + BLOCK, end)]
+            first, second = _within(leading[rows], leading[columns], radius)
+            close = np.stack([rows[first], columns[second]], axis=1)[first + row < second + column]
+            close = close[np.linalg.norm(hashes[close[:, 0]] - hashes[close[:, 1]], axis=1) <= radius]
+            found.append(np.sort(close, axis=1))
+            many += len(close)
+            if many > MOST:
+                raise Refusal(
+                    f"more than {MOST:,} pairs of images may be nearly the same, as frames of one film are; "
+                    "thin them out, or set data.near_duplicates to null"
+                )
+    pairs = np.concatenate(found)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
+def _within(left: np.ndarray, right: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of `left` (n,D) and `right` (m,D), a little more rather than less, are within `radius`: int64 (P,)."""
+    # |a - b|^2 / 2 = |a|^2 / 2 + |b|^2 / 2 - ab, as one product of matrices
+    halves = [(each**2).sum(axis=1, keepdims=True) / 2 for each in (left, right)]
+    ones = [np.ones_like(each) for each in halves]
+    products = np.hstack([left, -halves[0], ones[0]]) @ np.hstack([right, ones[1], -halves[1]]).T
+    return np.divmod(np.flatnonzero(products >= -(radius**2) / 2 - 1e-6), len(right))
+
+
+def agreement(first: np.ndarray, second: np.ndarray, threshold: float) -> np.ndarray:
+    """How far pairs of images agree, as `near_duplicates` says: float32 (P,), exact where it is near `threshold`."""
+    a, b = _thumbnails(first), _thumbnails(second)
+    mirrored = b[:, :, ::-1]
+    straight, turned = _correlation(a, b), _correlation(a, mirrored)
+    b = np.where((turned > straight)[:, None, None], mirrored, b)
+    best = np.maximum(straight, turned)
+    unsure = (best < threshold) & (best > threshold - HOPELESS)
+    for blur in BLURS:
+        for x, y in ((_blurred(a[unsure], blur), b[unsure]), (a[unsure], _blurred(b[unsure], blur))):
+            best[unsure] = np.maximum(best[unsure], _correlation(x, y))
+    return best
+
+
+def leaks(images: Selection, rows: dict[str, np.ndarray], threshold: float) -> dict[int, tuple[int, float]]:
+    """The rows of labeled images and of the pool that have to go, each with the row that it is like and the agreement.
+
+    `rows` are those of each split. What is like an image of test, validation or calibration goes, and of those in the
+    pool that are like one another all but the first.
+    """
+    used = np.unique(np.concatenate(list(rows.values())))
+    pairs, agreements = near_duplicates(images.at(used), threshold)
+    return taken_out(used[pairs], agreements, rows)
+
+
+def taken_out(pairs: np.ndarray, agreements: np.ndarray, rows: dict[str, np.ndarray]) -> dict[int, tuple[int, float]]:
+    """As `leaks`, of `pairs` int64 (P,2) of rows that are alike and how far they agree (P,)."""
+    split_of = {row: name for name, each in rows.items() for row in each[np.isin(each, pairs)].tolist()}
+    found = [(*pair, float(agreement)) for pair, agreement in zip(pairs.tolist(), agreements, strict=True)]
+    gone: dict[int, tuple[int, float]] = {}
+    for first, second, agreement in found:
+        for row, like in ((first, second), (second, first)):
+            if split_of[row] in TRAINING and split_of[like] not in TRAINING:
+                gone[row] = like, agreement
+    for first, second, agreement in found:
+        if split_of[first] == split_of[second] == "pool" and first not in gone and second not in gone:
+            gone[second] = first, agreement
+    return gone
+
+
+def _waves(size: int) -> np.ndarray:
+    """Windowed waves complex64 (F,size) of the frequencies from -FREQUENCIES to FREQUENCIES."""
+    frequencies = np.arange(-FREQUENCIES, FREQUENCIES + 1)
+    waves = np.exp(-2j * np.pi * np.outer(frequencies, np.arange(size)) / size)
+    return (waves * np.hanning(size + 2)[1:-1]).astype(np.complex64)
+
+
+def _grey(images: np.ndarray) -> np.ndarray:
+    """Grey values float32 (N,H,W) of uint8 (N,H,W,C)."""
+    channels = np.moveaxis(images, 3, 0)
+    # five times as fast as mean()
+    return sum(channel.astype(np.float32) for channel in channels) / np.float32(len(channels))
+
+
+def _thumbnails(images: np.ndarray) -> np.ndarray:
+    """Grey values float32 (N,h,w) of which no side has more than SIDE pixels."""
+    rows, columns = (_shrinking(size, min(size, SIDE)) for size in images.shape[1:3])
+    return rows @ _grey(images) @ columns.T
+
+
+@lru_cache
+def _shrinking(size: int, side: int) -> np.ndarray:
+    """What share each of `size` pixels has in each of `side` larger ones, float32 (side,size); rows sum to 1."""
+    edges = np.linspace(0, size, side + 1)
+    shared = np.minimum(edges[1:, None], np.arange(1, size + 1)) - np.maximum(edges[:-1, None], np.arange(size))
+    shares = np.maximum(shared, 0)
+    return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _blurred(images: np.ndarray, weights: tuple[int, int, int]) -> np.ndarray:
+    """`images` (N,H,W) with each pixel averaged with its neighbours in either direction."""
+    for axis in (1, 2):
+        padded = np.pad(images, [(0, 0), *((1, 1) if axis == each else (0, 0) for each in (1, 2))], mode="edge")
+        size = images.shape[axis]
+        parts = [weight * padded.take(range(at, at + size), axis) for at, weight in enumerate(weights)]
+        images = np.sum(parts, axis=0) / np.float32(sum(weights))
+    return images
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of grey values (P,H,W), at the best of `SHIFTS`: float32 (P,)."""
+    height, width = first.shape[1:]
+    best = np.full(len(first), -1, np.float32)
+    for down, right in SHIFTS:
+        x = first[:, max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)]
+        y = second[:, max(0, -down) : height + min(0, -down), max(0, -right) : width + min(0, -right)]
+        x, y = (part.reshape(len(part), part.shape[1] * part.shape[2]) for part in (x, y))
+        x, y = (part - part.mean(axis=1, keepdims=True) for part in (x, y))
+        lengths = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+        best = np.maximum(best, (x * y).sum(axis=1) / np.maximum(lengths, 1e-3))
+    return best

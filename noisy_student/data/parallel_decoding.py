@@ -1,0 +1,189 @@
+"""The images of a listing, decoded by all cores into one file on the disk: memory does not grow with their number.
+
+N images, H x W pixels, C channels.
+"""
+
+import errno
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import pairwise
+from typing import BinaryIO
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from noisy_student.core.errors import Refusal
+from noisy_student.core.progress import meter
+from noisy_student.data.decoding import BadImage, Preparation, decode, is_grey, read_inside, to_grey
+from noisy_student.data.listing import Listing
+from noisy_student.store.splits import pixel_hash
+
+CHUNK = 128  # images that a process decodes at once
+COPIES = 2  # of the pixels on the disk: here and in the splits' shards
+CHANNELS = 3  # in the file, also for grey images
+_setting: list = []  # of a process that decodes: root, paths, preparation, file
+# Of each file; `grey_sha256` is that of one channel, and empty where the three differ.
+FOUND = np.dtype([("sha256", "S64"), ("grey_sha256", "S64"), ("size", "i4", 2)])
+
+
+class Staged:
+    """Images in a file, seen as an array uint8 (N,H,W,C) of which only what is asked for is read."""
+
+    def __init__(self, file: BinaryIO, rows: np.ndarray, size: int, channels: int):
+        self.file, self.rows = file, rows  # where in the file each image is
+        self.shape, self.dtype = (len(rows), size, size, channels), np.dtype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
+        """The images of a slice or at an array of rows, in that order."""
+        rows = self.rows[which]
+        pixels = np.empty((len(rows), *self.shape[1:3], CHANNELS), np.uint8)
+        starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of rows that follow one another in the file
+        for start, end in pairwise([*starts, len(rows)]):
+            _read(self.file.fileno(), pixels[start:end], int(rows[start]) * pixels[0].nbytes)
+        return pixels if self.shape[3] == CHANNELS else to_grey(pixels)
+
+    def part(self, first: int, last: int) -> "Staged":
+        """The images from `first` to before `last`."""
+        return Staged(self.file, self.rows[first:last], *self.shape[2:])
+
+
+@dataclass(frozen=True, eq=False)
+class Staging:
+    """What became of the files of a listing."""
+
+    images: Staged
+    files: pd.DataFrame  # the listing's rows of the used ones, in the order of `images`
+    hashes: np.ndarray  # S64 (N,), sha256 of the pixels
+    sizes: np.ndarray  # int32 (N,2), width and height of the files' images
+    quarantine: pd.DataFrame  # of the others: path, sha256 of the file ("" for one that could not be read), reason
+
+
+def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
+    """Decode the files of `listing` into the open `file`. All images are grey when the labeled ones are.
+
+    Raises `Refusal` when the disk has too little room.
+    """
+    _refuse_small_disk(len(listing.files), how, file.fileno())
+    found, reasons = _decoded(listing, how, file.fileno())
+    bad = np.isin(np.arange(len(found)), list(reasons))
+    unusable = listing.files.loc[bad, ["path"]].assign(
+        sha256=found["sha256"][bad].astype(str), reason=list(reasons.values())
+    )
+    quarantine = pd.concat([listing.refused.assign(sha256=""), unusable], ignore_index=True)[list(unusable)]
+    labeled = (listing.files["split"] != "pool").to_numpy() & ~bad  # so that no drop of the pool changes these
+    grey = bool((found["grey_sha256"][labeled] != b"").all())
+    images = Staged(file, np.flatnonzero(~bad), how.image_size, 1 if grey else CHANNELS)
+    hashes = found["grey_sha256" if grey else "sha256"][~bad]
+    for row in np.flatnonzero(hashes == b""):  # colours among grey images: seen as grey ones
+        hashes[row] = pixel_hash(images[row : row + 1])[0]
+    return Staging(images, listing.files[~bad], hashes, found["size"][~bad], quarantine)
+
+
+def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray, dict[int, str]]:
+    """An element of `FOUND` for each file, and what is wrong with the bad ones, by their row, rising."""
+    paths = listing.files["path"]
+    setting = (os.path.realpath(listing.root), paths, how, file)
+    Image.preinit()  # the decoders are loaded once: forked processes share them, the paths and the file
+    executor = ProcessPoolExecutor(_cores(), multiprocessing.get_context("fork"), _begin, setting)
+    found = np.empty(len(paths), FOUND)
+    reasons: dict[int, str] = {}
+    starts = range(0, len(paths), CHUNK)
+    try:
+        chunks = executor.map(_chunk, starts)
+        with meter("decoding", len(paths)) as progress:
+            for start, (chunk, bad) in zip(starts, chunks, strict=True):
+                found[start : start + CHUNK] = chunk
+                reasons |= bad
+                progress.advance(len(chunk))
+    except BrokenProcessPool:
+        raise Refusal("a process that decodes images was killed; free memory, or lower data.max_megapixels") from None
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()  # else what they have begun, and the chunks that wait behind it, would be finished
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+    return found, reasons
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _begin(*setting) -> None:
+    """In a process of its own, which ends with the one that started it and leaves Ctrl-C to that."""
+    _setting[:] = setting
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    warnings.simplefilter("ignore")  # Pillow's, in the middle of the bar: what cannot be used is listed in the end
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
+
+
+def _chunk(start: int) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode `CHUNK` files from `start` on into their places; as `_decoded`."""
+    root, paths, how, file = _setting
+    chunk = paths.iloc[start : start + CHUNK].tolist()
+    pixels = np.zeros((len(chunk), how.image_size, how.image_size, CHANNELS), np.uint8)
+    sizes, bad = np.zeros((len(chunk), 2), np.int32), {}
+    for number, path in enumerate(chunk):
+        content = b""
+        try:
+            content = read_inside(root, path)
+            image = decode(content, how)
+            pixels[number], sizes[number] = image.pixels, (image.width, image.height)
+        except BadImage as problem:
+            bad[number] = str(problem), content
+    _write(file, pixels, start * pixels[0].nbytes)
+    found, grey = np.zeros(len(chunk), FOUND), is_grey(pixels)
+    found["size"], found["sha256"] = sizes, pixel_hash(pixels)
+    found["grey_sha256"][grey] = pixel_hash(pixels[grey, ..., :1])
+    for number, (_, content) in bad.items():
+        found["sha256"][number] = sha256(content).hexdigest() if content else ""
+    return found, {start + number: reason for number, (reason, _) in bad.items()}
+
+
+def _read(file: int, into: np.ndarray, offset: int) -> None:
+    """Fill the contiguous array; the system reads and writes at most 2 GiB at once."""
+    left = into.data.cast("B")
+    while left:
+        count = os.preadv(file, [left], offset)
+        if not count:
+            raise OSError(errno.EIO, "the decoded images are cut off")
+        left, offset = left[count:], offset + count
+
+
+def _write(file: int, pixels: np.ndarray, offset: int) -> None:
+    left = pixels.data.cast("B")
+    while left:
+        count = os.pwritev(file, [left], offset)
+        left, offset = left[count:], offset + count
+
+
+def _refuse_small_disk(images: int, how: Preparation, file: int) -> None:
+    wanted = COPIES * images * how.image_size**2 * CHANNELS
+    found = os.fstatvfs(file)
+    free = found.f_bavail * found.f_frsize
+    print(
+        f"{images:,} files, which take up to {wanted / 1e9:.2f} GB on the disk; {free / 1e9:.1f} GB are free",
+        flush=True,
+    )
+    if wanted > free:
+        raise Refusal(f"the images take {wanted / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; lower data.image_size")

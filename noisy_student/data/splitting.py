@@ -1,0 +1,262 @@
+"""Who goes where: disjoint splits of labeled images, and no image in two of them. Pure.
+
+N images, K classes. A row is an image's position among all: the source's own test split if it has one, its training
+images, and what it has of unlabeled ones, in that order.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from noisy_student.core.config import Section
+from noisy_student.core.errors import Refusal
+from noisy_student.core.randomness import generator
+
+MOST = 10**9  # images
+STRATIFIED = ("calibration", "validation")
+KEYS = {"labeled": "labeled_per_class"}  # of params.yaml, where it is not the split's name
+
+
+class SplitParams(Section):
+    """How many images each split takes."""
+
+    test_seed: int = Field(ge=0, lt=2**32)  # of the test split alone
+    test: int | None = Field(ge=2, le=MOST)  # images, for one has no interval; None: all that the source has
+    labeled_per_class: int | None = Field(ge=1, le=MOST)  # training labels for each class; None: all that are left
+    calibration: int = Field(ge=1, le=MOST)  # held-out labels
+    validation: int = Field(ge=1, le=MOST)  # held-out labels
+    pool: int | None = Field(ge=1, le=MOST)  # images without labels; None: all that are left
+
+
+Near = dict[int, tuple[int, float]]  # images taken out, each with the one that it is like and how far they agree
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """What is known of each row before it goes anywhere."""
+
+    labels: np.ndarray  # int64 (N,), -1 where unknown
+    hashes: np.ndarray  # (N,), the same for identical images
+    own_test: int  # how many of the first rows are the source's own test split, 0 if it has none
+    classes: int  # K
+    groups: np.ndarray | None = None  # int64 (N,), see `draw`; -1: in none
+    drops: np.ndarray | None = None  # int64 (N,), rising: pool images of one drop stay together
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Which rows are where, and what was left out."""
+
+    rows: dict[str, np.ndarray]  # int64: of labeled, calibration, validation and test, rising; of the pool, shuffled
+    copies: np.ndarray  # int64 (D,2): images dropped because an identical one is kept, and that one
+    conflicting: int  # those of them whose label is another than that of the one kept
+    of_groups: np.ndarray  # int64: images left out because another one of their group stands in another split
+    near: Near = field(default_factory=dict)
+
+    def with_labels_of(self, rows: np.ndarray) -> "Splits":
+        """These splits with those of `rows` that stand nowhere but in the pool among the labeled ones."""
+        elsewhere = [each for name, each in self.rows.items() if name != "pool"]
+        free = np.setdiff1d(rows, np.concatenate([*elsewhere, self.copies[:, 0], self.of_groups]))
+        labeled = np.union1d(self.rows["labeled"], free)
+        pool = self.rows["pool"][~np.isin(self.rows["pool"], labeled)]
+        if not len(pool):
+            raise Refusal("corrections.csv labels every image of the pool; add images without labels")
+        return replace(self, rows={**self.rows, "labeled": labeled, "pool": pool})
+
+    def without(self, near: Near) -> "Splits":
+        """These splits without rows that are like others. Raises `Refusal` where none would be left."""
+        rows = {name: each[~np.isin(each, list(near))] for name, each in self.rows.items()}
+        for name, left in rows.items():
+            if not len(left):
+                raise Refusal(f"every image of {name} is nearly the same as one elsewhere; raise data.near_duplicates")
+        return replace(self, rows=rows, near=near)
+
+
+def plan(
+    params: SplitParams, training: np.ndarray, own_test: np.ndarray | None, unlabeled: int
+) -> dict[str, np.ndarray]:
+    """How many images of each class, int64 (K,), go to test, labeled, calibration and validation.
+
+    `training` (K,) and `own_test` (K,) count the source's images by class; `own_test` is None for a source that has
+    no test split of its own, whose test images then are taken off its training images.
+    Raises `Refusal` naming the first key that asks for more than is left.
+    """
+    left = training.copy()
+    if own_test is None and params.test is None:
+        raise Refusal("params.yaml: data.test was null and this source has no test split; set it to a number of images")
+    source = left if own_test is None else own_test
+    wanted = int(source.sum()) if params.test is None else params.test
+    planned = {"test": _allocated("test", wanted, source)}
+    if own_test is None:
+        left = left - planned["test"]
+    least = params.labeled_per_class or 1  # of each class is kept for training
+    if params.labeled_per_class is None and not left.min():
+        raise Refusal("params.yaml: data.test leaves a class without images to train on; lower it, or label more")
+    _refuse_more("labeled_per_class", least, int(left.min()), "images of the smallest class")
+    planned["labeled"] = np.full_like(left, least)
+    left = left - planned["labeled"]
+    for name in STRATIFIED:
+        planned[name] = _allocated(name, getattr(params, name), left)
+        left = left - planned[name]
+    if params.labeled_per_class is None:
+        planned["labeled"], left = planned["labeled"] + left, np.zeros_like(left)
+    pool = int(left.sum()) + unlabeled
+    if not pool:
+        raise Refusal(
+            "params.yaml: data leaves no image for the pool; lower data.labeled_per_class, or add images without labels"
+        )
+    _refuse_more("pool", params.pool or 1, pool, "images")
+    return planned
+
+
+def allocate(counts: np.ndarray, total: int) -> np.ndarray:
+    """`total` shared among classes in proportion to `counts` int64 (K,), by largest remainder; sums to `total`.
+
+    No class gets more than it has, as long as `total` is not more than there are.
+    """
+    shares, remainders = np.divmod(counts * total, counts.sum())
+    largest = np.argsort(-remainders, kind="stable")[: total - shares.sum()]
+    shares[largest] += 1
+    return shares
+
+
+def draw(params: SplitParams, seed: int, index: Index) -> Splits:
+    """Disjoint splits of N images, of which one of each set of identical ones takes part: the first.
+
+    The test split depends on `params.test_seed` and not on `seed`. A group stands in one of test, calibration and
+    validation, or among what trains (labeled images and the pool); it is taken whole, so that a split can be a little
+    larger than `params` ask. Raises `Refusal` when `params` ask for more images than there are.
+    """
+    first, representative = np.unique(index.hashes, return_index=True, return_inverse=True)[1:]
+    kept, representative = np.sort(first), first[representative]
+    own, known = kept < index.own_test, index.labels[kept] >= 0
+    training, unlabeled = kept[~own & known], kept[~own & ~known]
+    test = kept[own] if index.own_test else training
+
+    def count(rows: np.ndarray) -> np.ndarray:
+        return np.bincount(index.labels[rows], minlength=index.classes)
+
+    planned = plan(params, count(training), count(test) if index.own_test else None, len(unlabeled))
+    order = ("labeled", *STRATIFIED) if params.labeled_per_class else (*STRATIFIED, "labeled")
+    rows: dict[str, np.ndarray] = {}
+    left, of_groups = training, np.empty(0, np.int64)
+    for name in ("test", *order):
+        drawn = generator(params.test_seed if name == "test" else seed, f"{name} split")
+        candidates = test if name == "test" else left
+        all_left = name == "labeled" and params.labeled_per_class is None
+        rows[name] = candidates if all_left else _take(name, candidates, planned[name], index, drawn)
+        left, apart = _apart(np.setdiff1d(left, rows[name]), rows[name], index)
+        of_groups = np.union1d(of_groups, apart)
+    if not count(rows["labeled"]).all():
+        raise Refusal("params.yaml: groups leave a class without training labels; lower data.test or data.validation")
+    pool = np.union1d(left, unlabeled)
+    for name in ("test", *STRATIFIED):  # labeled images and the pool train together and may share a group
+        pool, apart = _apart(pool, rows[name], index)
+        of_groups = np.union1d(of_groups, apart)
+    if not len(pool):
+        raise Refusal("params.yaml: groups leave no image for the pool; lower data.test or data.validation")
+    rows["pool"] = _shuffled(pool, index, seed)[: params.pool]
+    dropped = np.setdiff1d(np.arange(len(index.labels)), kept)
+    copies = np.stack([dropped, representative[dropped]], axis=1)
+    return Splits(rows, copies, _conflicting(index.labels[copies]), of_groups)
+
+
+def refuse_classes_without_labels(splits: Splits, labels: np.ndarray, classes: list[str]) -> None:
+    """Raise `Refusal` where a class of `labels` (N,) has no image to train on."""
+    counts = np.bincount(labels[splits.rows["labeled"]], minlength=len(classes))
+    if not counts.all():
+        raise Refusal(
+            f"the class {classes[int(counts.argmin())]!r} has no labeled image left to train on, after what is like "
+            "held-out images was taken out and corrections were made; label more of it"
+        )
+
+
+def left_out(splits: Splits, labels: np.ndarray, ids: pd.Series, classes: list[str]) -> pd.DataFrame:
+    """The usable images in no split, as id, label, why, like (an id), like_label, agreement; "" is unknown.
+
+    Those that were only not drawn are not among them.
+    """
+    found = [(row, "identical", like, 1.0) for row, like in splits.copies.tolist()]
+    found += [(row, "near", like, agreement) for row, (like, agreement) in sorted(splits.near.items())]
+    found += [(row, "group", -1, np.nan) for row in splits.of_groups.tolist()]
+    names = np.array([*classes, ""], dtype=object)
+    table = pd.DataFrame(found, columns=["row", "why", "like", "agreement"])
+    rows, like = table["row"].to_numpy(int), table["like"].to_numpy(int)
+    table = table.assign(id=ids.iloc[rows].to_numpy(), label=names[labels[rows]])
+    table["like_label"] = np.where(like >= 0, names[labels[like]], "")
+    table["like"] = np.where(like >= 0, ids.iloc[like].to_numpy(), "")
+    return table[["id", "label", "why", "like", "like_label", "agreement"]]
+
+
+def report(splits: Splits, labels: np.ndarray, classes: list[str]) -> dict[str, Any]:
+    """What a person wants to know of the splits; `labels` (N,) as in `draw`."""
+    known = {name: labels[rows][labels[rows] >= 0] for name, rows in splits.rows.items()}
+    by_class = {name: np.bincount(found, minlength=len(classes)).tolist() for name, found in known.items()}
+    sizes = {name: len(rows) for name, rows in splits.rows.items()}
+    return {
+        "classes": classes,
+        "training_labels": sizes["labeled"],
+        "held_out_labels": sizes["calibration"] + sizes["validation"],
+        "images": sizes,
+        "images_by_class": {name: dict(zip(classes, counts, strict=True)) for name, counts in by_class.items()},
+        "pool_images_of_unknown_class": sizes["pool"] - len(known["pool"]),
+        "duplicates_dropped": len(splits.copies),
+        "duplicates_with_conflicting_labels": splits.conflicting,
+        "near_duplicates_taken_out": len(splits.near),
+        "images_of_groups_left_out": len(splits.of_groups),
+    }
+
+
+def _conflicting(labels: np.ndarray) -> int:
+    """How many of the pairs of `labels` int64 (P,2), -1 where unknown, differ."""
+    return int(((labels[:, 0] != labels[:, 1]) & (labels >= 0).all(axis=1)).sum())
+
+
+def _take(name: str, rows: np.ndarray, counts: np.ndarray, index: Index, generator: np.random.Generator) -> np.ndarray:
+    """`counts[k]` of the `rows` of each class k, drawn at random, or a few more with whole groups; rising."""
+    order = generator.permutation(rows)
+    labels = index.labels[order]
+    if index.groups is None:
+        return np.sort(np.concatenate([order[labels == k][:count] for k, count in enumerate(counts)]))
+    alone = np.where(index.groups[order] < 0, -1 - order, index.groups[order])  # an image in no group is one of its own
+    members = pd.Series(order).groupby(alone, sort=False)
+    needed, taken = counts.copy(), [np.empty(0, np.int64)]
+    for _, group in members:
+        if not (needed > 0).any():
+            break
+        if (needed[index.labels[group]] > 0).any():
+            taken.append(group.to_numpy())
+            np.subtract.at(needed, index.labels[group], 1)
+    if (needed > 0).any():
+        raise Refusal(f"params.yaml: groups leave too few images for data.{KEYS.get(name, name)}; lower it")
+    return np.sort(np.concatenate(taken))
+
+
+def _apart(rows: np.ndarray, taken: np.ndarray, index: Index) -> tuple[np.ndarray, np.ndarray]:
+    """Those of `rows` in no group that has an image among `taken`, and the others."""
+    if index.groups is None:
+        return rows, np.empty(0, np.int64)
+    groups = index.groups[taken]
+    together = np.isin(index.groups[rows], groups[groups >= 0])
+    return rows[~together], rows[together]
+
+
+def _shuffled(pool: np.ndarray, index: Index, seed: int) -> np.ndarray:
+    """`pool` in an order that tells no class, drop by drop: a new drop changes nothing of the earlier ones."""
+    if index.drops is None:
+        return generator(seed, "pool split").permutation(pool)
+    drops = [pool[index.drops[pool] == drop] for drop in np.unique(index.drops[pool])]
+    return np.concatenate([generator(seed, "pool split").permutation(drop) for drop in drops])
+
+
+def _allocated(name: str, wanted: int, counts: np.ndarray) -> np.ndarray:
+    _refuse_more(name, wanted, int(counts.sum()), "labeled images")
+    return allocate(counts, wanted)
+
+
+def _refuse_more(key: str, wanted: int, left: int, what: str) -> None:
+    if wanted > left:
+        raise Refusal(f"params.yaml: data.{key} was {wanted:,}; only {left:,} {what} are left for it; lower it")

@@ -1,0 +1,1 @@
+"""Networks, and what they say of images without noise."""

@@ -1,0 +1,100 @@
+"""Tensors on the disk as safetensors: a model's folder, and the checkpoints of a training run. No pickle anywhere."""
+
+import hashlib
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import REMEDY, read_json, write_bytes, write_json
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+KEPT = 2  # checkpoints: the last may be damaged by whatever killed the run
+SECONDS = "NOISY_STUDENT_CHECKPOINT_SECONDS"  # environment variable: seconds between two checkpoints, of the machine's
+SHARE = 0.02  # the most of a run's time that its checkpoints take
+
+
+def save_model(folder: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """Write `tensors` and `description` into `folder`; the same values give the same bytes."""
+    write_bytes(folder / WEIGHTS, save(_plain(tensors)))
+    write_json(folder / DESCRIPTION, description)
+
+
+def load_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the description that `save_model` wrote.
+
+    Raises `Refusal` when the folder holds no model that can be read.
+    """
+    try:
+        return load_file(folder / WEIGHTS), read_json(folder / DESCRIPTION)
+    except (OSError, SafetensorError) as error:
+        raise Refusal(f"{folder} holds no readable model ({error}); {REMEDY}") from None
+
+
+class Checkpoints:
+    """The last checkpoints of one training run: step-<step>-<start of the file's sha256>.safetensors, `KEPT` of them.
+
+    A checkpoint is tensors and, in the file's metadata, `rest`: JSON of whatever else the run needs to go on.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.seconds = _seconds()
+        self.last, self.cost = time.monotonic(), 0.0  # when the last one was written, and how long that took
+
+    def due(self) -> bool:
+        """Whether it is time for another one: seldom enough to cost little."""
+        return time.monotonic() - self.last >= max(self.seconds, self.cost / SHARE)
+
+    def save(self, step: int, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
+        """Write a checkpoint of `step` and remove those before the last `KEPT`."""
+        started = time.monotonic()
+        content = save(_plain(tensors), metadata={"rest": json.dumps(rest, allow_nan=False)})
+        name = f"step-{step:09}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+        write_bytes(self.folder / name, content)
+        for old in self._files()[KEPT:]:
+            old.unlink()
+        self.last = time.monotonic()
+        self.cost = self.last - started
+
+    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The tensors and the rest of the last checkpoint that is what it was when it was written; None without one."""
+        for half in self.folder.glob("*.tmp"):
+            half.unlink()
+        for file in self._files():
+            if _intact(file):
+                with safe_open(file, framework="pt") as opened:
+                    rest = json.loads(opened.metadata()["rest"])
+                    return {name: opened.get_tensor(name) for name in opened.keys()}, rest  # noqa: SIM118 no mapping
+            print(f"the checkpoint {file} is damaged and is left out", flush=True)
+            file.unlink()
+        return None
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
+
+
+def _intact(file: Path) -> bool:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] == file.stem.rpartition("-")[2]
+
+
+def _seconds() -> float:
+    wanted = os.environ.get(SECONDS, "10")
+    try:
+        seconds = float(wanted)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise Refusal(f"the environment variable {SECONDS} was {wanted!r}; it must be a number of seconds")
+    return seconds
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}

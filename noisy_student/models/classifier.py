@@ -1,0 +1,86 @@
+"""A classifier and its noiseless logits. Nothing here knows of noise, so a teacher cannot label with it.
+
+B images in a batch, N in all, C channels, H x W pixels, K classes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import REMEDY
+from noisy_student.models.checkpoint import load_model
+from noisy_student.models.device import explained
+from noisy_student.models.external import load_tensors
+from noisy_student.models.networks import Ensemble
+from noisy_student.models.registry import build
+from noisy_student.store.splits import Split
+
+
+class Classifier(nn.Module):
+    """A network with the normalisation that it was trained with: uint8 images in, logits out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor):
+        super().__init__()
+        self.network = network
+        self.memory_format = torch.contiguous_format
+        self.register_buffer("mean", mean.reshape(1, -1, 1, 1))  # (1,C,1,1), of pixels scaled to 0..1
+        self.register_buffer("std", std.reshape(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B,K) of uint8 `images` (B,C,H,W); grey ones are given to each channel of a network for colour."""
+        pixels = (images.float() / 255 - self.mean) / self.std
+        return self.network(pixels.contiguous(memory_format=self.memory_format))
+
+    def laid_out(self, memory_format: torch.memory_format) -> "Classifier":
+        """Itself, with pixels and the weights of convolutions in that memory format from now on."""
+        self.memory_format = memory_format
+        return self.to(memory_format=memory_format)  # type: ignore[call-overload]
+
+
+def new_classifier(name: str, labeled: Split, dropout: float = 0.0, stochastic_depth: float = 0.0) -> Classifier:
+    """An untrained classifier for the classes of `labeled`, normalised by its images' mean and deviation a channel.
+
+    Its initial weights come from torch's own generator.
+    """
+    network = build(name, labeled.channels, len(labeled.classes), labeled.image_size, dropout, stochastic_depth)
+    pixels = torch.from_numpy(labeled.images()).reshape(-1, labeled.channels).double() / 255  # (N*H*W,C)
+    return Classifier(network, pixels.mean(0).float(), pixels.std(0).clamp_min(1 / 255).float())
+
+
+def load_classifier(
+    folder: Path, device: torch.device, rates: tuple[float, float] = (0.0, 0.0)
+) -> tuple[Classifier, dict[str, Any]]:
+    """The classifier in `folder`, in eval mode on `device`, and its description; `rates` are those of `build`, for one
+    that is to be trained on.
+
+    Raises `Refusal` when the folder holds no model or another model than it says.
+    """
+    tensors, description = load_model(folder)
+    try:
+        model, channels, classes = description["model"], description["input_channels"], len(description["classes"])
+        sizes = tuple(description["image_size"]), tuple(description["input_size"])
+        networks = [
+            build(model, channels, classes, sizes[0], *rates, sizes[1]) for _ in range(description.get("members", 1))
+        ]
+        network = networks[0] if len(networks) == 1 else Ensemble(networks)
+        classifier = Classifier(network, torch.zeros(channels), torch.ones(channels))
+        load_tensors(classifier, tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise Refusal(f"the weights in {folder} do not fit its description ({reason}); {REMEDY}") from None
+    with explained("take a smaller model"):
+        return classifier.eval().to(device), description
+
+
+def ensemble(members: Sequence[Classifier]) -> Classifier:
+    """Classifiers with the same normalisation as one."""
+    first = members[0]
+    whole = Classifier(Ensemble([member.network for member in members]), first.mean, first.std)
+    return whole.laid_out(first.memory_format).eval()

@@ -1,0 +1,112 @@
+"""How a stage runs: device, precision, threads, determinism, and torch's own generators."""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from noisy_student.core.config import Section
+from noisy_student.core.errors import Refusal
+from noisy_student.core.randomness import generator
+
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "safetensors")  # another version may give other bytes
+NOT_DETERMINISTIC = "does not have a deterministic implementation"  # torch's words, as the following are
+COMPILERS = ("torch._dynamo", "torch._inductor")  # where the errors of torch.compile are defined
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+class RuntimeParams(Section):
+    """What of the machine enters the result."""
+
+    device: Literal["auto", "cpu", "cuda"]  # auto: a GPU if there is one
+    precision: Literal["float32", "bfloat16"]  # of the forward and backward pass; weights stay float32
+    threads: int = Field(ge=1, le=1024)  # CPU threads of a stage; another number gives other bytes
+    channels_last: bool  # keep the channels of a pixel side by side, as convolutions on most hardware like it best
+    fused: bool  # take an optimiser step in one operation for all weights, instead of one for each of its terms
+    compile: bool  # translate the network with torch.compile before training: half a minute, then a faster step or not
+    deterministic: bool  # refuse operations whose result differs from run to run on a GPU
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What beside code, parameters and inputs decides the bytes of a result."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {"device": device.type, "kind": kind, "processes": 1, **{name: _version(name) for name in LIBRARIES}}
+
+
+def processor() -> str:
+    """The processor's name and the instructions of it that torch uses."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def setup(params: RuntimeParams) -> torch.device:
+    """Set threads and determinism for this process and return the device to run on (see `pick_device`)."""
+    torch.set_num_threads(params.threads)
+    if params.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it in deterministic mode
+        # use_deterministic_algorithms(True) says the same, and takes two seconds to import torch's compiler.
+        torch.set_deterministic_debug_mode("error")
+    return pick_device(params)
+
+
+def pick_device(params: RuntimeParams) -> torch.device:
+    """The device that `params` ask for. Raises `Refusal` when that is a GPU and there is none."""
+    has_gpu = torch.cuda.is_available()
+    if params.device == "cuda" and not has_gpu:
+        raise Refusal("runtime.device is cuda and this machine shows no GPU to torch; set it to auto or cpu")
+    return torch.device("cuda" if has_gpu and params.device != "cpu" else "cpu")
+
+
+@contextmanager
+def explained(remedy: str) -> Iterator[None]:
+    """Turn what the device cannot do, in the block, into a `Refusal`: too little memory, whose `remedy` is given, or a
+    network that cannot be compiled, or an operation without a deterministic form."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+            raise Refusal(f"the device has too little memory; {remedy}") from None
+        if type(error).__module__.startswith(COMPILERS):
+            reason = str(error).splitlines()[0]
+            raise Refusal(f"torch.compile failed ({reason}); set runtime.compile to false") from None
+        if NOT_DETERMINISTIC not in str(error):
+            raise
+        operation = str(error).split()[0]
+        raise Refusal(
+            f"{operation} has no deterministic form on a GPU; take another model or set runtime.deterministic to false"
+        ) from None
+
+
+def memory_format(params: RuntimeParams) -> torch.memory_format:
+    """How the pixels and weights of convolutions are laid out."""
+    return torch.channels_last if params.channels_last else torch.contiguous_format
+
+
+def autocast(params: RuntimeParams, device: torch.device) -> torch.autocast:
+    """A context in which the forward pass runs at the precision of `params`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=params.precision == "bfloat16")
+
+
+def reseed_torch(seed: int, purpose: str, step: int = 0) -> None:
+    """Seed torch's own generators (initial weights, dropout, stochastic depth) for one step of one purpose."""
+    number = int(generator(seed, purpose, step).integers(2**63))
+    torch.default_generator.manual_seed(number)  # torch.manual_seed takes a hundred times as long
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)

@@ -1,0 +1,129 @@
+"""What a classifier says of images, in eval mode. Nothing here knows of noise, so a teacher cannot label with it.
+
+B images in a batch, N in all, C channels, H x W pixels, F features, K classes.
+"""
+
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from noisy_student.core.config import Section
+from noisy_student.core.progress import Meter, meter
+from noisy_student.models.classifier import Classifier
+from noisy_student.models.device import RuntimeParams, autocast, explained, memory_format
+from noisy_student.models.registry import heads
+from noisy_student.store.splits import Split
+
+BATCH = 512  # images in a forward pass; the logits do not depend on it
+
+
+class LabelingParams(Section):
+    """How a teacher looks at the pool and at the calibration split."""
+
+    views: Literal["one", "shifts", "mirrored"]  # of each image, whose logits are averaged; see VIEWS
+    features: bool = False  # keep what the last layer sees of labeled and pool images, too: 2 bytes a number
+
+
+def _shifted(images: Tensor, down: int, right: int) -> Tensor:
+    """The images moved by at most one pixel, the line that comes in a copy of the outermost one."""
+    padded = F.pad(images.float(), (1, 1, 1, 1), mode="replicate").to(images.dtype)
+    height, width = images.shape[2:]
+    return padded[..., 1 - down : 1 - down + height, 1 - right : 1 - right + width]
+
+
+# Test-time augmentation: what is made of images (B,C,H,W) before their logits are averaged (Krizhevsky et al. 2012,
+# section 4.1). Fixed views, no draws: nothing here is noise.
+VIEWS: dict[str, list[Callable[[Tensor], Tensor]]] = {
+    "one": [lambda images: images],
+    "shifts": [partial(_shifted, down=y, right=x) for y, x in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))],
+    "mirrored": [lambda images: images, lambda images: images.flip(3)],
+}
+
+
+PLAIN = LabelingParams(views="one")
+
+
+class Seen(NamedTuple):
+    """What a classifier makes of N images."""
+
+    logits: np.ndarray  # float32 (N,K)
+    features: np.ndarray | None  # float16 (N,F), what its last layer is given, where that was asked for
+
+
+def predict(classifier: Classifier, images: np.ndarray, runtime: RuntimeParams) -> np.ndarray:
+    """Noiseless logits float32 (N,K), in eval mode, of uint8 `images` (N,H,W,C), which may be memory-mapped."""
+    return see(classifier, images, runtime).logits
+
+
+@torch.inference_mode()
+def see(
+    classifier: Classifier,
+    images: np.ndarray,
+    runtime: RuntimeParams,
+    progress: Meter | None = None,
+    labeling: LabelingParams = PLAIN,
+) -> Seen:
+    """As `predict`, and features if `labeling` asks for them; with several views the means of theirs."""
+    classifier.eval().laid_out(memory_format(runtime))
+    device = classifier.mean.device
+    logits: list[Tensor] = []
+    features: list[Tensor] = []
+    with _caught(classifier if labeling.features else None) as caught:
+        for start in range(0, len(images), BATCH):
+            batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)  # copied off the disk
+            first = batch.permute(0, 3, 1, 2)  # (B,H,W,C) -> (B,C,H,W)
+            with autocast(runtime, device):
+                logits.append(torch.stack([classifier(view(first)).float() for view in VIEWS[labeling.views]]).mean(0))
+            if caught:
+                features.append(_mean_features(caught, len(VIEWS[labeling.views])))
+                caught.clear()
+            if progress:
+                progress.advance(len(batch))
+    return Seen(torch.cat(logits).cpu().numpy(), torch.cat(features).cpu().numpy() if features else None)
+
+
+@contextmanager
+def _caught(classifier: Classifier | None) -> Iterator[list[Tensor]]:
+    """What the last layer of each member is given, (B,F) each, one view after another, while the block runs."""
+    given: list[Tensor] = []
+
+    def catch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        given.append(inputs[0].flatten(1).float())
+
+    handles = [head.register_forward_pre_hook(catch) for head in (heads(classifier.network) if classifier else [])]
+    try:
+        yield given
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _mean_features(caught: list[Tensor], views: int) -> Tensor:
+    """The mean over the views, float16 (B,F), the members' features one after another."""
+    members = len(caught) // views
+    return torch.stack([torch.cat(caught[view * members :][:members], 1) for view in range(views)]).mean(0).half()
+
+
+def predict_split(
+    classifier: Classifier,
+    split: Split,
+    runtime: RuntimeParams,
+    title: str,
+    done: Container[int] = (),
+    labeling: LabelingParams = PLAIN,
+) -> Iterator[tuple[int, Seen]]:
+    """What is seen of `split`: the number of each shard that is not `done` yet, and its logits and features."""
+    todo = [(number, shard) for number, shard in enumerate(split.shards) if number not in done]
+    with meter(title, len(split)) as progress, explained("take a smaller model"):
+        if len(todo) < len(split.shards):
+            found = len(split.shards) - len(todo)
+            before = len(split) - sum(len(shard) for _, shard in todo)
+            progress.resume(before, f"goes on with {found:,} of {len(split.shards):,} shards done")
+        for number, shard in todo:
+            yield number, see(classifier, shard, runtime, progress, labeling)

@@ -1,0 +1,277 @@
+"""Models by name: own networks (`mlp_W`, `cnn_W`, `wrn_D_K`), `torchvision/<name>` and `timm/<name>`.
+
+All are built here with random weights, for any channels, classes and image size, and here alone get their rates of
+dropout (before the classifier) and stochastic depth (linear decay: the l-th of L residual branches survives with
+probability 1 - rate * l / L), as in Xie et al. 2019, section 3.1. A rate that a model has no place for is refused.
+
+N images, C channels, H and W their size, K classes.
+"""
+
+import difflib
+from bisect import bisect_left
+from functools import cache
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from noisy_student.core.errors import Refusal
+from noisy_student.models import external, networks
+
+LARGEST_SIDE = 1024  # pixels; no model of torchvision or timm asks for more
+TOO_SMALL = (RuntimeError, AssertionError, ValueError)  # what models raise on images that they cannot take
+
+
+def build(
+    name: str,
+    channels: int,
+    classes: int,
+    image_size: tuple[int, int],
+    dropout: float,
+    stochastic_depth: float,
+    input_size: tuple[int, int] | None = None,
+) -> nn.Module:
+    """The model `name` in training mode, its weights drawn from torch's global generator.
+
+    It maps normalised float images (N,C,H,W) of `image_size` (H,W), in either memory format, to logits (N,K). They are
+    brought to `input_size` (H,W) inside it, where that is another one; and images smaller than the model takes are
+    enlarged. Rates are from 0 up to, not including, 1. Raises `Refusal` for an unknown name, a rate that the model has
+    no place for, and images that it cannot take.
+    """
+    check_rates(name, dropout, stochastic_depth)
+    height, width = input_size or image_size
+    model: Any = _build(name, channels, classes, (height, width), dropout, stochastic_depth)
+    smallest = model.smallest_image_size if _is_own(name) else _smallest_image_size(name)
+    if _is_own(name) and min(height, width) >= smallest:
+        as_they_are = (height, width) == image_size
+        return model if as_they_are else networks.Resizing(model, (height, width), smallest)
+    sides = (0, *range(smallest, LARGEST_SIDE + 1))  # not all above the smallest will do: some want a multiple of 16
+    for size in ((max(height, side), max(width, side)) for side in sides):
+        if _takes(model, channels, size):
+            return networks.Resizing(model, size, smallest)
+    raise Refusal(f"the model {name} takes no images of {height}x{width} pixels, enlarged or not; take another")
+
+
+def check_name(name: str) -> None:
+    """Raise `Refusal` unless a model has that name; quick for own networks, which need no library."""
+    library, _, variant = name.rpartition("/")
+    if library not in ("torchvision", "timm"):
+        networks.parse(name)
+        return
+    known = external.names(library)
+    if variant not in known:
+        close = [f"{library}/{near}" for near in difflib.get_close_matches(variant, known, n=3)]
+        meant = f"did you mean {' or '.join(close)}?" if close else f"take one of {library}'s list_models()"
+        raise Refusal(f"the model {name[:60]!r} is unknown; {meant}")
+
+
+def check_rates(name: str, dropout: float, stochastic_depth: float) -> None:
+    """Raise `Refusal` for an unknown name, a rate outside [0, 1), or a rate above 0 that the model has no place for.
+
+    A library may accept a rate and not use it, so for its models this compares the random draws of a forward pass with
+    the rate and without. It trains and computes nothing: the passes are on the meta device.
+    """
+    check_name(name)
+    for noise, rates in (("dropout", (dropout, 0.0)), ("stochastic depth", (0.0, stochastic_depth))):
+        rate = sum(rates)
+        if not 0 <= rate < 1:
+            raise Refusal(f"the rate of {noise} was {rate}; it must be at least 0 and below 1")
+        if rate and not _uses(name, *rates):
+            raise Refusal(f"the model {name} has no place for {noise}; set its rate to 0 or take another model")
+
+
+def check_head(name: str) -> None:
+    """Raise `Refusal` unless a linear layer at its end is all of the model that depends on the number of classes."""
+    if _is_own(name):
+        return
+    one, other = (_on_meta(name, 0.0, 0.0, classes) for classes in (2, 3))
+    shapes = {key: tensor.shape for key, tensor in other.state_dict().items()}
+    head = head_name(one)
+    for key, tensor in one.state_dict().items():
+        if tensor.shape != shapes[key] and not key.startswith(f"{head}."):
+            raise Refusal(f"the model {name} has another head, {key}, so that it cannot begin anew; take another")
+
+
+def check_side(name: str, resolution: float, shape: tuple[int, ...]) -> None:
+    """Raise `Refusal` unless the model is trained on smaller images of `shape` (H,W,C) at a `resolution` below 1."""
+    if resolution == 1:
+        return
+    if not _is_own(name):
+        raise Refusal(
+            f"it was {resolution}, and {name} enlarges smaller images, so that nothing is gained; set it to 1"
+        )
+    height, width, channels = shape
+    smallest: Any = networks.build(name, channels, 2, (height, width)).smallest_image_size
+    side = round(resolution * min(height, width))
+    if side < smallest:
+        raise Refusal(f"it was {resolution}, which makes images of {side} pixels; {name} takes {smallest} or more")
+    if side == min(height, width):
+        raise Refusal(f"it was {resolution}, which leaves images of {side} pixels as they are; set it to 1")
+
+
+@cache
+def parameters(name: str) -> int:
+    """How many trainable numbers the model `name` has, for two classes of images in colour of 32 pixels a side."""
+    check_name(name)
+    return sum(parameter.numel() for parameter in _on_meta(name, 0.0, 0.0).parameters())
+
+
+def heads(model: nn.Module) -> list[nn.Linear]:
+    """The last linear layer of each member of `model`: what goes into it are the model's features.
+
+    Raises `Refusal` where there is none.
+    """
+    members = model.members if isinstance(model, networks.Ensemble) else [model]
+    linear = [[layer for layer in member.modules() if isinstance(layer, nn.Linear)] for member in members]
+    if not all(linear):
+        raise Refusal("this model has no linear layer at its end, whose input would be features; take another model")
+    return [layers[-1] for layers in linear]
+
+
+def head_name(model: nn.Module) -> str:
+    """The dotted name, in one network, of the layer that `heads` finds."""
+    (head,) = heads(model)
+    return next(name for name, module in model.named_modules() if module is head)
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """A model of `build`, or the first member of several, without what resizes images before it."""
+    first = model.members[0] if isinstance(model, networks.Ensemble) else model
+    return first.network if isinstance(first, networks.Resizing) else first
+
+
+def input_size(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) to which a model of `build` brings images of `image_size` (H,W)."""
+    first = model.members[0] if isinstance(model, networks.Ensemble) else model
+    return first.size if isinstance(first, networks.Resizing) else image_size
+
+
+def size_and_cost(model: Any, channels: int, image_size: tuple[int, int]) -> dict[str, Any]:
+    """Size and cost of a model of `build` for images of that many channels and that size (H,W).
+
+    `parameters`: numbers among its weights. `multiply_adds`: of one image's forward pass, in convolutions and matrix
+    products. `input_sizes`: pixels a side of the square images that it takes without resizing them: the `smallest` and
+    from there on in steps of `step`, null where that is the only one.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        images = len(_meta_forward(model, channels, image_size))
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "multiply_adds": counter.get_total_flops() // 2 // images,  # it counts a multiply-add as two operations
+        "input_sizes": {"smallest": model.smallest_image_size, "step": _step_of_sizes(model, channels)},
+    }
+
+
+def _step_of_sizes(model: Any, channels: int) -> int | None:
+    network, smallest = bare(model), model.smallest_image_size
+    larger = ((step, smallest + step) for step in (1, 2, 4, 8, 16, 32))
+    return next((step for step, side in larger if _takes(network, channels, (side, side))), None)
+
+
+def _is_own(name: str) -> bool:
+    return "/" not in name
+
+
+def _build(
+    name: str, channels: int, classes: int, image_size: tuple[int, int], dropout: float, stochastic_depth: float
+) -> nn.Module:
+    """The model as its library has it: rates that it has no place for are left out, small images are not enlarged."""
+    if name.startswith("timm/"):
+        return external.timm_model(name, channels, classes, dropout, stochastic_depth)
+    own = _is_own(name)
+    model = (
+        networks.build(name, channels, classes, image_size)
+        if own
+        else external.torchvision_model(name, channels, classes)
+    )
+    _set_rates(model, dropout, stochastic_depth)
+    return model
+
+
+def _set_rates(model: nn.Module, dropout: float, stochastic_depth: float) -> None:
+    """Set the rates of an own network or one of torchvision; dropouts that are not in the head are set to 0."""
+    head = external.head_dropouts(model)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout if module in head else 0.0
+    # torchvision's class has the name and attribute of networks', and is not imported for this.
+    branches: list[Any] = [module for module in model.modules() if type(module).__name__ == "StochasticDepth"]
+    for depth, branch in enumerate(branches, start=1):
+        branch.p = stochastic_depth * depth / len(branches)
+
+
+@cache
+def _smallest_image_size(name: str) -> int:
+    """Pixels a side of the smallest square image that a library's model takes: by bisection if it takes some power of
+    two, else (a model of one size, as 224) by trying one after the other."""
+    model = _on_meta(name, 0.0, 0.0)
+
+    def takes(side: int) -> bool:
+        return _takes(model, 3, (side, side))
+
+    power = next((2**i for i in range(LARGEST_SIDE.bit_length()) if takes(2**i)), None)
+    if power:
+        return power // 2 + 1 + bisect_left(range(power // 2 + 1, power), True, key=takes)
+    side = next((side for side in range(1, LARGEST_SIDE) if takes(side)), None)
+    if side is None:
+        raise Refusal(f"the model {name} takes no square images of up to {LARGEST_SIDE} pixels a side; take another")
+    return side
+
+
+def _takes(model: nn.Module, channels: int, image_size: tuple[int, int]) -> bool:
+    try:
+        return _meta_forward(model, channels, image_size).ndim == 2
+    except TOO_SMALL:
+        return False
+
+
+def _meta_forward(model: nn.Module, channels: int, image_size: tuple[int, int]) -> torch.Tensor:
+    """The shape of the logits of two images, as a tensor on the meta device, where nothing is computed or drawn."""
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    images = torch.empty(2, channels, *image_size, device="meta")
+    with torch.no_grad():
+        return torch.func.functional_call(model, {name: tensor.to("meta") for name, tensor in tensors}, (images,))
+
+
+@cache
+def _on_meta(name: str, dropout: float, stochastic_depth: float, classes: int = 2) -> nn.Module:
+    """A model for images in colour, without weights; `check_name` has imported the library, which must
+    not happen on the meta device."""
+    arguments = (name, 3, classes, (32, 32), dropout, stochastic_depth)
+    try:
+        with torch.device("meta"):
+            return _build(*arguments)
+    except NotImplementedError:  # some constructors compute with tensors, which the meta device has no values for
+        with torch.random.fork_rng(devices=[]):
+            return _build(*arguments).to("meta")
+
+
+def _uses(name: str, dropout: float, stochastic_depth: float) -> bool:
+    """Whether a model in training draws random numbers for the rate that is not 0."""
+    if _is_own(name):  # they use what they have, and a process's first pass on the meta device costs a second
+        return dropout > 0 or networks.parse(name)[0] in networks.RESIDUAL
+    return _random_draws(name, dropout, stochastic_depth) > _random_draws(name, 0.0, 0.0)
+
+
+def _random_draws(name: str, dropout: float, stochastic_depth: float) -> int:
+    side = _smallest_image_size(name)
+    model = _on_meta(name, dropout, stochastic_depth)  # before counting, for initial weights are draws too
+    with _DrawCounter() as counter:
+        _meta_forward(model, 3, (side, side))
+    return counter.draws
+
+
+class _DrawCounter(TorchDispatchMode):
+    """Counts the operations that draw random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.draws += torch.Tag.nondeterministic_seeded in operator.tags
+        return operator(*args, **(kwargs or {}))

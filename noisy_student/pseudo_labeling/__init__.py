@@ -1,0 +1,1 @@
+"""From a teacher's logits to pseudo-labels."""

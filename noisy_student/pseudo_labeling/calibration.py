@@ -1,0 +1,39 @@
+"""How sure a teacher may be: the temperature of its logits and the threshold of confidence, by labels it never saw.
+
+N images, K classes.
+"""
+
+import numpy as np
+
+from noisy_student.core.errors import Refusal
+from noisy_student.core.metrics import nll, softmax
+
+TEMPERATURES = np.geomspace(0.05, 20, 400)  # the grid that `fit_temperature` searches
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature at which `logits` (N,K) explain `labels` (N,) best (Guo et al. 2017, section 4.2).
+
+    A label is taken to be wrong with probability 1 / (N + 2): a teacher that has all N right would else be given
+    boundless confidence (after Platt 1999, section 2.2).
+    """
+    doubt = 1 / (len(labels) + 2)
+    losses = [nll(softmax(logits, temperature), labels, doubt) for temperature in TEMPERATURES]
+    return float(TEMPERATURES[int(np.argmin(losses))])
+
+
+def precise_threshold(probabilities: np.ndarray, labels: np.ndarray, precision: float) -> float:
+    """The lowest confidence such that of the images (M,K) that reach it a fraction of `precision` is labeled right.
+
+    Raises `Refusal` when there is none.
+    """
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    reached = np.sort(confidence)
+    precise = [c for c in reached if right[confidence >= c].mean() >= precision]
+    if not precise:
+        best = max(right[confidence >= c].mean() for c in reached)
+        raise Refusal(
+            f"at no threshold {precision} of the calibration images are labeled right: at most {best:.3f} are; lower "
+            "pseudo_labels.precision, or set it to null"
+        )
+    return float(precise[0])

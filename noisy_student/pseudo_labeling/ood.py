@@ -1,0 +1,50 @@
+"""How much speaks for it that an image is like those that a teacher was trained on: a filter for pools of other things.
+
+N images, M labeled ones, K classes, F features.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from noisy_student.core.errors import Refusal
+from noisy_student.pseudo_labeling.selection import PseudoLabelParams
+from noisy_student.store.pseudo_labels import read_logits
+
+
+def read_evidence(folder: Path, split: str, params: PseudoLabelParams) -> np.ndarray | None:
+    """How much speaks for it that each image of a split is like those of training (N,): the negative energy of its
+    logits or its likeness to labeled images. None where `params` ask for no such filter.
+
+    Raises `Refusal` when the folder holds too little.
+    """
+    if not params.in_distribution:
+        return None
+    if not params.neighbours:
+        return negative_energy(read_logits(folder, split))
+    labeled, features = (read_logits(folder, f"features-{name}") for name in ("labeled", split))
+    if params.neighbours > len(labeled):
+        raise Refusal(
+            f"pseudo_labels.neighbours was {params.neighbours}, and there are {len(labeled)} labeled images; lower it"
+        )
+    return likeness(features, labeled, params.neighbours)
+
+
+def likeness(features: np.ndarray, labeled: np.ndarray, neighbours: int) -> np.ndarray:
+    """The cosine (N,) between each of `features` (N,F) and the so many-th nearest of those of `labeled` (M,F) images
+    (Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors", arXiv 2204.06507, section 3)."""
+    known = _unit(labeled)
+    parts = np.array_split(features, max(1, len(features) // 4096))
+    found = [np.partition(_unit(part) @ known.T, -neighbours, axis=1)[:, -neighbours] for part in parts]
+    return np.concatenate(found)
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    wide = features.astype(np.float32)
+    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+
+
+def negative_energy(logits: np.ndarray) -> np.ndarray:
+    """The negative energy (N,) of `logits` (N,K), which is low for images unlike those of training (Liu et al. 2020,
+    "Energy-based Out-of-distribution Detection", arXiv 2010.03759, section 3.1, at temperature 1)."""
+    return np.logaddexp.reduce(logits.astype(np.float64), axis=1)

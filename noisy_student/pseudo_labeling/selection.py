@@ -1,0 +1,163 @@
+"""Which pool images a student learns from, and what it learns of them: filter -> balance -> soft or hard targets.
+
+N pool images, n of them kept, K classes.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from noisy_student.core.config import Section, overlay
+from noisy_student.core.errors import Refusal
+from noisy_student.core.metrics import one_hot, softmax
+from noisy_student.pseudo_labeling.calibration import precise_threshold
+from noisy_student.store.pseudo_labels import PseudoLabels
+
+
+class PseudoLabelParams(Section):
+    """How the teacher's logits become pseudo-labels."""
+
+    kind: Literal["soft", "hard"]  # the teacher's probabilities, or its most probable class
+    calibrate: bool  # divide the logits by a temperature fitted on the calibration split first (Guo et al. 2017)
+    target_temperature: float = Field(default=1.0, gt=0)  # that divides calibrated logits of soft targets; <1: sharper
+    threshold: float = Field(ge=0, le=1)  # the least confidence at which a pool image is kept
+    precision: float | None = Field(default=None, gt=0, le=1)  # in place of the threshold: the lowest one at which this
+    # fraction of the calibration images that reach it is right
+    in_distribution: float | None = Field(default=None, gt=0, le=1)  # fraction of the calibration images with as much
+    # evidence as a pool image has to have; null: no filter
+    neighbours: int | None = Field(default=None, ge=1, le=10**6)  # the evidence is then the likeness to that many-th
+    # nearest labeled image in the teacher's features; null: the logits' energy
+    balance: bool  # equally many images a class: the most confident, or duplicates where they are too few
+    # that many, with duplicates; null: the mean over the classes
+    per_class: int | None = Field(default=None, ge=1, le=10**7)
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> "PseudoLabelParams":
+        if self.per_class and not self.balance:
+            raise ValueError("should have balance true where per_class is set")
+        if self.neighbours and not self.in_distribution:
+            raise ValueError("should have in_distribution, such as 0.95, where neighbours is set")
+        if self.precision and self.threshold:
+            raise ValueError("should have threshold 0 where precision chooses it (or precision null)")
+        if self.kind == "hard" and self.target_temperature != 1:
+            raise ValueError("should have target_temperature 1 where kind is hard, for it sharpens soft ones")
+        return self
+
+
+def of_iteration(defaults: PseudoLabelParams, own: dict[str, Any], name: str) -> PseudoLabelParams:
+    """How pseudo-labels of the iteration called `name` are made: the `defaults`, overlaid by its `own` options."""
+    return overlay(defaults, own, f"iterations.{name}.pseudo_labels")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a pool image has to reach to be kept."""
+
+    threshold: float  # its confidence, at least
+    evidence: float = -np.inf  # see ood.py, at least: less is further from what the teacher knows
+
+    def figures(self) -> dict[str, float | None]:
+        """The limits as a report names them; None where there is no limit."""
+        return {"threshold": self.threshold, "least_evidence": self.evidence if np.isfinite(self.evidence) else None}
+
+
+def make(
+    logits: np.ndarray,
+    params: PseudoLabelParams,
+    temperature: float,
+    generator: np.random.Generator,
+    limits: Limits | None = None,
+    evidence: np.ndarray | None = None,
+) -> PseudoLabels:
+    """Pseudo-labels out of the teacher's `logits` (N,K) for the pool (Xie et al. 2019, algorithm 1 and section 3.2).
+
+    `limits` are those of `find_limits`, and `evidence` (N,) that of the pool; without them the threshold of `params`
+    alone parts the pool. Raises `Refusal` when no image reaches them.
+    """
+    limits = limits or Limits(params.threshold)
+    probabilities = softmax(logits, temperature)
+    confidence, labels = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    known = evidence is None or evidence >= limits.evidence
+    rows = np.flatnonzero((confidence >= limits.threshold) & known)
+    if not len(rows):
+        raise Refusal(_none_kept(confidence, limits))
+    copies = np.ones(len(rows), dtype=np.int64)
+    if params.balance:
+        copies = balanced_copies(labels[rows], confidence[rows], generator, params.per_class)
+    rows, copies = rows[copies > 0], copies[copies > 0]
+    targets = one_hot(labels[rows], logits.shape[1])
+    if params.kind == "soft":
+        targets = softmax(logits[rows], temperature * params.target_temperature)
+    return PseudoLabels(rows, labels[rows], confidence[rows].astype(np.float32), targets.astype(np.float32), copies)
+
+
+def _none_kept(confidence: np.ndarray, limits: Limits) -> str:
+    highest = confidence.max() if len(confidence) else 0.0
+    if highest < limits.threshold:
+        return (
+            f"no pool image has the confidence {limits.threshold:.3f} that is asked for, the highest is {highest:.3f}; "
+            "lower pseudo_labels.threshold or precision"
+        )
+    return "no pool image is both sure and like the calibration images; raise pseudo_labels.in_distribution"
+
+
+def find_limits(
+    params: PseudoLabelParams,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    temperature: float,
+    evidence: np.ndarray | None = None,
+) -> Limits:
+    """What a pool image has to reach, by what the calibration split has: the teacher's `logits` (M,K) and `evidence`
+    (M,), and its `labels` (M,)."""
+    threshold, least = params.threshold, -np.inf
+    if params.precision:
+        threshold = precise_threshold(softmax(logits, temperature), labels, params.precision)
+    if params.in_distribution and evidence is not None:
+        least = float(np.quantile(evidence, 1 - params.in_distribution))
+    return Limits(threshold, least)
+
+
+def balanced_copies(
+    labels: np.ndarray, confidence: np.ndarray, generator: np.random.Generator, per_class: int | None = None
+) -> np.ndarray:
+    """How often each image is used (n,) so that every class that occurs has equally many.
+
+    That many is `per_class` or the mean over the classes that occur, rounded up. A larger class keeps its most
+    confident images, a smaller one keeps all and repeats some, evenly and by the generator's choice (Xie et al. 2019,
+    section 3.2, "data balancing").
+    """
+    copies = np.zeros(len(labels), dtype=np.int64)
+    present = np.unique(labels)
+    wanted = per_class or -(-len(labels) // len(present))
+    for k in present:
+        members = np.flatnonzero(labels == k)
+        best = members[np.argsort(-confidence[members], kind="stable")[:wanted]]
+        copies[best] = wanted // len(best)
+        copies[generator.permutation(best)[: wanted % len(best)]] += 1
+    return copies
+
+
+def true_labels(
+    truth: np.ndarray, classes: int, params: PseudoLabelParams, generator: np.random.Generator
+) -> PseudoLabels:
+    """What a teacher makes of the pool that is sure of the `truth` (N,), -1 where unknown: an oracle.
+
+    So all images whose label is known are kept, whatever the filters of `params`, and balanced where they say so.
+    Raises `Refusal` when none is.
+    """
+    rows = np.flatnonzero(truth >= 0)
+    if not len(rows):
+        raise Refusal("no label of the pool is known, so there is no oracle; take the control of kind oracle out")
+    sure = np.where(one_hot(truth[rows], classes) > 0, 0.0, -np.inf)
+    made = make(sure, params, 1.0, generator, Limits(threshold=0))
+    return replace(made, rows=rows[made.rows])
+
+
+def shuffled(made: PseudoLabels, generator: np.random.Generator) -> PseudoLabels:
+    """The same images and targets, each target and its copies with an image of the generator's choice."""
+    order = generator.permutation(len(made.rows))
+    taken = {name: getattr(made, name)[order] for name in ("labels", "confidence", "targets", "copies")}
+    return replace(made, **taken)

@@ -1,0 +1,82 @@
+"""What a teacher says of the pool, on the disk: its logits, and the pseudo-labels that are made of them.
+
+N images, n of them kept, K classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import REMEDY, read_array, read_parquet, write_json, write_parquet
+
+TABLE, COLUMNS = "pseudo_labels.parquet", ["row", "label", "confidence", "copies", "target"]
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """The kept pool images and what the student is taught about them."""
+
+    rows: np.ndarray  # int64 (n,), positions in the pool, rising
+    labels: np.ndarray  # int64 (n,), the most probable class
+    confidence: np.ndarray  # float32 (n,), its probability
+    targets: np.ndarray  # float32 (n,K), rows sum to 1
+    copies: np.ndarray  # int64 (n,), at least 1: how often the image stands in the student's training set
+
+
+def read_logits(folder: Path, split: str) -> np.ndarray:
+    """The logits float32 (N,K) of a split, or of `features-` and its name the features, out of its shards' files.
+
+    Raises `Refusal` when there are none.
+    """
+    shards = sorted(folder.glob(f"{split}-*.npy"))
+    if not shards:
+        raise Refusal(f"{folder} holds no logits of the {split} split; {REMEDY}")
+    return np.concatenate([read_array(shard) for shard in shards])
+
+
+def save_pseudo_labels(
+    folder: Path, made: PseudoLabels, classes: list[str], pool: int, chosen_by: Mapping[str, float | None]
+) -> None:
+    """Write pseudo-labels as a table, and beside it what a person wants to know of them.
+
+    `pool` is the number of images that they were chosen from, and `chosen_by` has the figures that decided.
+    """
+    flat = pa.array(made.targets.reshape(-1))
+    columns = {
+        "row": made.rows,
+        "label": made.labels,
+        "confidence": made.confidence,
+        "copies": made.copies,
+        "target": pa.FixedSizeListArray.from_arrays(flat, made.targets.shape[1]),
+    }
+    write_parquet(folder / TABLE, pa.table(columns))
+    unique, used = (np.bincount(made.labels, weights, len(classes)) for weights in (None, made.copies))
+    report = {
+        "pool_images": pool,
+        **chosen_by,
+        "unique_images": len(made.rows),
+        "images_with_copies": int(made.copies.sum()),
+        "unique_by_class": dict(zip(classes, unique.astype(int).tolist(), strict=True)),
+        "with_copies_by_class": dict(zip(classes, used.astype(int).tolist(), strict=True)),
+        "classes_without_images": [name for name, images in zip(classes, unique, strict=True) if not images],
+    }
+    write_json(folder / "report.json", report)
+
+
+def read_pseudo_labels(folder: Path) -> PseudoLabels:
+    """The pseudo-labels that `save_pseudo_labels` wrote. Raises `Refusal` when they cannot be read."""
+    table = read_parquet(folder / TABLE).combine_chunks()
+    if table.column_names != COLUMNS:
+        raise Refusal(f"{folder / TABLE} has the columns {', '.join(table.column_names)}; {REMEDY}")
+    targets = table["target"].combine_chunks()
+    return PseudoLabels(
+        rows=table["row"].to_numpy(),
+        labels=table["label"].to_numpy(),
+        confidence=table["confidence"].to_numpy(),
+        targets=targets.flatten().to_numpy().reshape(len(table), -1),
+        copies=table["copies"].to_numpy(),
+    )

@@ -1,0 +1,233 @@
+"""The image store: a split is a folder of uint8 shards, opened memory-mapped, and an index of what stands in them.
+
+    split.json         classes, image size, channels, and each shard with its number of images and its sha256
+    images-00000.npy   uint8 (n,H,W,C)
+    index.parquet      a row for each image, in order: id, label (not there for the pool), sha256 of the pixels
+
+The same images give the same bytes. n images in a shard, N in the split, H x W pixels, C channels.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pydantic import Field
+
+from noisy_student.core.config import Section, validated
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import (
+    REMEDY,
+    digest,
+    read_array,
+    read_json,
+    read_parquet,
+    replacing,
+    write_json,
+    write_parquet,
+    write_parts,
+)
+
+DESCRIPTION, INDEX = "split.json", "index.parquet"
+COLUMNS = {"id": pa.string(), "label": pa.int64(), "sha256": pa.string()}
+BATCH_BYTES = 4_000_000  # of images that are held in memory at once while they are written
+NPY_HEADER = 128  # bytes that numpy writes before the pixels
+
+
+class Shard(Section):
+    """A file of images."""
+
+    file: str = Field(pattern=r"^images-[0-9]{5}\.npy$")  # its name inside the split's folder
+    images: int = Field(ge=1)
+    sha256: str  # of the file
+
+
+class Description(Section):
+    """What split.json holds."""
+
+    classes: list[str] = Field(min_length=1)  # names, in the order of the labels
+    image_size: list[int] = Field(min_length=2, max_length=2)  # height and width, pixels
+    channels: int = Field(ge=1)
+    preparation: dict[str, Any]  # how an image of any size and kind is made one of these
+    images: int = Field(ge=1)
+    shards: list[Shard]
+
+
+class Selection:
+    """Rows of several arrays, seen as one array of which only the slices and rows that are asked for are gathered."""
+
+    def __init__(self, arrays: Sequence[np.ndarray], rows: np.ndarray):
+        self.arrays, self.rows = arrays, rows
+        self.shape, self.dtype = (len(rows), *arrays[0].shape[1:]), arrays[0].dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
+        return gather(self.arrays, self.rows[part])
+
+    def at(self, rows: np.ndarray) -> "Selection":
+        """The images at `rows` (n,) of this selection."""
+        return Selection(self.arrays, self.rows[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A split as it is on the disk; pixels are read when they are asked for."""
+
+    classes: list[str]  # names, in the order of the labels
+    image_size: tuple[int, int]  # height and width, pixels
+    channels: int
+    preparation: dict[str, Any]  # how an image of any size and kind is made one of these
+    ids: np.ndarray  # str (N,)
+    labels: Any  # int64 (N,), positions in `classes`; None for the pool
+    shards: list[np.ndarray]  # memory-mapped uint8 (n,H,W,C), together N images
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def images(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """The images at `rows` (n,), in that order and as often as they stand there, or all: uint8 (n,H,W,C)."""
+        return gather(self.shards, np.arange(len(self)) if rows is None else np.asarray(rows))
+
+
+def gather(arrays: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """A new array of the `rows` (n,) of `arrays` laid end to end. Raises IndexError for a row that is not there."""
+    ends = np.cumsum([len(array) for array in arrays])
+    if len(rows) and (rows.min() < 0 or rows.max() >= ends[-1]):
+        raise IndexError(f"rows go from 0 to {ends[-1] - 1}; asked for {rows.min()} to {rows.max()}")
+    gathered = np.empty((len(rows), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+    which = np.searchsorted(ends, rows, side="right")
+    for number in np.unique(which):
+        here = which == number
+        gathered[here] = arrays[number][rows[here] - (ends[number] - len(arrays[number]))]
+    return gathered
+
+
+def pixel_hash(images: Iterable[np.ndarray]) -> list[str]:
+    """The sha256, in hex, of each image's shape and bytes."""
+    return [hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest() for image in images]
+
+
+def write_split(
+    folder: Path,
+    images: np.ndarray | Selection,
+    index: pd.DataFrame,
+    classes: list[str],
+    preparation: dict[str, Any],
+    shard_bytes: int,
+    drops: np.ndarray | None = None,
+) -> None:
+    """Write `images` uint8 (N,H,W,C) to `folder`, which is there afterwards as a whole or not at all.
+
+    `index` has a row for each image and the columns id, sha256 and, where it is known, label; a shard takes at most
+    `shard_bytes` and images of one of the `drops` (N,), which stand one after the other. Raises `Refusal` for images
+    of another kind, for none at all, for an image that is larger than a shard, and for a `folder` that holds something
+    else.
+    """
+    _refuse_others(images, len(index), folder)
+    size = int(np.prod(images.shape[1:]))
+    each, batch = (shard_bytes - NPY_HEADER) // size, max(1, BATCH_BYTES // size)
+    if each < 1:
+        raise Refusal(f"an image of {size:,} bytes is larger than a shard of {folder}; raise data.shard_megabytes")
+    shards = []
+    with replacing(folder) as temporary:
+        for number, (start, end) in enumerate(_shard_ends(len(images), each, drops)):
+            file, of_shard = f"images-{number:05}.npy", (end - start, *images.shape[1:])
+            parts = (images[at : min(at + batch, end)] for at in range(start, end, batch))
+            written = write_parts(temporary / file, of_shard, images.dtype, parts)
+            shards.append(Shard(file=file, images=end - start, sha256=written))
+        _write_table(temporary / INDEX, index)
+        height, width, channels = images.shape[1:]
+        description = Description(
+            classes=classes,
+            image_size=[height, width],
+            channels=channels,
+            preparation=preparation,
+            images=len(images),
+            shards=shards,
+        )
+        write_json(temporary / DESCRIPTION, description.model_dump())
+
+
+def _refuse_others(images: np.ndarray | Selection, ids: int, folder: Path) -> None:
+    if images.dtype != np.uint8 or len(images.shape) != 4 or len(images) != ids or not len(images):
+        given = f"{images.dtype} {images.shape} for {ids} ids"
+        raise Refusal(f"{folder} was given {given}; it takes uint8 images (N,H,W,C), at least one, and as many ids")
+    if folder.exists() and not (folder / DESCRIPTION).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Refusal(f"{folder} is there and holds no split; name another folder or remove it")
+
+
+def _shard_ends(images: int, each: int, drops: np.ndarray | None) -> list[tuple[int, int]]:
+    """The first image of each shard and the first one after it."""
+    starts = [0, *(np.flatnonzero(np.diff(drops)) + 1).tolist()] if drops is not None else [0]
+    ends = [*starts[1:], images]
+    return [
+        (at, min(at + each, end)) for start, end in zip(starts, ends, strict=True) for at in range(start, end, each)
+    ]
+
+
+def read_split(folder: Path) -> Split:
+    """The split in `folder`. Raises `Refusal` when a part of it is missing, damaged or at odds with another part."""
+    description = _read_description(folder / DESCRIPTION)
+    shards = [_read_shard(folder, shard, description) for shard in description.shards]
+    index = _read_table(folder / INDEX)
+    if not len(index) == description.images == sum(len(shard) for shard in shards):
+        raise Refusal(f"{folder} has {sum(map(len, shards)):,} images and {len(index):,} rows in its index; {REMEDY}")
+    labels = index["label"].to_numpy(copy=True) if "label" in index else None
+    if labels is not None and not ((labels >= 0) & (labels < len(description.classes))).all():
+        raise Refusal(f"{folder / INDEX} has labels outside 0 to {len(description.classes) - 1}; {REMEDY}")
+    height, width = description.image_size
+    ids, of_images = index["id"].to_numpy(str), (height, width)
+    return Split(description.classes, of_images, description.channels, description.preparation, ids, labels, shards)
+
+
+def write_truth(path: Path, ids: Iterable[str], labels: np.ndarray) -> None:
+    """Write what the pool's images show: `labels` int64 (N,), -1 where that is unknown."""
+    _write_table(path, pd.DataFrame({"id": ids, "label": labels}))
+
+
+def read_truth(path: Path) -> np.ndarray:
+    """The pool's labels int64 (N,), in its order, -1 where unknown. Raises `Refusal` when they cannot be read."""
+    table = _read_table(path)
+    if "label" not in table:
+        raise Refusal(f"{path} has no column label; {REMEDY}")
+    return table["label"].to_numpy(copy=True)
+
+
+def _read_description(path: Path) -> Description:
+    value = read_json(path)
+    try:
+        return validated(Description, value, "split", path)
+    except Refusal as refusal:
+        raise Refusal(f"{refusal}; {REMEDY}") from None
+
+
+def _read_shard(folder: Path, shard: Shard, description: Description) -> np.ndarray:
+    """The shard, memory-mapped."""
+    array = read_array(folder / shard.file)
+    expected = (shard.images, *description.image_size, description.channels)
+    if array.dtype != np.uint8 or array.shape != expected:
+        raise Refusal(f"{folder / shard.file} does not hold uint8 pixels {expected}, as its split.json says; {REMEDY}")
+    if digest(folder / shard.file) != shard.sha256:
+        raise Refusal(f"{folder / shard.file} has other pixels than were written to it; {REMEDY}")
+    return array
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write columns of `COLUMNS` as Parquet, without the metadata of pandas, which varies with its version."""
+    write_parquet(path, pa.table({name: pa.array(table[name]).cast(COLUMNS[name]) for name in table}))
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    table = read_parquet(path)
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.type != COLUMNS.get(name) or column.null_count:
+            raise Refusal(f"{path} has a column {name} of {column.type} with {column.null_count} nulls; {REMEDY}")
+    if "id" not in table.column_names or len(table["id"].unique()) != len(table):
+        raise Refusal(f"{path} does not name each image by an id of its own; {REMEDY}")
+    return table.to_pandas()

@@ -1,0 +1,1 @@
+"""The one training loop, and what a run of it is made of."""

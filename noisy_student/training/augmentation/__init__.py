@@ -1,0 +1,1 @@
+"""Input noise: what becomes of images before a student sees them."""

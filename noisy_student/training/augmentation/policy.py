@@ -1,0 +1,222 @@
+"""Noise: what images and layers go through in training, and never while a teacher labels (Xie et al. 2019, section 2).
+
+All random numbers of a batch are drawn first, on the CPU, from one generator: a few numbers an image, which say
+everything. Then they are applied to the whole batch on its device. So a rank can apply its rows of the global draw,
+and the same draw gives the same images again.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from noisy_student.core.config import Section
+from noisy_student.core.errors import Refusal
+from noisy_student.training.augmentation.operations import OPERATIONS, erase, move, randaugment, recolor, warp
+
+PER_SLOT = ("operation", "strength")  # of a draw: its arrays (slots,N)
+JITTER_REACH = 0.9  # of a factor at magnitude 30, to either side of 1, as that of RandAugment's color and so on
+CPU_VALUES = 2**21  # so many uint8 values at once: past that a CPU spends its time on getting fresh memory
+
+
+Auto = Literal["auto"]  # by the size of the model, see FITTED
+Magnitude = Annotated[float, Field(ge=0, le=30)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+SIZES = (18_000, 280_000)  # trainable numbers of a model, between which FITTED is interpolated, by their logarithm
+FITTED = {"magnitude": (22.0, 22.0), "dropout": (0.0, 0.2), "stochastic_depth": (0.1, 0.1)}  # best at each of SIZES
+
+
+class NoiseOptions(Section):
+    """Input noise, in the order in which `apply` does it, and the rates of model noise, which the models carry out."""
+
+    operations: int = Field(ge=0, le=16)  # RandAugment: operations applied to an image, one after another (0: none)
+    magnitude: Magnitude | Auto  # RandAugment: strength, from 0 (none) to 30
+    affine: float = Field(default=0.0, ge=0, le=30)  # every image turned, sheared, scaled and moved at once, each by up
+    # to what the operations of RandAugment do at this magnitude (0: off)
+    jitter: float = Field(default=0.0, ge=0, le=30)  # every image's brightness, contrast and color, in the same way
+    crop: int = Field(ge=0, le=1024)  # random crop after padding by so many pixels on each side (0: off)
+    flip: bool  # mirror left-right with probability 1/2
+    cutout: float = Field(ge=0, le=1)  # side of the erased square, as a fraction of the image's shorter side (0: off)
+    fill: int = Field(ge=0, le=255)  # grey value of what a move or a cutout uncovers
+    mix: Literal["none", "mixup", "cutmix", "fmix"] = "none"  # how two images of a batch become one, see mixing.py
+    mix_alpha: float = Field(default=1.0, gt=0, le=100)  # of Beta(alpha, alpha), from which an image's share is drawn
+    dropout: Rate | Auto  # fraction of the features before the classifier dropped in training
+    stochastic_depth: Rate | Auto  # rate at which the deepest residual branch is skipped, linear decay
+
+    @model_validator(mode="after")
+    def _magnitude_has_operations(self) -> "NoiseOptions":
+        if self.magnitude == "auto" and not self.operations:
+            raise ValueError("should have operations of 1 or more where magnitude is auto, for it is theirs")
+        return self
+
+    def fitted(self, parameters: int) -> "NoiseParams":
+        """The noise of a model of so many trainable `parameters`, with what was best for its size where it says `auto`.
+
+        Xie et al. 2019 give larger models more of each. In the study ablation_capacity, from 18,000 to 280,000
+        parameters, no difference between sizes is more than three seeds can tell; only the best dropout is another one.
+        """
+        size = np.log(np.clip(parameters, *SIZES) / SIZES[0]) / np.log(SIZES[1] / SIZES[0])  # 0 to 1
+        values = self.model_dump()
+        for name, (low, high) in FITTED.items():
+            if values[name] == "auto":
+                values[name] = round(float(low + size * (high - low)), 2)
+        return NoiseParams(**values)
+
+
+class NoiseParams(NoiseOptions):
+    """The noise of one model."""
+
+    magnitude: Magnitude
+    dropout: Rate
+    stochastic_depth: Rate
+
+    @classmethod
+    def none(cls) -> "NoiseParams":
+        """Everything off, as for a control without noise."""
+        return cls(operations=0, magnitude=0, crop=0, flip=False, cutout=0, fill=0, dropout=0, stochastic_depth=0)
+
+    def weak(self) -> "NoiseParams":
+        """Crop and flip alone, the weak noise of consistency objectives (Sohn et al. 2020, section 2.2)."""
+        return NoiseParams.none().model_copy(update={"crop": self.crop, "flip": self.flip, "fill": self.fill})
+
+
+class Scale(NamedTuple):
+    """An operation's strength: `rest` at magnitude 0 and, in a straight line, `reach` away from it at magnitude 30."""
+
+    rest: float
+    reach: float
+    signed: bool = True  # to either side of `rest`, drawn anew for every image
+    whole: Callable[[float], float] = float  # how a strength that has to be a whole number is made one
+
+
+def scales(height: int, width: int) -> dict[str, Scale]:
+    """The scale of each operation that has a strength, for images of `height` and `width` pixels.
+
+    All from torchvision.transforms.v2.RandAugment (`_AUGMENTATION_SPACE`, whose bins 0 to 30 are the magnitudes). The
+    paper's own code (google-research/noisystudent, randaugment.py) reaches the same rotation, shear and factors at
+    level 10 and goes on past them, moves by a fixed number of pixels, never lowers a factor at high levels, and has a
+    solarize and a posterize that weaken as the level rises.
+    """
+    return {
+        "rotate": Scale(0, 30),  # degrees
+        "shear_x": Scale(0, 0.3),  # tangent
+        "shear_y": Scale(0, 0.3),
+        "translate_x": Scale(0, 150 / 331 * width, whole=math.trunc),  # pixels
+        "translate_y": Scale(0, 150 / 331 * height, whole=math.trunc),
+        "color": Scale(1, 0.9),  # factor
+        "contrast": Scale(1, 0.9),
+        "brightness": Scale(1, 0.9),
+        "sharpness": Scale(1, 0.9),
+        "posterize": Scale(8, -4, signed=False, whole=round),  # bits kept
+        "solarize": Scale(256, -256, signed=False),  # the first level that is inverted
+    }
+
+
+def affine_reach(size: tuple[int, int]) -> np.ndarray:
+    """How far each of the six amounts of `operations.warp` goes at magnitude 30, (6,): as far as the operation of its
+    kind in RandAugment, and e to the 0.3 for the scale, which has none."""
+    table = scales(*size)
+    kinds = ("rotate", "shear_x", "shear_y", None, "translate_x", "translate_y")
+    return np.array([table[kind].reach if kind else 0.3 for kind in kinds])
+
+
+def strengths(magnitude: float, size: tuple[int, int]) -> np.ndarray:
+    """The two strengths, (14,2), that each of OPERATIONS may have at `magnitude`; `size` is (height, width)."""
+    table, share = scales(*size), magnitude / 30
+    pairs = []
+    for name in OPERATIONS:
+        rest, reach, signed, whole = table.get(name, Scale(0, 0))
+        pairs.append([whole(rest + (-reach if signed else reach) * share), whole(rest + reach * share)])
+    return np.array(pairs, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """All that chance decides about N images, as numpy arrays."""
+
+    operation: np.ndarray  # int64 (slots,N): index into OPERATIONS
+    strength: np.ndarray  # float64 (slots,N): in the operation's own unit, with its sign (see operations.randaugment)
+    shift: np.ndarray  # int64 (N,2): pixels down and right, each within plus or minus the crop
+    mirrored: np.ndarray  # bool (N,)
+    centre: np.ndarray  # int64 (N,2): row and column of the erased square's centre
+    affine: np.ndarray  # float64 (N,6): see operations.warp
+    jitter: np.ndarray  # float64 (N,3): see operations.recolor
+
+    def rows(self, index: slice | np.ndarray) -> "Draw":
+        """The draw of the images at `index`."""
+        return Draw(**{name: each[:, index] if name in PER_SLOT else each[index] for name, each in vars(self).items()})
+
+    @classmethod
+    def joined(cls, draws: Sequence["Draw"]) -> "Draw":
+        """The draw of the images of all `draws`, in their order."""
+        arrays = {name: [getattr(draw, name) for draw in draws] for name in vars(draws[0])}
+        return cls(**{name: np.concatenate(each, axis=int(name in PER_SLOT)) for name, each in arrays.items()})
+
+
+def check_crop(params: NoiseParams, size: tuple[int, int]) -> None:
+    """Raise `Refusal` when the crop could leave nothing of an image of `size` (height, width)."""
+    if params.crop >= min(size):
+        raise Refusal(f"noise.crop was {params.crop} for images of {size[0]}x{size[1]} pixels; set it below their side")
+
+
+def draw(params: NoiseParams, count: int, size: tuple[int, int], generator: np.random.Generator) -> Draw:
+    """All random numbers for `count` images of `size` (height, width), each image its own.
+
+    Every option takes its numbers whether it is on or not, so switching one leaves the draws of the others alone.
+    Raises `Refusal` when a crop could miss the image.
+    """
+    check_crop(params, size)
+    mirrored = generator.random(count) < 0.5
+    shift = np.floor(generator.random((count, 2)) * (2 * params.crop + 1)).astype(np.int64) - params.crop
+    centre = np.floor(generator.random((count, 2)) * size).astype(np.int64)
+    affine = generator.uniform(-1, 1, (count, 6)) * params.affine / 30 * affine_reach(size)
+    jitter = 1 + generator.uniform(-1, 1, (count, 3)) * params.jitter / 30 * JITTER_REACH
+    operation = generator.integers(len(OPERATIONS), size=(params.operations, count))
+    side = generator.integers(2, size=operation.shape)
+    strength = strengths(params.magnitude, size)[operation, side]
+    return Draw(operation, strength, shift, mirrored & params.flip, centre, affine, jitter)
+
+
+def apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
+    """`images` uint8 (N,C,H,W), C 1 or 3, on any device, with the noise that `params` switch on, as `draw` says.
+
+    A tensor of the same shape and device, `images` itself when all input noise is off. What becomes of an image depends
+    on its own row of the draw alone. Raises `Refusal` for images of another type or number.
+    """
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
+        raise Refusal(f"noise takes uint8 images (N, 1 or 3, H, W), was given {images.dtype} {tuple(images.shape)}")
+    if len(images) != len(draw.mirrored):
+        raise Refusal(f"noise was drawn for {len(draw.mirrored)} images and given {len(images)}; draw it for as many")
+    if len(images) == 0:
+        return images
+    at_once = max(1, CPU_VALUES // images[0].numel()) if images.device.type == "cpu" else len(images)
+    if len(images) <= at_once:
+        return _apply(images, draw, params)
+    parts = [slice(start, start + at_once) for start in range(0, len(images), at_once)]
+    return torch.cat([_apply(images[part], draw.rows(part), params) for part in parts])
+
+
+def _apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
+    if len(draw.operation):
+        images = randaugment(images, draw.operation, draw.strength, params.fill)
+    if params.affine:
+        images = warp(images, draw.affine, params.fill)
+    if params.jitter:
+        images = recolor(images, draw.jitter)
+    if params.crop or params.flip:
+        images = move(images, draw.shift, draw.mirrored, params.fill)
+    if params.cutout:
+        side = max(1, round(params.cutout * min(images.shape[2:])))
+        images = erase(images, draw.centre, side, params.fill)
+    return images
+
+
+def augment(images: Tensor, params: NoiseParams, generator: np.random.Generator) -> Tensor:
+    """`images` uint8 (N,C,H,W) with the input noise of `params`, drawn from `generator` on the CPU (see `apply`)."""
+    height, width = images.shape[-2:]
+    return apply(images, draw(params, len(images), (height, width), generator), params)

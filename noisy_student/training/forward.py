@@ -1,0 +1,76 @@
+"""A classifier in training, as an objective asks it.
+
+B images, K classes.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from noisy_student.models.classifier import Classifier
+from noisy_student.models.device import RuntimeParams, autocast
+from noisy_student.models.registry import bare, heads
+from noisy_student.training.params import Scope
+
+
+class Student(NamedTuple):
+    """The classifier in training, asked in two ways: uint8 images (B,C,H,W) to float32 logits (B,K)."""
+
+    logits: Callable[[Tensor], Tensor]  # with its model noise, for a loss
+    noiseless_logits: Callable[[Tensor], Tensor]  # in eval mode and without gradients, as a teacher labels
+
+
+def as_student(classifier: Classifier, runtime: RuntimeParams, scope: Scope = "all") -> Student:
+    """The two ways in which an objective asks `classifier`, of which that is trained."""
+
+    def forward(images: Tensor) -> Tensor:
+        with autocast(runtime, images.device):
+            return classifier(images).float()
+
+    def logits(images: Tensor) -> Tensor:
+        PREPARE[scope](classifier)
+        return forward(images)
+
+    @torch.no_grad()
+    def noiseless_logits(images: Tensor) -> Tensor:
+        classifier.eval()
+        return forward(images)
+
+    return Student(logits, noiseless_logits)
+
+
+def learn_all(classifier: Classifier) -> None:
+    """Let all be trained, with model noise."""
+    classifier.train().requires_grad_(True)
+
+
+def learn_head(classifier: Classifier) -> None:
+    """Let the head alone be trained, on the body's features in eval mode, with the dropout before the head."""
+    classifier.eval().requires_grad_(False)
+    bare(classifier.network).training = True  # its own flag alone, which timm's dropout before the head goes by
+    for module in classifier.modules():
+        if isinstance(module, nn.Dropout):
+            module.train()
+    for head in heads(classifier.network):
+        head.train().requires_grad_(True)
+
+
+def learn_resolution(classifier: Classifier) -> None:
+    """Let the deeper half of its tensors and the statistics of all layers be trained, without model noise."""
+    classifier.eval()
+    for module in classifier.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+    weights = list(classifier.parameters())
+    for place, weight in enumerate(weights):
+        weight.requires_grad_(place >= len(weights) // 2)
+
+
+PREPARE: dict[Scope, Callable[[Classifier], None]] = {
+    "all": learn_all,
+    "head": learn_head,
+    "deep half": learn_resolution,
+}

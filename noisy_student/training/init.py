@@ -1,0 +1,122 @@
+"""Classifiers that begin with pretrained weights: their body is the pretrained one, their head drawn anew.
+
+A folder of pretrained weights is one of a model, with model.safetensors and model.json. Of its description the model's
+name, the input's size and channels and the normalisation are used, and all are taken over.
+
+K classes.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from noisy_student.core.config import Section, validated
+from noisy_student.core.errors import Refusal
+from noisy_student.core.files import REMEDY
+from noisy_student.models.checkpoint import DESCRIPTION, load_model
+from noisy_student.models.classifier import Classifier
+from noisy_student.models.external import load_tensors
+from noisy_student.models.registry import LARGEST_SIDE, bare, build, head_name
+from noisy_student.store.splits import Split
+from noisy_student.training.recipes import Recipe
+
+COUNTER = "num_batches_tracked"  # of a batch norm, which uses it for nothing here and older files do not have
+
+
+class Normalisation(Section):
+    """Of pixels scaled to 0..1, a number for each channel."""
+
+    mean: list[float] = Field(min_length=1)
+    std: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+
+
+class Fits(Section):
+    """The images that weights are for."""
+
+    model: str
+    input_channels: int = Field(ge=1)
+    input_size: list[Annotated[int, Field(ge=1, le=LARGEST_SIDE)]] = Field(min_length=2, max_length=2)
+    normalisation: Normalisation
+
+    @model_validator(mode="after")
+    def _as_many_channels(self) -> "Fits":
+        if not len(self.normalisation.mean) == len(self.normalisation.std) == self.input_channels:
+            raise ValueError(f"should have a normalisation of {self.input_channels} channels")
+        return self
+
+
+def folder_of(pretrained: Path, model: str) -> Path:
+    """Where the weights of the model of that name are among the `pretrained` ones."""
+    return pretrained / model.replace("/", "-")
+
+
+def asked_for(recipe: Recipe, pretrained: Path) -> Path | None:
+    """The folder of the weights that a model of `recipe` begins with, if they are among the `pretrained` ones."""
+    return folder_of(pretrained, recipe.model) if recipe.training.initial == "pretrained" else None
+
+
+def transferred(
+    name: str, labeled: Split, dropout: float, stochastic_depth: float, folder: Path, device: torch.device
+) -> Classifier:
+    """A classifier for the classes of `labeled` with the body, normalisation and input size of the weights in `folder`.
+
+    Its head is drawn from torch's own generator. Weights of images in colour also take grey ones. Raises `Refusal`
+    when the weights are another model's, or of fewer channels.
+    """
+    tensors, description = load_model(folder)
+    given = fits(description, folder / DESCRIPTION)
+    channels, (height, width) = given.input_channels, given.input_size
+    if given.model != name:
+        raise Refusal(f"the weights in {folder} are of {given.model} and not of {name}; {REMEDY}")
+    if channels != labeled.channels and labeled.channels != 1:
+        raise Refusal(
+            f"the weights in {folder} are of images of {channels} channels, and these have {labeled.channels}; take "
+            "others, or training.initial scratch"
+        )
+    network = build(
+        name, channels, len(labeled.classes), labeled.image_size, dropout, stochastic_depth, (height, width)
+    )
+    replace_body(bare(network), tensors, folder)
+    mean, std = (torch.tensor(each) for each in (given.normalisation.mean, given.normalisation.std))
+    return Classifier(network, mean, std).to(device)
+
+
+def fits(description: dict[str, Any], path: Path) -> Fits:
+    """What the `description` at `path` says of the images that weights are for; raises `Refusal` where it does not."""
+    return validated(Fits, {key: description[key] for key in Fits.model_fields if key in description}, "weights", path)
+
+
+def replace_body(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Give `network` all that is in `tensors` but its head; raise `Refusal` where something else is missing or of
+    another shape."""
+    found = _of_network(tensors)
+    wanted = body(network)
+    for name, tensor in wanted.items():
+        if name in found and not torch.isfinite(found[name]).all():
+            raise Refusal(f"{name} of the weights in {folder} has numbers that are not finite; take others")
+        if name not in found and not name.endswith(COUNTER):
+            raise Refusal(f"the weights in {folder} have no {name}, which the model has; take those of the same model")
+        if name in found and found[name].shape != tensor.shape:
+            shapes = f"{tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
+            raise Refusal(
+                f"{name} of the weights in {folder} is {shapes}; take those of a model with one head, the same"
+            )
+    load_tensors(network, {name: found[name] for name in wanted if name in found}, strict=False)
+
+
+def body(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of `network` but those of its head."""
+    head = head_name(network)
+    return {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(f"{head}.")}
+
+
+def _of_network(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a network, named as it names them, out of those of a classifier around it or of itself."""
+    if not {"mean", "std"} <= tensors.keys():
+        return tensors
+    resizing = all(name.startswith("network.network.") for name in tensors if name not in ("mean", "std"))
+    prefix = "network.network." if resizing else "network."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

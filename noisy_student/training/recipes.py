@@ -1,0 +1,243 @@
+"""What a model is trained with: the defaults of params.yaml, overlaid by the section of the model itself."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from noisy_student.core.config import Section, overlay, validated
+from noisy_student.core.errors import Refusal
+from noisy_student.models.registry import parameters
+from noisy_student.training.augmentation.policy import NoiseOptions, NoiseParams
+from noisy_student.training.params import TRANSFER, TrainingParams
+
+OWN_LABELS = frozenset({"consistency", "joined"})  # objectives whose labels are the student's own, made on the fly
+STUDENTS_ALONE = frozenset(  # options of training that mean nothing without a pool or a teacher
+    {
+        "pool_ratio",
+        "pool_weight",
+        "objective",
+        "consistency_threshold",
+        "consistency_temperature",
+        "finetune",
+    }
+)
+BOTH = ("pool_ratio", "pool_weight")  # options of training for batches of labeled and pool images
+
+
+Members = Annotated[int, Field(ge=1, le=100)]  # nets of a model, each from weights and draws of its own
+
+
+class TeacherParams(Section):
+    """iter0, trained on labels alone."""
+
+    model: str  # its name, see models.py
+    members: Members = 1  # whose mean logits are the model's
+    noise: NoiseOptions  # all of it: the students' defaults do not reach the teacher
+    training: dict[str, Any] = {}  # in place of the defaults
+
+
+class IterationParams(Section):
+    """A student and whose pseudo-labels it learns from."""
+
+    teacher: str  # the iteration that labels the pool for it
+    model: str  # its name, see models.py
+    members: Members = 1  # whose mean logits are the model's
+    noise: dict[str, Any] = {}  # in place of the defaults, as are the following
+    pseudo_labels: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+
+
+class ControlParams(Section):
+    """A run that answers "would it have worked without this?" about an iteration."""
+
+    kind: Literal["supervised"]  # the iteration's model and steps, on labels alone
+    of: str  # the iteration
+    members: Members = 1  # as many as its iteration has
+    noise: NoiseOptions  # all of it, chosen on validation
+    training: dict[str, Any] = {}  # in place of the defaults
+
+
+class PoolControlParams(Section):
+    """A control that sees the pool: its iteration's recipe, but for one thing.
+
+    An unnoised one has no noise; an oracle is taught by a teacher that is always right and sure, so that no filter
+    leaves an image out; a shuffled one has each pseudo-label beside another image.
+    """
+
+    kind: Literal["unnoised", "oracle", "shuffled"]
+    of: str  # the iteration
+
+
+class DistillationParams(Section):
+    """How a model is taught into another one (Hinton et al. 2015, arXiv 1503.02531)."""
+
+    images: Literal["both", "pool", "labeled"]  # on which it is taught; of those of the pool the teacher alone tells
+    kind: Literal["soft", "hard"]  # the teacher's probabilities, or its most probable class
+    temperature: float = Field(ge=0.1, le=1000)  # that divides the logits of both for soft targets
+    weight: float = Field(ge=0, le=1)  # of the teacher's loss on labeled images; the true labels' is the rest
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> "DistillationParams":
+        if self.kind == "hard" and self.temperature != 1:
+            raise ValueError("should have temperature 1 where kind is hard, for it softens soft ones")
+        return self
+
+
+class DistilledParams(Section):
+    """A model that an iteration's is taught into, to be deployed in its place."""
+
+    teacher: str  # the iteration
+    model: str  # its name, see models.py
+    noise: dict[str, Any] = {}  # in place of the defaults, as are the following
+    training: dict[str, Any] = {}
+    distillation: dict[str, Any] = {}
+
+
+class Recipe(Section):
+    """All that one training run is made of, but its images and its seed."""
+
+    model: str
+    noise: NoiseParams
+    training: TrainingParams
+    members: int = 1
+    distillation: DistillationParams | None = None  # of a model that another is taught into
+    distilled_from: str | None = None  # the iteration whose model that is
+
+
+def teacher_recipe(defaults: TrainingParams, teacher: TeacherParams) -> Recipe:
+    """How iter0 is trained."""
+    _refuse_student_options(teacher.training, "teacher")
+    training = overlay(_on_labels_alone(defaults), teacher.training, "teacher.training")
+    return Recipe(
+        model=teacher.model, noise=_fitted(teacher.noise, teacher.model), training=training, members=teacher.members
+    )
+
+
+def _fitted(noise: NoiseOptions, model: str) -> NoiseParams:
+    if "auto" not in noise.model_dump().values():
+        return NoiseParams(**noise.model_dump())
+    return noise.fitted(parameters(model))
+
+
+def _on_labels_alone(training: TrainingParams) -> TrainingParams:
+    """`training` without what only a pool gives a meaning, so that no rule about it is held against a teacher."""
+    without = {
+        "pool_ratio": 1.0,
+        "pool_weight": 1.0,
+        "objective": "pseudo_labels",
+        "initial": "scratch" if training.initial == "warm" else training.initial,
+        "finetune": 0.0,
+    }
+    return training.model_copy(update=without)
+
+
+def _refuse_idle_options(training: TrainingParams, named: dict[str, Any], key: str) -> None:
+    """Raise `Refusal` where a student's own section names an option that its other options leave without effect."""
+    idle = {"pool_ratio": "finetune", "pool_weight": "finetune"} if training.finetune else {}
+    if training.objective not in OWN_LABELS:
+        idle |= {"consistency_threshold": "objective", "consistency_temperature": "objective"}
+    if wrong := idle.keys() & named.keys():
+        option = min(wrong)
+        raise Refusal(
+            f"params.yaml: {key}.training.{option} changes nothing with {idle[option]} "
+            f"{getattr(training, idle[option])}; take it out"
+        )
+
+
+def _refuse_student_options(training: dict[str, Any], key: str, why: str = "sees labels alone") -> None:
+    """Raise `Refusal` where a model that is no iteration's is given an option that means something for those alone."""
+    if training.get("initial") == "warm":
+        raise Refusal(
+            f"params.yaml: {key}.training.initial was warm, and only an iteration can begin with its teacher's "
+            "weights; set it to scratch"
+        )
+    if wrong := STUDENTS_ALONE & training.keys():
+        raise Refusal(f"params.yaml: {key}.training.{min(wrong)} changes nothing, for {key} {why}; take it out")
+
+
+def iteration_recipe(noise: NoiseOptions, training: TrainingParams, iteration: IterationParams, name: str) -> Recipe:
+    """How the student of the iteration called `name` is trained."""
+    training = overlay(training, iteration.training, f"iterations.{name}.training")
+    _refuse_idle_options(training, iteration.training, f"iterations.{name}")
+    return Recipe(
+        model=iteration.model,
+        noise=_fitted(overlay(noise, iteration.noise, f"iterations.{name}.noise"), iteration.model),
+        training=training,
+        members=iteration.members,
+    )
+
+
+def pretraining_recipe(noise: NoiseOptions, training: dict[str, Any], model: str) -> Recipe:
+    """How pretrained weights of `model` are made by a training on labels, from scratch."""
+    _refuse_student_options(training, "pretraining")
+    if wrong := {"initial", *TRANSFER} & training.keys():
+        raise Refusal(f"params.yaml: pretraining.training.{min(wrong)} would need pretrained weights; take it out")
+    whole = validated(TrainingParams, {"pool_ratio": 1.0, "pool_weight": 1.0, **training}, "pretraining.training")
+    return Recipe(model=model, noise=_fitted(noise, model), training=whole)
+
+
+def distilled_recipe(
+    noise: NoiseOptions,
+    training: TrainingParams,
+    distillation: DistillationParams,
+    distilled: DistilledParams,
+    name: str,
+) -> Recipe:
+    """How the model called `name` that another is taught into is trained."""
+    key = f"distilled.{name}"
+    chosen = overlay(distillation, distilled.distillation, f"{key}.distillation")
+    _refuse_idle_distillation(chosen, distilled, key)
+    kept = {option: getattr(training, option) for option in BOTH}
+    named = {option: value for option, value in distilled.training.items() if option not in kept}
+    if chosen.images == "both":
+        _refuse_student_options(named, key, "is told what to say by logits")
+    else:
+        _refuse_student_options(distilled.training, key, f"sees images of one kind, {chosen.images}")
+    training = overlay(_on_labels_alone(training).model_copy(update=kept), distilled.training, f"{key}.training")
+    noise = overlay(noise, distilled.noise, f"{key}.noise")
+    return Recipe(
+        model=distilled.model,
+        noise=_fitted(noise, distilled.model),
+        training=training,
+        distillation=chosen,
+        distilled_from=distilled.teacher,
+    )
+
+
+def _refuse_idle_distillation(chosen: DistillationParams, distilled: DistilledParams, key: str) -> None:
+    """Raise `Refusal` where a distilled model's own section names an option that others leave without effect."""
+    idle = {}
+    if chosen.images == "pool":
+        idle = {"distillation.weight": "images pool", "training.label_smoothing": "images pool"}
+    elif chosen.images == "labeled" and chosen.weight == 0:
+        idle = {"distillation.temperature": "weight 0", "distillation.kind": "weight 0"}
+    named = {f"distillation.{option}" for option in distilled.distillation}
+    named |= {f"training.{option}" for option in distilled.training}
+    if wrong := idle.keys() & named:
+        option = min(wrong)
+        raise Refusal(f"params.yaml: {key}.{option} changes nothing with distillation.{idle[option]}; take it out")
+
+
+def control_recipe(training: TrainingParams, model: str, control: ControlParams, name: str) -> Recipe:
+    """How the control called `name` is trained, `model` being that of its iteration."""
+    _refuse_student_options(control.training, f"controls.{name}")
+    training = overlay(_on_labels_alone(training), control.training, f"controls.{name}.training")
+    return Recipe(model=model, noise=_fitted(control.noise, model), training=training, members=control.members)
+
+
+def pool_control_recipe(
+    noise: NoiseOptions, training: TrainingParams, iteration: IterationParams, control: PoolControlParams
+) -> Recipe:
+    """How a control that sees the pool is trained: as `iteration`, which it is of, from weights of its own."""
+    whole = iteration_recipe(noise, training, iteration, control.of)
+    if control.kind != "unnoised" and whole.training.objective == "consistency":
+        raise Refusal(
+            f"params.yaml: a control of kind {control.kind} is about the teacher's labels, and {control.of} learns its "
+            "own (training.objective consistency); take the control out"
+        )
+    if whole.training.initial == "warm":
+        raise Refusal(
+            f"params.yaml: {control.of} begins with its teacher's weights (training.initial warm), and a pool control "
+            "with weights of its own, so that two things would differ; take the control out"
+        )
+    return whole.model_copy(update={"noise": NoiseParams.none()} if control.kind == "unnoised" else {})

@@ -1,0 +1,67 @@
+"""All that changes while a model is trained. A checkpoint has the whole of it: a resumed run is the same run."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noisy_student.models.classifier import Classifier
+from noisy_student.training.optim import Average, Muon, make_optimizer
+from noisy_student.training.params import TrainingParams
+
+
+@dataclass
+class State:
+    """After `step` optimiser steps."""
+
+    classifier: Classifier
+    optimizer: torch.optim.Optimizer | Muon
+    average: Average
+    losses: Tensor  # float32 (steps,), on the device; zeros from `step` on
+    curve: list[dict[str, float]] = field(default_factory=list)
+    step: int = 0
+
+    @classmethod
+    def start(cls, classifier: Classifier, params: TrainingParams, fused: bool) -> "State":
+        """Before the first step; `fused` is the optimizer."""
+        losses = torch.zeros(params.steps, device=classifier.mean.device)
+        return cls(classifier, make_optimizer(classifier, params, fused), Average(classifier), losses)
+
+    def dump(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The state as tensors by name, and the rest of it, which JSON can hold."""
+        tensors = {
+            **{f"classifier.{name}": tensor for name, tensor in self.classifier.state_dict().items()},
+            **{f"average.{name}": tensor for name, tensor in self.average.classifier.state_dict().items()},
+            **{
+                f"optimizer.{number}.{name}": tensor
+                for number, parameter in enumerate(self._parameters())
+                for name, tensor in self.optimizer.state[parameter].items()
+            },
+            "losses": self.losses,
+        }
+        return tensors, {"step": self.step, "curve": self.curve}
+
+    def restore(self, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
+        """Become what `dump` gave; tensors are filled in place, so that they keep their device and memory format."""
+        self.classifier.load_state_dict(_below("classifier", tensors))
+        self.average.classifier.load_state_dict(_below("average", tensors))
+        for number, parameter in enumerate(self._parameters()):
+            for name, tensor in _below(f"optimizer.{number}", tensors).items():
+                like = self._count_of_steps(parameter) if name == "step" else torch.empty_like(parameter)
+                self.optimizer.state[parameter][name] = like.copy_(tensor).detach()
+        self.losses.copy_(tensors["losses"])
+        self.step, self.curve = rest["step"], rest["curve"]
+
+    def _count_of_steps(self, parameter: Tensor) -> Tensor:
+        """A tensor to hold it: beside the parameter for fused optimizers, on the CPU for others."""
+        return torch.empty((), device=parameter.device if self.optimizer.defaults["fused"] else "cpu")
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose name begins with `prefix` and a dot, by what follows it."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
