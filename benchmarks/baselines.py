@@ -31,11 +31,11 @@ from benchmarks.studies_table import markdown as study_markdown
 from benchmarks.studies_table import percent
 from benchmarks.study import RESULTS, ROOT, STUDIES, changed, fingerprint, run_commands
 from noisy_student.core.config import validated
-from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
 from noisy_student.models.classifier import Classifier, load_classifier, new_classifier
 from noisy_student.models.device import RuntimeParams
-from noisy_student.models.prediction import LabelingParams, predict, see
+from noisy_student.models.prediction import LabelingParams, predict
 from noisy_student.models.registry import build
 from noisy_student.pretraining import PretrainingParams, labeled_images
 from noisy_student.store.splits import Split, read_split
@@ -59,14 +59,14 @@ SMALL, ALONE = "pool_4", "alone"  # of the study distillation
 COLUMNS = ["baseline", "seed", "params", "accuracy", "parameters", "megabytes", "train_seconds", "images_per_second"]
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("baselines", nargs="*", help=f"of: {', '.join(BASELINES)}; none: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     args = parser.parse_args(argv)
     if unknown := set(args.baselines) - set(BASELINES):
-        raise Refusal(f"there is no baseline {min(unknown)}; there are {', '.join(BASELINES)}")
+        raise UserError(f"there is no baseline {min(unknown)}; there are {', '.join(BASELINES)}")
     torch.set_num_threads(1)
     path = RESULTS / "baselines.csv"
     rows = read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
@@ -173,7 +173,7 @@ def pixels(split: Split) -> np.ndarray:
 
 def features(classifier: Classifier, split: Split) -> np.ndarray:
     """What the last layer sees, float32 (N,D)."""
-    seen = see(classifier, split.images(), runtime(), labeling=LabelingParams(views="one", features=True))
+    seen = predict(classifier, split.images(), runtime(), labeling=LabelingParams(views="one", features=True))
     return np.asarray(seen.features, dtype=np.float32)
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.errors import UserError, cli_main
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
@@ -26,11 +26,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--classes", nargs="+", help="those that are taken; none: all ten")
     args = parser.parse_args(argv)
     if args.folder.exists():
-        raise Refusal(f"{args.folder} is there, and its images would mix with these; remove it")
+        raise UserError(f"{args.folder} is there, and its images would mix with these; remove it")
     training, test = (pq.read_table(args.source / f"cifar10-{part}.parquet").to_pylist() for part in ("train", "test"))
     known = {image["label"] for image in test}
     if unknown := set(args.classes or ()) - known:
-        raise Refusal(f"CIFAR-10 has no class {min(unknown)}; it has {', '.join(sorted(known))}")
+        raise UserError(f"CIFAR-10 has no class {min(unknown)}; it has {', '.join(sorted(known))}")
     taken = set(args.classes or known)
     labeled: Counter[str] = Counter()
     for number, image in enumerate(training[: args.images * 5 // 6]):

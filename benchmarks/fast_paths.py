@@ -11,7 +11,7 @@ import sys
 
 from benchmarks.processes import ROOT, hardware, pipeline, run
 from benchmarks.speed import MODELS
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.errors import cli_main
 from noisy_student.core.files import write_bytes
 from noisy_student.training.batches import AHEAD
 
@@ -26,7 +26,7 @@ the same round: the median, the smallest and the largest. What torch.compile tak
 {hardware}."""
 
 
-@exits_with_a_sentence
+@cli_main
 def main() -> None:
     lines = [line for model in TRAINED for line in table(model, [rates(model) for _ in range(ROUNDS)])]
     head = ["# What each fast path is worth", "", ABOUT.format(rounds=ROUNDS, hardware=hardware()), ""]

@@ -17,7 +17,7 @@ from benchmarks import pictures
 from benchmarks.expand import expanded
 from benchmarks.processes import ROOT, hardware, pipeline, run
 from benchmarks.study import changed, copy_project
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.errors import cli_main
 from noisy_student.core.files import read_csv, write_bytes, write_csv
 
 GROWTH = ROOT / "benchmarks" / "growth.csv"
@@ -37,7 +37,7 @@ ABOUT = """Folders of 32-pixel JPEG photos, all distinct, one in ten labeled; la
 those of the same stage on {start:,} images; peaks are resident memory of the largest process. {hardware}."""
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sizes", nargs="*", type=int, default=SIZES)

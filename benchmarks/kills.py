@@ -32,7 +32,7 @@ import psutil
 from filelock import FileLock
 
 from benchmarks.small_run import ROOT, TRAINERS, Project, Run
-from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import digest, read_csv, write_bytes, write_csv
 from noisy_student.core.imports import import_closure
 from noisy_student.core.workspace import work_folder
@@ -108,7 +108,7 @@ def _ended_before_its_kill(
         row["equal"] &= not in_training or "100%" in run.said()  # else it has not heeded the signal
         return True
     if not runs:
-        raise Refusal(f"{name} ended with status {run.returncode}: {run.said()}")
+        raise UserError(f"{name} ended with status {run.returncode}: {run.said()}")
     stopped = _left_its_last_step(run, project, name)
     row["kills"] += 1
     row["in_commit"] += bool(_halves(project, name) - halves)
@@ -286,7 +286,7 @@ def _runs(process: psutil.Process) -> bool:
 def table(rows: pd.DataFrame) -> str:
     """What all rounds say together, as Markdown."""
     rows = rows.reindex(columns=rows.columns.union([*COLUMNS, "seconds_lost"]))
-    head = ["kind", *(title for title, _ in COLUMNS.values()), "lost a kill, s", "rounds", "of other bytes"]
+    head = ["kind", *(title for title, _ in COLUMNS.values()), "part_loss a kill, s", "rounds", "of other bytes"]
     lines = ["# Killed at random moments", "", f"{ABOUT} {processor()}, {os.cpu_count()} cores.", ""]
     lines += [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
     for kind, found in rows.groupby("kind", sort=False):
@@ -337,13 +337,13 @@ def add(row: Row) -> None:
         write_bytes(KILLS.with_suffix(".md"), table(rows).encode())
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kinds", nargs="*", help=f"of: {', '.join(KINDS)}; none: all")
     args = parser.parse_args(argv)
     if unknown := set(args.kinds) - set(KINDS):
-        raise Refusal(f"there is no kind {', '.join(unknown)}; there are {', '.join(KINDS)}")
+        raise UserError(f"there is no kind {', '.join(unknown)}; there are {', '.join(KINDS)}")
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         project = Project(Path(folder))
         for kind in args.kinds or KINDS:
@@ -352,7 +352,7 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"{kind} {len(rounds)}: {row}", flush=True)
                 add({"kind": kind, "round": len(rounds), "code": code(kind), **row})
     if bad := int((~rows_so_far()["equal"].astype(bool)).sum()):
-        raise Refusal(f"{bad} rounds ended with other bytes; {KILLS} says which")
+        raise UserError(f"{bad} rounds ended with other bytes; {KILLS} says which")
 
 
 if __name__ == "__main__":

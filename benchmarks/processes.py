@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 HARDWARE = """
@@ -36,7 +36,7 @@ class Measured(NamedTuple):
 def run(folder: Path, *line: str, environment: dict[str, str] | None = None) -> Measured:
     """Run a command line in `folder`, by default in the environment of this process.
 
-    Raises `Refusal` with the end of what it said when it fails.
+    Raises `UserError` with the end of what it said when it fails.
     """
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -47,7 +47,7 @@ def run(folder: Path, *line: str, environment: dict[str, str] | None = None) -> 
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         said = output.strip() or f"status {process.returncode}"
-        raise Refusal(f"`{' '.join(line[1:5])}` failed: {said.splitlines()[-1]}")
+        raise UserError(f"`{' '.join(line[1:5])}` failed: {said.splitlines()[-1]}")
     return Measured(1 / (time.perf_counter() - started), usage.ru_maxrss * 1024 / 1e6, output)
 
 

@@ -40,7 +40,7 @@ PARTS: dict[str, tuple[Any, str]] = {  # each a function that a step calls, and 
     "loss": (objectives, "weighted_cross_entropy"),
     "backward pass": (torch.Tensor, "backward"),
     "optimizer": (OPTIMIZERS[pipeline()[1]["training"]["optimizer"]], "step"),
-    "average of the weights": (optim.Average, "update"),
+    "average of the weights": (optim.EMA, "update"),
 }
 WHOLE = (loop, "take_step")
 IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1])"

@@ -23,7 +23,7 @@ from benchmarks import limits, public_noise, work
 from benchmarks.processes import ROOT, hardware, run
 from benchmarks.public_noise import BATCH, CLASSES, NOISE
 from noisy_student.check import check
-from noisy_student.core.config import Params
+from noisy_student.core.config import ParamsFile
 from noisy_student.core.files import write_bytes
 from noisy_student.models import registry
 
@@ -37,14 +37,14 @@ DRAWS = 1000  # of operations, by which the strength is measured
 
 def our_training_rate(way: str, side: int) -> float:
     """Images a second through our own training, by a student's recipe with MODEL and NOISE."""
-    everything = check(Params())
+    params = check(ParamsFile())
     precision = "bfloat16" if way == "ours in bfloat16" else "float32"
-    runtime = everything.runtime.model_copy(update={"precision": precision})
-    student = everything.recipes()["iter1"]
+    runtime = params.runtime.model_copy(update={"precision": precision})
+    student = params.recipes()["iter1"]
     training = student.training.model_copy(update={"batch_size": BATCH})
     recipe = student.model_copy(update={"model": MODEL, "noise": NOISE, "training": training})
-    everything = everything.model_copy(update={"runtime": runtime})
-    return work.training(public_noise.pictures(side), recipe, everything, torch.device("cpu"))
+    params = params.model_copy(update={"runtime": runtime})
+    return work.training(public_noise.pictures(side), recipe, params, torch.device("cpu"))
 
 
 def strength(way: str, side: int) -> float:

@@ -23,7 +23,7 @@ import yaml
 
 from benchmarks.expand import commands, expanded, written
 from benchmarks.study import changed, copy_project, environment
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import digest
 
 ROOT = Path(__file__).parent.parent
@@ -109,7 +109,7 @@ class Project:
             run = self.start(line)
             said += run.ended()
             if run.returncode:
-                raise Refusal(f"{name} ended with status {run.returncode}: {said}")
+                raise UserError(f"{name} ended with status {run.returncode}: {said}")
         return said
 
     def forget(self, name: str) -> None:

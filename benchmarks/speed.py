@@ -36,7 +36,7 @@ from benchmarks import pictures
 from benchmarks.expand import expanded, written
 from benchmarks.processes import ROOT, Measured, hardware, pipeline, run
 from benchmarks.study import copy_project
-from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_json, write_json
 
 SPEED = ROOT / "benchmarks" / "speed.json"
@@ -71,13 +71,13 @@ OF_PICTURES: dict[str, Any] = {
 }
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail when a ratio is a tenth below the one in speed.json")
     args = parser.parse_args(argv)
     if args.check and not SPEED.exists():
-        raise Refusal(f"there is no {SPEED.name} to compare with; run `make bench` first")
+        raise UserError(f"there is no {SPEED.name} to compare with; run `make bench` first")
     before = read_json(SPEED) if args.check else []
     nothing_to_do(ROOT)  # what would be refused in the end is refused at once
     with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = with_floors([*rows, *(bare(kind) for kind in MACHINE)])
     show(rows)
     if args.check:
-        refuse_slower(rows, before)
+        check_not_slower(rows, before)
     else:
         write_json(SPEED, rows)
 
@@ -181,10 +181,10 @@ def anew(folder: Path, *line: str) -> Measured:
 
 
 def nothing_to_do(folder: Path) -> Measured:
-    """A run of `dvc repro` where all is done. Raises `Refusal` where it was not, for then it did work."""
+    """A run of `dvc repro` where all is done. Raises `UserError` where it was not, for then it did work."""
     done = run(folder, sys.executable, "-m", "dvc", "repro")
     if NOTHING not in done.output:
-        raise Refusal(f"`dvc repro` in {folder} had something to do, so its time says nothing; measure again")
+        raise UserError(f"`dvc repro` in {folder} had something to do, so its time says nothing; measure again")
     return done
 
 
@@ -248,14 +248,14 @@ def show(rows: list[dict[str, Any]]) -> None:
     Console(width=WIDTH).print(table)
 
 
-def refuse_slower(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
-    """Raise `Refusal` when a ratio is a tenth below that of the same work `before`."""
+def check_not_slower(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
+    """Raise `UserError` when a ratio is a tenth below that of the same work `before`."""
     then = {(row["work"], row["model"]): row["ratio"] for row in before if "ratio" in row}
     for row in (row for row in rows if "ratio" in row):
         old = then.get((row["work"], row["model"]), 0)
         if row["ratio"] < TOLERANCE * old:
             name = " ".join(filter(None, (row["work"], row["model"])))
-            raise Refusal(
+            raise UserError(
                 f"{name} fell from {old} of its limit to {row['ratio']}; mend it, or measure again if others ran"
             )
 

@@ -29,7 +29,7 @@ import yaml
 
 from benchmarks.expand import commands
 from benchmarks.studies_table import markdown
-from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
 from noisy_student.data.image_folder import LISTS
 
@@ -50,7 +50,7 @@ CHOOSING = [  # the columns of history.csv that may choose a recipe
 ]
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     studies = yaml.safe_load(STUDIES.read_text(encoding="utf-8"))
     parser = ArgumentParser(description=__doc__.splitlines()[0])
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     unknown = set(args.studies) - set(studies)
     if unknown:
-        raise Refusal(f"there is no study {', '.join(unknown)} in {STUDIES.name}; it has {', '.join(studies)}")
+        raise UserError(f"there is no study {', '.join(unknown)} in {STUDIES.name}; it has {', '.join(studies)}")
     with_dvc = importlib.util.find_spec("dvc") is not None and not args.without_dvc
     for name in args.studies or studies:
         study(name, studies[name], run_with_dvc if with_dvc else partial(run_without_dvc, root=ROOT))
@@ -97,7 +97,7 @@ def _done(path: Path, wanted: dict[tuple[str, int], dict[str, Any]]) -> dict[tup
     """The rows of each run that stands in the table at `path` with the parameters that are wanted of it."""
     rows = read_csv(path) if path.exists() else pd.DataFrame(columns=KEYS)
     if not set(KEYS) <= set(rows):
-        raise Refusal(f"{path} has no columns {', '.join(KEYS)}, so it is no study's table; remove it")
+        raise UserError(f"{path} has no columns {', '.join(KEYS)}, so it is no study's table; remove it")
     groups = {(setting, seed, params): group for (setting, seed, params), group in rows.groupby(KEYS, sort=False)}
     found = {run: groups.get((*run, fingerprint(params))) for run, params in wanted.items()}
     return {run: group for run, group in found.items() if group is not None}
@@ -190,9 +190,9 @@ def environment() -> dict[str, str]:
 
 
 def finish(command: list[str], folder: Path, variables: dict[str, str] | None = None) -> None:
-    """Run a command that says itself what goes wrong. Raises `Refusal` when it fails."""
+    """Run a command that says itself what goes wrong. Raises `UserError` when it fails."""
     if subprocess.run(command, cwd=folder, env={**environment(), **(variables or {})}, check=False).returncode:
-        raise Refusal(f"`{' '.join(command[1:6])} …` failed, as it says above; mend it and run the study again")
+        raise UserError(f"`{' '.join(command[1:6])} …` failed, as it says above; mend it and run the study again")
 
 
 def removed(base: dict[str, Any], params: dict[str, Any], prefix: str = "") -> list[str]:

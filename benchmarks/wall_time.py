@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from benchmarks.processes import ROOT, hardware, run
 from benchmarks.study import environment
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.errors import cli_main
 from noisy_student.core.files import read_csv, write_bytes
 
 TABLE = ROOT / "benchmarks" / "wall_time.md"
@@ -41,7 +41,7 @@ class Run(NamedTuple):
         return cls(run(ROOT, "git", "rev-parse", "--short", commit).output.strip(), Path(found) if found else None)
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", metavar="COMMIT[:FILE]", help="with FILE in place of its params.yaml")

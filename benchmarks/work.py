@@ -22,12 +22,12 @@ import yaml
 from benchmarks import limits
 from commands.plan import made_up_classifier, training_seconds
 from noisy_student.check import check
-from noisy_student.core.config import Params, overlay
+from noisy_student.core.config import ParamsFile, overlay
 from noisy_student.core.files import write_array
 from noisy_student.core.metrics import one_hot
 from noisy_student.core.randomness import generator
 from noisy_student.models.device import setup
-from noisy_student.models.prediction import predict, predict_split
+from noisy_student.models.prediction import predict_logits, predict_split
 from noisy_student.store.splits import pixel_hash, read_split, write_split
 from noisy_student.training.augmentation import policy
 from noisy_student.training.batches import examples
@@ -38,16 +38,16 @@ CLASSES, AT_WORK = 10, 1.0
 
 def main(kind: str, model: str, side: str, channels: str, *runtime: str) -> None:
     images = np.random.default_rng(0).integers(256, size=(4096, int(side), int(side), int(channels)), dtype=np.uint8)
-    everything = check(Params())
+    params = check(ParamsFile())
     changes = {key: yaml.safe_load(value) for key, value in (change.split("=") for change in runtime)}
-    everything = everything.model_copy(update={"runtime": overlay(everything.runtime, changes, "runtime")})
-    device = setup(everything.runtime)
-    recipe = everything.recipes()["iter1"].model_copy(update={"model": model})
-    rate = {"training": training, "labeling": labeling, "noise": noising}[kind](images, recipe, everything, device)
+    params = params.model_copy(update={"runtime": overlay(params.runtime, changes, "runtime")})
+    device = setup(params.runtime)
+    recipe = params.recipes()["iter1"].model_copy(update={"model": model})
+    rate = {"training": training, "labeling": labeling, "noise": noising}[kind](images, recipe, params, device)
     print(json.dumps({"images_per_second": rate}))
 
 
-def training(images: np.ndarray, recipe, everything, device: torch.device) -> float:
+def training(images: np.ndarray, recipe, params, device: torch.device) -> float:
     """Steps of a student, with all of its noise and one forward pass, on a pool and a few labels."""
     one_pass = recipe.training.model_copy(update={"objective": "pseudo_labels"})
     recipe = recipe.model_copy(update={"training": one_pass})
@@ -58,18 +58,18 @@ def training(images: np.ndarray, recipe, everything, device: torch.device) -> fl
     classifier = made_up_classifier(recipe, images.shape[1:], CLASSES, device)
 
     def seconds(steps: int) -> float:
-        return training_seconds(steps, classifier, recipe, labeled, pool, held_out, everything.runtime)
+        return training_seconds(steps, classifier, recipe, labeled, pool, held_out, params.runtime)
 
     seconds(3)  # the first ones warm up
     steps = max(5, round(limits.SECONDS * 5 / seconds(5)))
     return steps * recipe.training.batch_size / seconds(steps)
 
 
-def labeling(images: np.ndarray, recipe, everything, device: torch.device) -> float:
+def labeling(images: np.ndarray, recipe, params, device: torch.device) -> float:
     """A split read from the disk and its logits written to it: one of at least AT_WORK seconds, as pools are."""
     teacher = made_up_classifier(recipe, images.shape[1:], CLASSES, device).eval()
     started = time.perf_counter()
-    predict(teacher, images, everything.runtime)
+    predict_logits(teacher, images, params.runtime)
     images = images.repeat(math.ceil(AT_WORK / (time.perf_counter() - started)), axis=0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -78,13 +78,13 @@ def labeling(images: np.ndarray, recipe, everything, device: torch.device) -> fl
         write_split(folder / "pool", images, index, [str(k) for k in range(CLASSES)], {}, 64_000_000)
 
         def label() -> None:
-            for _, seen in predict_split(teacher, read_split(folder / "pool"), everything.runtime, "benchmark"):
+            for _, seen in predict_split(teacher, read_split(folder / "pool"), params.runtime, "benchmark"):
                 write_array(folder / "logits.npy", seen.logits)
 
         return limits.per_second(label, len(images))
 
 
-def noising(images: np.ndarray, recipe, everything, device: torch.device) -> float:
+def noising(images: np.ndarray, recipe, params, device: torch.device) -> float:
     """The input noise of a student's batches, each drawn anew."""
     batch = torch.from_numpy(images[: recipe.training.batch_size]).permute(0, 3, 1, 2).contiguous().to(device)
     steps = count()

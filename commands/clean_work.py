@@ -5,11 +5,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.errors import cli_main
 from noisy_student.core.workspace import work_folder
 
 
-@exits_with_a_sentence
+@cli_main
 def main() -> None:
     work, freed = work_folder(), 0
     names = {path.name for path in [*work.glob("*"), *work.glob("locks/*")]} - {"locks"}

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from commands.predict import load_trained
-from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import write_csv
 from noisy_student.core.metrics import softmax
 from noisy_student.data.data_card import save_sheet
@@ -26,7 +26,7 @@ CANDIDATES = 10  # for each image that is named
 SAME = ("classes", "channels", "image_size")  # in the model and in the pool
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="a folder to write into")
@@ -35,15 +35,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pool", type=Path, default=Path("data/pool"))
     args = parser.parse_args(argv)
     if args.images < 1:
-        raise Refusal(f"--images was {args.images}; it must be 1 or more")
+        raise UserError(f"--images was {args.images}; it must be 1 or more")
 
     if (args.out / "label_next.csv").exists():
-        raise Refusal(f"{args.out}/label_next.csv is there, perhaps with labels; name another folder")
+        raise UserError(f"{args.out}/label_next.csv is there, perhaps with labels; name another folder")
 
     classifier, description, runtime = load_trained(args.model)
     pool = read_split(args.pool)
     if [pool.classes, pool.channels, list(pool.image_size)] != [description[key] for key in SAME]:
-        raise Refusal(f"{args.pool} has other classes or images than the model was trained on; name another pool")
+        raise UserError(f"{args.pool} has other classes or images than the model was trained on; name another pool")
     logits = np.concatenate(
         [seen.logits for _, seen in predict_split(classifier, pool, runtime, "looking at the pool")]
     )

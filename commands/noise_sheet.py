@@ -15,11 +15,18 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.randomness import generator
 from noisy_student.store.splits import read_split
 from noisy_student.training.augmentation.mixing import MASKS, blended
-from noisy_student.training.augmentation.operations import OPERATIONS, erase, move, randaugment, recolor, warp
+from noisy_student.training.augmentation.operations import (
+    OPERATIONS,
+    affine,
+    crop_and_flip,
+    cutout,
+    jitter,
+    randaugment,
+)
 from noisy_student.training.augmentation.policy import JITTER_REACH, affine_reach, strengths
 
 MAGNITUDES = (0, 5, 10, 15, 20, 25, 30)
@@ -27,7 +34,7 @@ TILE, GAP, NAMES, HEAD = 96, 6, 130, 26  # pixels: an image's side, between imag
 AMOUNT, FACTOR = np.array([[0.8, 0.6, -0.4, 0.5, 0.6, -0.4]]), np.array([[0.7, -0.8, 0.9]])  # of affine and jitter
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="a PNG file to write")
@@ -36,12 +43,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--fill", type=int, default=0, help="the grey value, 0 to 255, of what a move uncovers")
     args = parser.parse_args(argv)
     if args.out.suffix.lower() != ".png":
-        raise Refusal(f"OUT was {args.out}; name a file that ends in .png")
+        raise UserError(f"OUT was {args.out}; name a file that ends in .png")
     if not 0 <= args.fill <= 255:
-        raise Refusal(f"--fill was {args.fill}; it must be from 0 to 255")
+        raise UserError(f"--fill was {args.fill}; it must be from 0 to 255")
     split = read_split(args.images)
     if not 0 <= args.image < len(split):
-        raise Refusal(f"--image was {args.image}; {args.images} has images 0 to {len(split) - 1}")
+        raise UserError(f"--image was {args.image}; {args.images} has images 0 to {len(split) - 1}")
     other = (args.image + len(split) // 2) % len(split)
     two = torch.from_numpy(split.images(np.array([args.image, other]))).permute(0, 3, 1, 2)
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -54,8 +61,8 @@ def sheet(two: Tensor, fill: int = 0) -> Image.Image:
     rows: dict[str, Callable[[float], Tensor]]
     size = (two.shape[2], two.shape[3])
     rows = {name.replace("_", " "): partial(operated, two, fill, name) for name in OPERATIONS}
-    rows["affine"] = lambda share: warp(two[:1], share * AMOUNT * affine_reach(size)[None], fill)
-    rows["jitter"] = lambda share: recolor(two[:1], 1 + share * FACTOR * JITTER_REACH)
+    rows["affine"] = lambda share: affine(two[:1], share * AMOUNT * affine_reach(size)[None], fill)
+    rows["jitter"] = lambda share: jitter(two[:1], 1 + share * FACTOR * JITTER_REACH)
     rows["crop"] = lambda share: moved(two, share / 4, False, fill)
     rows["flip"] = lambda share: moved(two, 0, share >= 0.5, fill)
     rows["cutout"] = lambda share: erased(two, share / 2, fill)
@@ -75,13 +82,13 @@ def operated(two: Tensor, fill: int, name: str, share: float) -> Tensor:
 def moved(two: Tensor, fraction: float, mirrored: bool, fill: int) -> Tensor:
     """The first image cut out that fraction of its sides further down and right, and mirrored if so asked."""
     shift = np.round(fraction * np.array([two.shape[2:]])).astype(np.int64)
-    return move(two[:1], shift, np.array([mirrored]), fill)
+    return crop_and_flip(two[:1], shift, np.array([mirrored]), fill)
 
 
 def erased(two: Tensor, fraction: float, fill: int) -> Tensor:
     """The first image without a square of that fraction of its side, in the middle."""
     height, width = two.shape[2:]
-    return erase(two[:1], np.array([[height // 2, width // 2]]), round(fraction * min(height, width)), fill)
+    return cutout(two[:1], np.array([[height // 2, width // 2]]), round(fraction * min(height, width)), fill)
 
 
 def mixed(two: Tensor, name: str, share: float) -> Tensor:

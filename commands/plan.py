@@ -13,17 +13,17 @@ from dvc.repo import Repo
 from rich.console import Console
 from rich.table import Table
 
-from noisy_student.check import Everything, check, refuse_orphans
-from noisy_student.core.config import Params
-from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.check import Params, check, check_orphans
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.metrics import one_hot
 from noisy_student.core.progress import Meter
 from noisy_student.data.sources import SIZES, SourceParams
 from noisy_student.models.classifier import Classifier
-from noisy_student.models.device import RuntimeParams, explained, setup
+from noisy_student.models.device import RuntimeParams, setup, translate_torch_errors
 from noisy_student.models.registry import build
 from noisy_student.pretraining import description
-from noisy_student.training.batches import Examples, examples
+from noisy_student.training.batches import ResidentDataset, examples
 from noisy_student.training.loop import SMALLER_BATCH, HeldOut, train
 from noisy_student.training.recipes import Recipe
 
@@ -33,23 +33,23 @@ START_SECONDS = 3.0  # about what a stage takes to start
 CLASSES = 10  # of a person's own images, until they are looked at; they decide little of the time
 
 
-@exits_with_a_sentence
+@cli_main
 def main() -> None:
-    everything = check(Params())
-    refuse_orphans(everything)
+    params = check(ParamsFile())
+    check_orphans(params)
     stages = to_run()
     if not stages:
         print("nothing is to be run")
         return
-    device = setup(everything.runtime)
-    planned = trainings(everything, stages)
+    device = setup(params.runtime)
+    planned = trainings(params, stages)
     table = Table(title="About to run", title_justify="left")
     for column in ("stage", "model", "images", "forecast"):
         table.add_column(column, justify="left" if column in ("stage", "model") else "right")
     total = START_SECONDS * len(stages)
     for stage, recipe, data in planned:
-        given = sees(recipe, everything)
-        seconds = forecast(recipe, data, everything.runtime, device, stage.startswith(WITH_POOL), given)
+        given = sees(recipe, params)
+        seconds = forecast(recipe, data, params.runtime, device, stage.startswith(WITH_POOL), given)
         total += seconds
         images = recipe.members * recipe.training.steps * recipe.training.batch_size
         table.add_row(stage, recipe.model, f"{images:,}", clock(seconds))
@@ -57,17 +57,17 @@ def main() -> None:
     Console().print(table, f"and {others} quick stages; about {clock(total)} in all on {device}\n", sep="")
 
 
-def trainings(everything: Everything, stages: list[str]) -> list[tuple[str, Recipe, SourceParams]]:
+def trainings(params: Params, stages: list[str]) -> list[tuple[str, Recipe, SourceParams]]:
     """The trainings of `stages`: which stage, how, and on what images."""
     found: list[tuple[str, Recipe, SourceParams]] = []
-    recipes = everything.recipes()
+    recipes = params.recipes()
     for stage in stages:
         if stage == "pretrain":
-            trained = everything.pretraining_recipes().values()
-            found += [(stage, recipe, everything.pretraining) for recipe in trained]
+            trained = params.pretraining_recipes().values()
+            found += [(stage, recipe, params.pretraining) for recipe in trained]
         elif stage.startswith(TRAINERS):
             recipe = recipes["iter0" if stage == "train_teacher" else stage.split("@")[1]]
-            found.append((stage, recipe, everything.data))
+            found.append((stage, recipe, params.data))
     return found
 
 
@@ -77,7 +77,7 @@ def to_run() -> list[str]:
         return _to_run()
     except DvcException as error:
         reason = str(error).replace("\\n", " ")  # as it writes a line's end in what it says of locks
-        raise Refusal(f"DVC cannot say what is to be run: {' '.join(reason.split())}") from None
+        raise UserError(f"DVC cannot say what is to be run: {' '.join(reason.split())}") from None
 
 
 def _to_run() -> list[str]:
@@ -100,7 +100,7 @@ def forecast(
     input_size: tuple[int, int] | None = None,
 ) -> float:
     """About how many seconds the steps of `recipe` take: three of them, measured on made-up images of that size."""
-    classes = CLASSES if data.is_own else len(SIZES[data.source].training)
+    classes = CLASSES if data.is_user_images else len(SIZES[data.source].training)
     classifier = made_up_classifier(recipe, data.shape(), classes, device, input_size)
     images = np.zeros((recipe.training.batch_size, *data.shape()), dtype=np.uint8)
     labels = np.arange(len(images)) % classes
@@ -113,11 +113,11 @@ def forecast(
     return seconds / steps * recipe.training.steps * recipe.members
 
 
-def sees(recipe: Recipe, everything: Everything) -> tuple[int, int] | None:
+def sees(recipe: Recipe, params: Params) -> tuple[int, int] | None:
     """The height and width of the images that pretrained weights are for, where `recipe` begins with such."""
     if recipe.training.initial != "pretrained":
         return None
-    height, width = description(everything.pretraining, recipe.model)["input_size"]
+    height, width = description(params.pretraining, recipe.model)["input_size"]
     return height, width
 
 
@@ -139,15 +139,15 @@ def training_seconds(
     steps: int,
     classifier: Classifier,
     recipe: Recipe,
-    labeled: Examples,
-    pool: Examples | None,
+    labeled: ResidentDataset,
+    pool: ResidentDataset | None,
     held_out: HeldOut,
     runtime: RuntimeParams,
 ) -> float:
     """How many seconds the training loop takes for so many `steps` of `recipe`, with one look at `held_out`."""
     few = recipe.model_copy(update={"training": recipe.training.model_copy(update={"steps": steps, "validations": 1})})
     started = time.monotonic()
-    with explained(SMALLER_BATCH):
+    with translate_torch_errors(SMALLER_BATCH):
         train(classifier, few, labeled, pool, held_out, runtime, 0, Meter("forecast", 1, None))
     return time.monotonic() - started
 

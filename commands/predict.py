@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from noisy_student.core.config import Params, validated
-from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.config import ParamsFile, validated
+from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import write_csv, write_parquet
 from noisy_student.core.metrics import softmax
 from noisy_student.core.progress import meter
@@ -22,12 +22,12 @@ from noisy_student.data.decoding import BadImage, Preparation, decode_file
 from noisy_student.data.listing import files_below
 from noisy_student.models.classifier import Classifier, load_classifier
 from noisy_student.models.device import RuntimeParams, setup
-from noisy_student.models.prediction import BATCH, predict
+from noisy_student.models.prediction import BATCH_SIZE, predict_logits
 
 ABSTAIN = "abstain"
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -36,11 +36,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--abstain", type=float, default=0.0, help="least confidence, 0 to 1, of a label")
     args = parser.parse_args(argv)
     if args.out.suffix not in (".csv", ".parquet"):
-        raise Refusal(f"{args.out} must end in .csv or .parquet")
+        raise UserError(f"{args.out} must end in .csv or .parquet")
     if not 0 <= args.abstain <= 1:
-        raise Refusal(f"--abstain was {args.abstain}; it must be from 0 to 1")
+        raise UserError(f"--abstain was {args.abstain}; it must be from 0 to 1")
     if not args.folder.is_dir():
-        raise Refusal(f"{args.folder} is no folder of images")
+        raise UserError(f"{args.folder} is no folder of images")
 
     classifier, description, runtime = load_trained(args.model)
     table = labeled(args.folder, classifier, description, runtime, args.abstain)
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def load_trained(model: Path | None) -> tuple[Classifier, dict[str, Any], RuntimeParams]:
     """The classifier in the folder `model`, or that of `current` in params.yaml, its description, and how it runs."""
-    params = Params()
+    params = ParamsFile()
     runtime = params.section("runtime", RuntimeParams)
     return *load_classifier(model or Path("models") / params.section("current", str), setup(runtime)), runtime
 
@@ -66,12 +66,12 @@ def labeled(
     names, found = np.array([*description["classes"], ""], dtype=object), list(files_below(folder))
     rows = []
     with meter("labeling", len(found)) as progress:
-        for start in range(0, len(found), BATCH):
-            paths, images, reasons = decoded(folder, found[start : start + BATCH], how, description["channels"])
+        for start in range(0, len(found), BATCH_SIZE):
+            paths, images, reasons = decoded(folder, found[start : start + BATCH_SIZE], how, description["channels"])
             usable = [reason == "" for reason in reasons]
             labels, confidence = np.full(len(paths), len(names) - 1), np.full(len(paths), np.nan)
             if len(images):
-                probabilities = softmax(predict(classifier, images, runtime))
+                probabilities = softmax(predict_logits(classifier, images, runtime))
                 labels[usable], confidence[usable] = probabilities.argmax(axis=1), probabilities.max(axis=1)
             label = np.where(confidence < abstain, ABSTAIN, names[labels])
             rows.append(pd.DataFrame({"path": paths, "label": label, "confidence": confidence, "reason": reasons}))

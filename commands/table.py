@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.errors import cli_main
 from noisy_student.core.files import read_csv, read_json
 from noisy_student.evaluation.results import table
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("history", type=Path)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from noisy_student.core.config import Params, Section
-from noisy_student.core.errors import Refusal
+from noisy_student.core.config import ParamsFile, ParamsModel
+from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import Seed
 from noisy_student.data.sources import DIGITS, DataParams, SourceParams, check_sizes
 from noisy_student.models.device import RuntimeParams, pick_device
@@ -19,7 +19,7 @@ from noisy_student.pseudo_labeling.selection import PseudoLabelParams, of_iterat
 from noisy_student.training.augmentation.policy import NoiseOptions, check_crop
 from noisy_student.training.params import TRANSFER, TrainingParams
 from noisy_student.training.recipes import (
-    OWN_LABELS,
+    ONLINE_LABELS,
     ControlParams,
     DistillationParams,
     DistilledParams,
@@ -41,7 +41,7 @@ TAKEN = ("pool_controls", "distilled", "pretrained")  # folders beside those of 
 ITERATION, CONTROL = re.compile(r"iter[1-9][0-9]{0,3}"), re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
-class Everything(Section):
+class Params(ParamsModel):
     """The sections of params.yaml."""
 
     seed: Seed
@@ -91,25 +91,25 @@ class Everything(Section):
         return {model: pretraining_recipe(given.noise, given.training, model) for model in models}
 
 
-def check(params: Params) -> Everything:
-    """All of params.yaml; raises `Refusal` naming the first key that cannot be run."""
-    everything = _sections(params)
-    _check_names(everything)
-    _check_teachers(everything)
-    for key, model in everything.models().items():
+def check(file: ParamsFile) -> Params:
+    """All of params.yaml; raises `UserError` naming the first key that cannot be run."""
+    params = _sections(file)
+    _check_names(params)
+    _check_teachers(params)
+    for key, model in params.models().items():
         _at(f"{key}.model", check_name, model)
-    recipes = everything.recipes()
+    recipes = params.recipes()
     for name, recipe in recipes.items():
-        _check_recipe(everything.key(name), recipe, everything.data)
-    _check_views(everything)
-    _check_features(everything)
-    _check_mixtures(everything, recipes)
-    _check_warm(everything, recipes)
-    _check_controls(everything, recipes)
-    _check_pretraining(everything, recipes)
-    check_sizes(everything.data)
-    pick_device(everything.runtime)
-    return everything
+        _check_recipe(params.key(name), recipe, params.data)
+    _check_views(params)
+    _check_features(params)
+    _check_mixtures(params, recipes)
+    _check_warm(params, recipes)
+    _check_controls(params, recipes)
+    _check_pretraining(params, recipes)
+    check_sizes(params.data)
+    pick_device(params.runtime)
+    return params
 
 
 def _check_recipe(key: str, recipe: Recipe, images: SourceParams) -> None:
@@ -118,17 +118,17 @@ def _check_recipe(key: str, recipe: Recipe, images: SourceParams) -> None:
     _at(f"{key}.noise", check_crop, recipe.noise, images.shape()[:2])
     _at(f"{key}.training.resolution", check_side, recipe.model, recipe.training.resolution, images.shape())
     if recipe.noise.flip and images.source in DIGITS:
-        raise Refusal(f"params.yaml: {key}.noise.flip was True; it must be False, for {images.source} has digits")
+        raise UserError(f"params.yaml: {key}.noise.flip was True; it must be False, for {images.source} has digits")
 
 
-def refuse_orphans(everything: Everything) -> None:
-    """Raise `Refusal` where outputs of an iteration or a control are left that params.yaml no longer has."""
-    left = orphans(everything)
+def check_orphans(params: Params) -> None:
+    """Raise `UserError` where outputs of an iteration or a control are left that params.yaml no longer has."""
+    left = orphans(params)
     if left:
-        raise Refusal(f"params.yaml no longer has what made {left[0]}; remove it: rm -r {' '.join(map(str, left))}")
+        raise UserError(f"params.yaml no longer has what made {left[0]}; remove it: rm -r {' '.join(map(str, left))}")
 
 
-def orphans(everything: Everything, pipeline: Path = PIPELINE_FILE) -> list[Path]:
+def orphans(params: Params, pipeline: Path = PIPELINE_FILE) -> list[Path]:
     """Outputs of iterations and controls that params.yaml no longer has: DVC would pass against them.
 
     The `pipeline` (dvc.yaml) says where an item's outputs are: a path in which `${key}` stands for the item.
@@ -137,7 +137,7 @@ def orphans(everything: Everything, pipeline: Path = PIPELINE_FILE) -> list[Path
     expected = {out for stage in stages for out in stage.get("outs", []) if isinstance(out, str)}
     patterns = set()
     for stage in stages:
-        items = getattr(everything, str(stage.get("foreach", "")).removeprefix("${").removesuffix("}"), {})
+        items = getattr(params, str(stage.get("foreach", "")).removeprefix("${").removesuffix("}"), {})
         for out in stage.get("do", {}).get("outs", []):
             patterns.add(out.replace("${key}", "[!.]*"))
             expected |= {out.replace("${key}", name) for name in items}
@@ -146,16 +146,16 @@ def orphans(everything: Everything, pipeline: Path = PIPELINE_FILE) -> list[Path
     return sorted(found - shared - {pipeline.parent / out for out in expected})
 
 
-def _sections(params: Params) -> Everything:
-    for name in params.values:
-        if name not in Everything.model_fields:
-            raise Refusal(
-                f"{params.path}: the key {name} is unknown; it may be one of {', '.join(Everything.model_fields)}"
+def _sections(file: ParamsFile) -> Params:
+    for name in file.values:
+        if name not in Params.model_fields:
+            raise UserError(
+                f"{file.path}: the key {name} is unknown; it may be one of {', '.join(Params.model_fields)}"
             )
-    return Everything(**{name: params.section(name, kind) for name, kind in Everything.__annotations__.items()})
+    return Params(**{name: file.section(name, kind) for name, kind in Params.__annotations__.items()})
 
 
-def _check_names(everything: Everything) -> None:
+def _check_names(params: Params) -> None:
     kinds = (
         ("iterations", ITERATION, "iter3"),
         ("controls", CONTROL, "same_size"),
@@ -163,38 +163,38 @@ def _check_names(everything: Everything) -> None:
         ("distilled", CONTROL, "small"),
     )
     for section, pattern, example in kinds:
-        for name in getattr(everything, section):
+        for name in getattr(params, section):
             taken = pattern is CONTROL and (name.startswith("iter") or name in TAKEN)
             if taken or not pattern.fullmatch(name):
                 rule = "iter and a number" if pattern is ITERATION else "small letters, digits and _, and not iter…"
-                raise Refusal(f"params.yaml: the key {section}.{name} must be named like {example}: {rule}")
+                raise UserError(f"params.yaml: the key {section}.{name} must be named like {example}: {rule}")
 
 
-def _check_teachers(everything: Everything) -> None:
-    known = ["iter0", *everything.iterations]
-    for name, iteration in everything.iterations.items():
+def _check_teachers(params: Params) -> None:
+    known = ["iter0", *params.iterations]
+    for name, iteration in params.iterations.items():
         _one_of(f"iterations.{name}.teacher", iteration.teacher, known)
-        _no_cycle(name, everything.iterations)
-    _one_of("current", everything.current, known)
+        _no_cycle(name, params.iterations)
+    _one_of("current", params.current, known)
     taken: dict[tuple[str, str], str] = {}
-    for name, distilled in everything.distilled.items():
+    for name, distilled in params.distilled.items():
         _one_of(f"distilled.{name}.teacher", distilled.teacher, known)
     for one, other in combinations(("controls", "pool_controls", "distilled"), 2):
-        if both := getattr(everything, one).keys() & getattr(everything, other).keys():
-            raise Refusal(f"params.yaml: {min(both)} stands in {one} and in {other}; give one another name")
-    for name, control in (everything.controls | everything.pool_controls).items():
-        key = everything.key(name)
-        _one_of(f"{key}.of", control.of, list(everything.iterations))
+        if both := getattr(params, one).keys() & getattr(params, other).keys():
+            raise UserError(f"params.yaml: {min(both)} stands in {one} and in {other}; give one another name")
+    for name, control in (params.controls | params.pool_controls).items():
+        key = params.key(name)
+        _one_of(f"{key}.of", control.of, list(params.iterations))
         other = taken.setdefault((control.kind, control.of), name)
         if other != name:
-            raise Refusal(
-                f"params.yaml: {key} and {everything.key(other)} are the same control of {control.of}; keep one"
+            raise UserError(
+                f"params.yaml: {key} and {params.key(other)} are the same control of {control.of}; keep one"
             )
 
 
-def _check_controls(everything: Everything, recipes: dict[str, Recipe]) -> None:
+def _check_controls(params: Params, recipes: dict[str, Recipe]) -> None:
     """A control sees as many images as the iteration that it is of, or it would answer another question."""
-    for name, control in everything.controls.items():
+    for name, control in params.controls.items():
         same = ["members", "training.steps", "training.batch_size"]
         if recipes[control.of].training.initial != "warm":
             same += ["training.initial", *(f"training.{option}" for option in TRANSFER)]
@@ -202,85 +202,85 @@ def _check_controls(everything: Everything, recipes: dict[str, Recipe]) -> None:
             wanted, has = (attrgetter(key)(recipes[model]) for model in (control.of, name))
             if has != wanted:
                 what = key.removeprefix("training.")
-                raise Refusal(
+                raise UserError(
                     f"params.yaml: controls.{name} would train with {what} {has} and its iteration {control.of} with "
                     f"{wanted}; set controls.{name}.{key} to {wanted}"
                 )
 
 
-def _check_views(everything: Everything) -> None:
-    source = everything.data.source
-    if everything.labeling.views == "mirrored" and source in DIGITS:
-        raise Refusal(f"params.yaml: labeling.views was mirrored, and {source} has digits; set it to shifts")
+def _check_views(params: Params) -> None:
+    source = params.data.source
+    if params.labeling.views == "mirrored" and source in DIGITS:
+        raise UserError(f"params.yaml: labeling.views was mirrored, and {source} has digits; set it to shifts")
 
 
-def _check_features(everything: Everything) -> None:
+def _check_features(params: Params) -> None:
     """A filter by neighbours needs the features that they are neighbours in."""
-    for name, iteration in everything.iterations.items():
-        chosen = of_iteration(everything.pseudo_labels, iteration.pseudo_labels, name)
-        if chosen.neighbours and not everything.labeling.features:
-            raise Refusal(
+    for name, iteration in params.iterations.items():
+        chosen = of_iteration(params.pseudo_labels, iteration.pseudo_labels, name)
+        if chosen.neighbours and not params.labeling.features:
+            raise UserError(
                 f"params.yaml: iterations.{name}.pseudo_labels asks for neighbours, which need features; set "
                 "labeling.features to true"
             )
 
 
-def _check_mixtures(everything: Everything, recipes: dict[str, Recipe]) -> None:
+def _check_mixtures(params: Params, recipes: dict[str, Recipe]) -> None:
     """A student's own labels are of single images, so that there are none for a mixture of two."""
-    for name in everything.distilled:
+    for name in params.distilled:
         if (mix := recipes[name].noise.mix) != "none":
-            raise Refusal(
+            raise UserError(
                 f"params.yaml: distilled.{name} would have noise.mix {mix}, and its teacher tells of single images; "
                 f"set distilled.{name}.noise.mix to none"
             )
-    for name in everything.iterations:
+    for name in params.iterations:
         mix, objective = recipes[name].noise.mix, recipes[name].training.objective
-        if mix != "none" and objective in OWN_LABELS:
-            raise Refusal(
+        if mix != "none" and objective in ONLINE_LABELS:
+            raise UserError(
                 f"params.yaml: iterations.{name} would have noise.mix {mix} with training.objective {objective}, which "
                 "labels single images; set noise.mix to none or training.objective to pseudo_labels"
             )
 
 
-def _check_warm(everything: Everything, recipes: dict[str, Recipe]) -> None:
+def _check_warm(params: Params, recipes: dict[str, Recipe]) -> None:
     """A student that begins with its teacher's weights is of the teacher's size."""
-    for name, iteration in everything.iterations.items():
+    for name, iteration in params.iterations.items():
         own, teacher = (f"{recipes[model].members} {recipes[model].model}" for model in (name, iteration.teacher))
         if recipes[name].training.initial == "warm" and (own != teacher or recipes[name].members > 1):
-            raise Refusal(
+            raise UserError(
                 f"params.yaml: iterations.{name} cannot begin with the weights of {iteration.teacher}, for it is {own} "
                 f"and its teacher {teacher}: only one net can begin as another of the same name; set "
                 f"iterations.{name}.training.initial to scratch"
             )
 
 
-def _check_pretraining(everything: Everything, recipes: dict[str, Recipe]) -> None:
+def _check_pretraining(params: Params, recipes: dict[str, Recipe]) -> None:
     """Pretrained weights are there for whoever begins with them, and come from no image that is held out."""
-    pretraining, data = everything.pretraining, everything.data
+    pretraining, data = params.pretraining, params.data
     for model in pretraining.models:
         _at("pretraining.models", check_name, model)
         _at("pretraining.models", check_head, model)
         channels = description(pretraining, model)["input_channels"]
         if channels != data.shape()[2] != 1:
-            raise Refusal(
+            raise UserError(
                 f"params.yaml: pretraining.source was {pretraining.source}, whose images have {channels} channels, and "
                 f"those of data {data.shape()[2]}; take another"
             )
-    for recipe in everything.pretraining_recipes().values():
+    for recipe in params.pretraining_recipes().values():
         _check_recipe("pretraining", recipe, pretraining)
     if (path := pretraining.reads()) and (not path.exists() or path.parts[:1] in OUTPUTS):
         what = "what stages make here goes when they run again; copy it" if path.exists() else "there is nothing there"
-        raise Refusal(f"params.yaml: pretraining.path was {pretraining.path!r}; {what}")
-    same_place = not pretraining.is_own or Path(pretraining.path).resolve() == Path(data.path).resolve()
+        raise UserError(f"params.yaml: pretraining.path was {pretraining.path!r}; {what}")
+    same_place = not pretraining.is_user_images or Path(pretraining.path).resolve() == Path(data.path).resolve()
     if pretraining.source == data.source and same_place:
-        raise Refusal(
+        raise UserError(
             f"params.yaml: pretraining.source was {pretraining.source}, and so is data.source, whose held-out images "
             "would be trained on; take another"
         )
     for name, recipe in recipes.items():
         if recipe.training.initial == "pretrained" and recipe.model not in pretraining.models:
-            raise Refusal(
-                f"params.yaml: {everything.key(name)} begins with pretrained weights of {recipe.model}, and "
+            raise UserError(
+                f"params.yaml: {params.key(name)} begins with pretrained weights of {recipe.model}, and "
                 f"pretraining.models is [{', '.join(pretraining.models)}]; add it there, with a pretraining.source"
             )
 
@@ -291,17 +291,17 @@ def _no_cycle(name: str, iterations: dict[str, IterationParams]) -> None:
         if teacher not in iterations:
             return  # a missing teacher, named when that iteration is looked at
         if teacher in seen:
-            raise Refusal(f"params.yaml: iterations.{name}.teacher goes in a circle: {' <- '.join([*seen, teacher])}")
+            raise UserError(f"params.yaml: iterations.{name}.teacher goes in a circle: {' <- '.join([*seen, teacher])}")
         seen.append(teacher)
 
 
 def _one_of(key: str, value: str, known: list[str]) -> None:
     if value not in known:
-        raise Refusal(f"params.yaml: {key} was {value!r}; it must be one of {', '.join(known) or '(there are none)'}")
+        raise UserError(f"params.yaml: {key} was {value!r}; it must be one of {', '.join(known) or '(there are none)'}")
 
 
 def _at(key: str, checked, *values) -> None:
     try:
         checked(*values)
-    except Refusal as refusal:
-        raise Refusal(f"params.yaml: {key}: {refusal}") from None
+    except UserError as refusal:
+        raise UserError(f"params.yaml: {key}: {refusal}") from None

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import digest, read_json
 from noisy_student.core.randomness import generator
 from noisy_student.data.dataset import Dataset
@@ -29,7 +29,7 @@ from noisy_student.models import external
 from noisy_student.models.checkpoint import DESCRIPTION, WEIGHTS
 from noisy_student.store.splits import Split
 from noisy_student.training.augmentation.policy import NoiseOptions
-from noisy_student.training.init import fits
+from noisy_student.training.init import weights_spec
 
 HALF = ([0.5] * 3, [0.5] * 3)
 FROM_MINUS_ONE = ("torchvision/googlenet", "torchvision/inception_v3")  # trained on pixels from -1 to 1, which their
@@ -87,7 +87,7 @@ class PretrainingParams(SourceParams):
 
     def reads(self) -> Path | None:
         """The file or folder of one's own that they come from."""
-        return Path(self.path) if self.source == "file" or self.is_own else None
+        return Path(self.path) if self.source == "file" or self.is_user_images else None
 
 
 def labeled_images(params: PretrainingParams, seed: int, scratch: Path) -> tuple[Split, Split]:
@@ -96,7 +96,7 @@ def labeled_images(params: PretrainingParams, seed: int, scratch: Path) -> tuple
     known = np.flatnonzero(dataset.labels >= 0)
     counts = np.bincount(dataset.labels[known], minlength=len(dataset.classes))
     if params.validation > counts.sum() - len(counts):
-        raise Refusal(
+        raise UserError(
             f"params.yaml: pretraining.validation was {params.validation:,}, and the source has {counts.sum():,} "
             "labeled images; lower it"
         )
@@ -117,17 +117,17 @@ def labeled_images(params: PretrainingParams, seed: int, scratch: Path) -> tuple
 def _loaded(params: PretrainingParams, scratch: Path) -> Dataset:
     try:
         return load(params, scratch)
-    except Refusal as refusal:  # which names the keys of the images of `data`
+    except UserError as refusal:  # which names the keys of the images of `data`
         said = str(refusal)
         for key in PretrainingParams.model_fields:
             said = said.replace(f"data.{key}", f"pretraining.{key}")
-        raise Refusal(said) from None
+        raise UserError(said) from None
 
 
 def description(params: PretrainingParams, model: str) -> dict[str, Any]:
     """What is known of the weights of `model` before they are fetched or made: the images that they are for.
 
-    Raises `Refusal` for weights that a library does not have, and a file that is not there or tells too little.
+    Raises `UserError` for weights that a library does not have, and a file that is not there or tells too little.
     """
     if params.trains:
         height, width, channels = params.shape()
@@ -143,7 +143,7 @@ def description(params: PretrainingParams, model: str) -> dict[str, Any]:
 
 
 def fetched(params: PretrainingParams, model: str) -> Found:
-    """The weights of `model` that are not trained here. Raises `Refusal` when they cannot be had."""
+    """The weights of `model` that are not trained here. Raises `UserError` when they cannot be had."""
     of_source = {"torchvision": _from_torchvision, "timm": _from_timm, "file": _from_file}
     return of_source[params.source](params, model), description(params, model)
 
@@ -153,7 +153,7 @@ def _torchvision_weights(name: str, model: str) -> Any:
 
     known = torchvision.models.get_model_weights(model.removeprefix("torchvision/"))
     if name not in known.__members__:
-        raise Refusal(
+        raise UserError(
             f"params.yaml: pretraining.weights was {name!r}; those of {model} are {', '.join(known.__members__)}"
         )
     return known[name]
@@ -170,7 +170,7 @@ def _from_torchvision(params: PretrainingParams, model: str) -> dict[str, Tensor
         raise _out_of_reach(model, url, error) from None
     checksum = CHECKSUM.search(path.name)
     if not checksum or not digest(path).startswith(checksum[1]):
-        raise Refusal(f"{path} is not what its name says, by its checksum; remove it and try again")
+        raise UserError(f"{path} is not what its name says, by its checksum; remove it and try again")
     tensors = torch.load(path, map_location="cpu", weights_only=True)
     return external.torchvision_names(model, tensors)
 
@@ -185,7 +185,7 @@ def _timm_config(tag: str, model: str) -> Any:
         if config.hf_hub_id:
             return config
     tags = ", ".join(known) or "none that can be fetched"
-    raise Refusal(f"params.yaml: pretraining.weights was {tag!r}; those of {model} are {tags}")
+    raise UserError(f"params.yaml: pretraining.weights was {tag!r}; those of {model} are {tags}")
 
 
 def _from_timm(params: PretrainingParams, model: str) -> dict[str, Tensor]:
@@ -200,7 +200,7 @@ def _from_timm(params: PretrainingParams, model: str) -> dict[str, Tensor]:
     try:
         return external.timm_names(model, params.weights, path)
     except (RuntimeError, SafetensorError) as error:
-        raise Refusal(
+        raise UserError(
             f"{path} does not hold the weights of {model} ({str(error).splitlines()[0]}); remove it"
         ) from None
 
@@ -213,18 +213,18 @@ def _weights_file(params: PretrainingParams) -> Path:
 def _of_file(params: PretrainingParams, model: str) -> dict[str, Any]:
     weights = _weights_file(params)
     if not weights.is_file():
-        raise Refusal(f"params.yaml: pretraining.path was {params.path!r}; there is no file {weights}")
+        raise UserError(f"params.yaml: pretraining.path was {params.path!r}; there is no file {weights}")
     beside = weights.parent / DESCRIPTION
     if beside.exists():
         found = read_json(beside)
-        given = fits(found if isinstance(found, dict) else {}, beside)
+        given = weights_spec(found if isinstance(found, dict) else {}, beside)
         if given.model != model:
-            raise Refusal(f"params.yaml: pretraining.models was [{model}], and {weights} is of {given.model}")
+            raise UserError(f"params.yaml: pretraining.models was [{model}], and {weights} is of {given.model}")
         if found.get("members", 1) != 1:
-            raise Refusal(f"{weights} is of {found['members']} nets; take a model of one")
+            raise UserError(f"{weights} is of {found['members']} nets; take a model of one")
         return {"source": "file", **given.model_dump()}
     if params.mean is None or params.std is None:
-        raise Refusal(
+        raise UserError(
             f"{weights} has no {DESCRIPTION} beside it that tells its normalisation; set pretraining.mean, std and "
             "image_size"
         )
@@ -236,7 +236,7 @@ def _from_file(params: PretrainingParams, model: str) -> dict[str, Tensor]:
     try:
         return load_file(weights)
     except (OSError, SafetensorError) as error:
-        raise Refusal(f"params.yaml: pretraining.path: {weights} holds no weights as safetensors ({error})") from None
+        raise UserError(f"params.yaml: pretraining.path: {weights} holds no weights as safetensors ({error})") from None
 
 
 def _description(
@@ -251,9 +251,9 @@ def _description(
     }
 
 
-def _out_of_reach(model: str, where: str, error: Exception) -> Refusal:
+def _out_of_reach(model: str, where: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200]
-    return Refusal(
+    return UserError(
         f"cannot fetch the weights of {model} from {where} ({reason}); connect to the network and try again, or bring "
         "them as a file: pretraining.source file"
     )

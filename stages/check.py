@@ -8,22 +8,21 @@ Params  all of params.yaml
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.check import check, refuse_orphans
-from noisy_student.core.config import Params
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.check import check, check_orphans
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import cli_main
 from noisy_student.core.files import write_json
 from noisy_student.core.workspace import guarded
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="none: check only")
     args = parser.parse_args(argv)
 
-    params = Params()
-    everything = check(params)
-    refuse_orphans(everything)
+    params = ParamsFile()
+    check_orphans(check(params))
     if args.out:
         with guarded(__file__, params, {}):
             write_json(args.out, {"params": "accepted"})

@@ -8,21 +8,21 @@ Params  seed, runtime, noise, training, distillation, distilled.<model>
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.core.config import Params
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import cli_main
 from noisy_student.core.randomness import Seed
 from noisy_student.core.workspace import work
 from noisy_student.models.device import RuntimeParams, machine, setup
 from noisy_student.store.pseudo_labels import read_logits
 from noisy_student.store.splits import read_split
 from noisy_student.training.augmentation.policy import NoiseOptions
-from noisy_student.training.init import asked_for
+from noisy_student.training.init import pretrained_folder
 from noisy_student.training.loop import distilled, fit, save_trained
 from noisy_student.training.params import TrainingParams
 from noisy_student.training.recipes import DistillationParams, DistilledParams, distilled_recipe
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--distilled", required=True)
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    params = Params()
+    params = ParamsFile()
     seed = params.section("seed", Seed)
     runtime = params.section("runtime", RuntimeParams)
     noise, training = params.section("noise", NoiseOptions), params.section("training", TrainingParams)
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     with_labels_alone = recipe.distillation is not None and recipe.distillation.images == "labeled"
 
     device = setup(runtime)
-    pretrained = asked_for(recipe, args.pretrained)
+    pretrained = pretrained_folder(recipe, args.pretrained)
     inputs = {
         "labeled": args.labeled,
         "pool": args.pool,

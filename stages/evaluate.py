@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from noisy_student.core.config import Params
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import cli_main
 from noisy_student.core.files import read_json, write_json
 from noisy_student.core.workspace import guarded
 from noisy_student.evaluation.history import save_predictions
@@ -23,7 +23,7 @@ from noisy_student.store.pseudo_labels import read_pseudo_labels
 from noisy_student.store.splits import read_split, read_truth
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    params = Params()
+    params = ParamsFile()
     runtime = params.section("runtime", RuntimeParams)
     inputs = {
         "model": args.model,

@@ -8,12 +8,12 @@ Params  none
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.errors import cli_main
 from noisy_student.core.workspace import guarded
 from noisy_student.evaluation.history import read_history, save_history, single
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, required=True)

@@ -9,8 +9,8 @@ Params  runtime, labeling
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.core.config import Params
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import cli_main
 from noisy_student.core.workspace import Work, work
 from noisy_student.models.classifier import Classifier, load_classifier
 from noisy_student.models.device import RuntimeParams, machine, setup
@@ -18,7 +18,7 @@ from noisy_student.models.prediction import LabelingParams, predict_split
 from noisy_student.store.splits import Split, read_split
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", type=Path, required=True)
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    params = Params()
+    params = ParamsFile()
     runtime, labeling = params.section("runtime", RuntimeParams), params.section("labeling", LabelingParams)
     device = setup(runtime)
     splits = {"pool": args.pool, "calibration": args.calibration, "labeled": args.labeled}

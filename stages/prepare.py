@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from noisy_student.core.config import Params
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import cli_main
 from noisy_student.core.files import write_csv, write_json
 from noisy_student.core.randomness import Seed
 from noisy_student.core.workspace import guarded, work_folder
@@ -22,26 +22,26 @@ from noisy_student.data.corrections import read_corrections
 from noisy_student.data.data_card import write_card
 from noisy_student.data.near_duplicates import leaks
 from noisy_student.data.sources import DataParams, check_sizes, load
-from noisy_student.data.splitting import draw, left_out, refuse_classes_without_labels, report
+from noisy_student.data.splitting import check_every_class_has_labels, draw, left_out, report
 from noisy_student.store.splits import write_split, write_truth
 
 MEGABYTE = 1_000_000
 SPLITS = ("labeled", "pool", "calibration", "validation", "test")
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     for name in (*SPLITS, "pool-truth", "corrections", "quarantine", "left-out", "card", "report"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    params = Params()
+    params = ParamsFile()
     data = params.section("data", DataParams)
     seed = params.section("seed", Seed)
     check_sizes(data)
 
-    with guarded(__file__, params, {"corrections": args.corrections}, data.own_path()):
+    with guarded(__file__, params, {"corrections": args.corrections}, data.user_path()):
         dataset = load(data, work_folder())
         images, index, ids = dataset.all_images(), dataset.index(), dataset.all_ids()
         splits = draw(data, seed, index)
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         labels[list(corrections)] = list(corrections.values())
         if data.near_duplicates:
             splits = splits.without(leaks(images, splits.rows, data.near_duplicates))
-        refuse_classes_without_labels(splits, labels, dataset.classes)
+        check_every_class_has_labels(splits, labels, dataset.classes)
 
         preparation, shard_bytes = data.preparation(), data.shard_megabytes * MEGABYTE
         for name, rows in splits.rows.items():

@@ -8,8 +8,8 @@ Params  seed, runtime, pretraining
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.core.config import Params
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import cli_main
 from noisy_student.core.files import write_json
 from noisy_student.core.randomness import Seed
 from noisy_student.core.workspace import work, work_folder
@@ -21,13 +21,13 @@ from noisy_student.training.loop import TrainingData, fit, save_trained
 from noisy_student.training.recipes import pretraining_recipe
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    params = Params()
+    params = ParamsFile()
     seed = params.section("seed", Seed)
     runtime = params.section("runtime", RuntimeParams)
     pretraining = params.section("pretraining", PretrainingParams)

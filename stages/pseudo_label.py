@@ -8,18 +8,18 @@ Params  seed, pseudo_labels, iterations.<iteration>
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.core.config import Params
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import cli_main
 from noisy_student.core.randomness import Seed, generator
 from noisy_student.core.workspace import guarded
 from noisy_student.pseudo_labeling.calibration import fit_temperature
-from noisy_student.pseudo_labeling.ood import read_evidence
+from noisy_student.pseudo_labeling.ood import read_ood_scores
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams, find_limits, make, of_iteration
 from noisy_student.store.pseudo_labels import read_logits, save_pseudo_labels
 from noisy_student.store.splits import read_split
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--iteration", required=True)
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    params = Params()
+    params = ParamsFile()
     seed = params.section("seed", Seed)
     defaults = params.section("pseudo_labels", PseudoLabelParams)
     iteration = params.section(f"iterations.{args.iteration}", dict)
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         calibration = read_split(args.calibration)
         known, pool = (read_logits(args.logits, split) for split in ("calibration", "pool"))
         temperature = fit_temperature(known, calibration.labels) if chosen.calibrate else 1.0
-        usual, found = (read_evidence(args.logits, split, chosen) for split in ("calibration", "pool"))
+        usual, found = (read_ood_scores(args.logits, split, chosen) for split in ("calibration", "pool"))
         limits = find_limits(chosen, known, calibration.labels, temperature, usual)
         draw = generator(seed, f"balance of {args.iteration}")
         made = make(pool, chosen, temperature, draw, limits, found)

@@ -8,15 +8,15 @@ Params  current, controls, pool_controls, distilled
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.core.config import Params
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import cli_main
 from noisy_student.core.files import write_csv, write_json
 from noisy_student.core.workspace import guarded
 from noisy_student.evaluation.history import read_controls, read_distilled, read_history
 from noisy_student.evaluation.results import distilled_figures, summary
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--history", type=Path, required=True)
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--confusion-out", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    params = Params()
+    params = ParamsFile()
     current = params.section("current", str)
     controls = [*params.section("controls", dict), *params.section("pool_controls", dict)]
     names = list(params.section("distilled", dict))

@@ -8,19 +8,19 @@ Params  seed, runtime, training, controls.<control>, iterations.<the iteration i
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.core.config import Params
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import cli_main
 from noisy_student.core.randomness import Seed
 from noisy_student.core.workspace import work
 from noisy_student.models.device import RuntimeParams, machine, setup
 from noisy_student.store.splits import read_split
-from noisy_student.training.init import asked_for
+from noisy_student.training.init import pretrained_folder
 from noisy_student.training.loop import TrainingData, fit, save_trained
 from noisy_student.training.params import TrainingParams
 from noisy_student.training.recipes import ControlParams, control_recipe
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--control", required=True)
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    params = Params()
+    params = ParamsFile()
     seed = params.section("seed", Seed)
     runtime = params.section("runtime", RuntimeParams)
     training = params.section("training", TrainingParams)
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     recipe = control_recipe(training, model, control, args.control)
 
     device = setup(runtime)
-    pretrained = asked_for(recipe, args.pretrained)
+    pretrained = pretrained_folder(recipe, args.pretrained)
     inputs = {"labeled": args.labeled, "validation": args.validation, "pretrained": pretrained}
     with work(args.out, __file__, params, inputs, machine(device)) as job:
         if not job.finished:

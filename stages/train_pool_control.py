@@ -9,8 +9,8 @@ Params  seed, runtime, noise, pseudo_labels, training, pool_controls.<control>, 
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.core.config import Params
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import cli_main
 from noisy_student.core.randomness import Seed, generator
 from noisy_student.core.workspace import work
 from noisy_student.models.device import RuntimeParams, machine, setup
@@ -18,13 +18,13 @@ from noisy_student.pseudo_labeling.selection import PseudoLabelParams, of_iterat
 from noisy_student.store.pseudo_labels import read_pseudo_labels
 from noisy_student.store.splits import read_split, read_truth
 from noisy_student.training.augmentation.policy import NoiseOptions
-from noisy_student.training.init import asked_for
+from noisy_student.training.init import pretrained_folder
 from noisy_student.training.loop import TrainingData, fit, save_trained, taught
 from noisy_student.training.params import TrainingParams
 from noisy_student.training.recipes import IterationParams, PoolControlParams, pool_control_recipe
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--control", required=True)
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    params = Params()
+    params = ParamsFile()
     seed = params.section("seed", Seed)
     runtime = params.section("runtime", RuntimeParams)
     noise, training = params.section("noise", NoiseOptions), params.section("training", TrainingParams)
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     pseudo_labels = of_iteration(defaults, iteration.pseudo_labels, args.of)
 
     device = setup(runtime)
-    pretrained = asked_for(recipe, args.pretrained)
+    pretrained = pretrained_folder(recipe, args.pretrained)
     inputs = {
         "labeled": args.labeled,
         "pool": args.pool,

@@ -9,21 +9,21 @@ Params  seed, runtime, noise, training, iterations.<iteration>
 from argparse import ArgumentParser
 from pathlib import Path
 
-from noisy_student.core.config import Params
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import cli_main
 from noisy_student.core.randomness import Seed
 from noisy_student.core.workspace import work
 from noisy_student.models.device import RuntimeParams, machine, setup
 from noisy_student.store.pseudo_labels import read_pseudo_labels
 from noisy_student.store.splits import read_split
 from noisy_student.training.augmentation.policy import NoiseOptions
-from noisy_student.training.init import asked_for
+from noisy_student.training.init import pretrained_folder
 from noisy_student.training.loop import TrainingData, fit, save_trained, taught
 from noisy_student.training.params import TrainingParams
 from noisy_student.training.recipes import IterationParams, iteration_recipe
 
 
-@exits_with_a_sentence
+@cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--iteration", required=True)
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    params = Params()
+    params = ParamsFile()
     seed = params.section("seed", Seed)
     runtime = params.section("runtime", RuntimeParams)
     noise, training = params.section("noise", NoiseOptions), params.section("training", TrainingParams)
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     recipe = iteration_recipe(noise, training, iteration, args.iteration)
 
     device = setup(runtime)
-    pretrained = asked_for(recipe, args.pretrained)
+    pretrained = pretrained_folder(recipe, args.pretrained)
     inputs = {
         "labeled": args.labeled,
         "pool": args.pool,
@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> None:
         if not job.finished:
             pool = taught(read_split(args.pool), read_pseudo_labels(args.pseudo_labels))
             data = TrainingData(read_split(args.labeled), read_split(args.validation), pool)
-            begins_with = pretrained or args.teacher
-            trained = fit(args.iteration, recipe, data, runtime, device, seed, job.checkpoints, begins_with)
+            init_from = pretrained or args.teacher
+            trained = fit(args.iteration, recipe, data, runtime, device, seed, job.checkpoints, init_from)
             save_trained(job.part, trained, data)
 
 

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.batches import (
     MOST_AHEAD,
     Batches,
-    Examples,
-    Part,
+    MicroBatch,
+    ResidentDataset,
     examples,
     has_room,
     rows_of_step,
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 NOISE = {"operations": 2, "magnitude": 15.0, "crop": 1, "flip": True, "cutout": 0.3}
 
 
-def numbered(first: int, count: int, target: list[float], copies: np.ndarray | None = None) -> Examples:
+def numbered(first: int, count: int, target: list[float], copies: np.ndarray | None = None) -> ResidentDataset:
     """Images whose every pixel is the image's number, so that a batch without noise tells what is in it.
 
     A teacher's logits for them are that number, three times.
@@ -91,7 +91,7 @@ def test_true_labels_are_never_altered_by_pseudo_labels(make_recipe, smoothing):
 
 def test_each_image_stands_beside_its_own_target(make_recipe):
     rng = np.random.default_rng(0)
-    labeled = Examples(LABELED.images, torch.from_numpy(rng.dirichlet([1, 1, 1], 10)).float(), LABELED.order)
+    labeled = ResidentDataset(LABELED.images, torch.from_numpy(rng.dirichlet([1, 1, 1], 10)).float(), LABELED.order)
     for part in Batches(make_recipe(batch_size=24, accumulation=3), labeled, None, 0).parts(0):
         assert torch.equal(part.targets, labeled.targets[numbers(part.images)])
 
@@ -142,7 +142,7 @@ def test_a_batch_is_a_function_of_seed_and_step_whatever_came_before(make_recipe
     assert not torch.equal(first[0], batch(recipe, seed=4, step=7)[0])
 
 
-def tensors(part: Part) -> dict[str, torch.Tensor]:
+def tensors(part: MicroBatch) -> dict[str, torch.Tensor]:
     """All that stands in a part of a batch, by its name."""
     values = {field.name: getattr(part, field.name) for field in fields(part)}
     return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
@@ -175,7 +175,7 @@ def test_as_many_batches_are_made_at_once_as_leave_the_memory_alone():
 @pytest.mark.parametrize("asked", ["0", "-1", "many", "1.5"])
 def test_a_number_of_batches_that_is_none_is_refused(monkeypatch, asked):
     monkeypatch.setenv("NOISY_STUDENT_STEPS_AHEAD", asked)
-    with pytest.raises(Refusal, match=r"NOISY_STUDENT_STEPS_AHEAD was .* set it to a whole number"):
+    with pytest.raises(UserError, match=r"NOISY_STUDENT_STEPS_AHEAD was .* set it to a whole number"):
         steps_ahead(1)
 
 

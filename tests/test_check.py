@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from benchmarks.study import changed, flat
 from noisy_student.check import check, orphans
-from noisy_student.core.config import Params
-from noisy_student.core.errors import Refusal
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -23,14 +23,14 @@ CONFIGS = [ROOT / "params.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
 def refusal(tmp_path: Path, params) -> str:
     path = tmp_path / "params.yaml"
     path.write_text(params if isinstance(params, str) else yaml.safe_dump(params, sort_keys=False))
-    with pytest.raises(Refusal) as caught:
-        check(Params(path))
+    with pytest.raises(UserError) as caught:
+        check(ParamsFile(path))
     return str(caught.value)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_configuration_is_accepted(path):
-    assert check(Params(path)).recipes()
+    assert check(ParamsFile(path)).recipes()
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ WRONG = st.one_of(
 
 def refusal_of(path: Path) -> str:
     try:
-        check(Params(path))
-    except Refusal as refused:
+        check(ParamsFile(path))
+    except UserError as refused:
         return str(refused)
     return ""
 
@@ -182,7 +182,7 @@ def test_the_outputs_of_a_removed_iteration_are_refused_by_name(tmp_path):
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
     for folder in ("models/iter0", "models/iter1", "models/iter2", "models/same_size", "metrics/controls/same_size"):
         (tmp_path / folder).mkdir(parents=True)
-    everything = check(Params(ROOT / "params.yaml"))
+    everything = check(ParamsFile(ROOT / "params.yaml"))
     assert orphans(everything, tmp_path / "dvc.yaml") == []
     (tmp_path / "models/iter3").mkdir()
     (tmp_path / "metrics/controls/old").mkdir()

@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.models.checkpoint import DESCRIPTION, WEIGHTS, Checkpoints, load_model, save_model
 
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2), "steps": torch.tensor(7)}
@@ -42,7 +42,7 @@ def test_a_folder_without_a_readable_model_is_refused(tmp_path, name, harm):
     path.write_bytes({"cut in half": whole[: len(whole) // 2], "noise": b"\xff" * 64}.get(harm, b""))
     if harm == "missing":
         path.unlink()
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         load_model(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
@@ -104,5 +104,5 @@ def test_a_checkpoint_is_due_after_its_seconds_and_seldom_where_it_is_dear(tmp_p
 @pytest.mark.parametrize("seconds", ["often", "nan", "inf", "-1"])
 def test_seconds_that_are_no_number_are_refused(tmp_path, monkeypatch, seconds):
     monkeypatch.setenv("NOISY_STUDENT_CHECKPOINT_SECONDS", seconds)
-    with pytest.raises(Refusal, match=f"NOISY_STUDENT_CHECKPOINT_SECONDS was '{seconds}'"):
+    with pytest.raises(UserError, match=f"NOISY_STUDENT_CHECKPOINT_SECONDS was '{seconds}'"):
         Checkpoints(tmp_path)

@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from noisy_student.core.config import MAX_BYTES, Params, Section, overlay, validated
-from noisy_student.core.errors import Refusal, exits_with_a_sentence
+from noisy_student.core.config import MAX_BYTES, ParamsFile, ParamsModel, overlay, validated
+from noisy_student.core.errors import UserError, cli_main
 from noisy_student.models.device import RuntimeParams
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams
 from noisy_student.training.augmentation.policy import NoiseParams
@@ -18,7 +18,7 @@ from noisy_student.training.params import TrainingParams
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())
-SECTIONS: dict[str, type[Section]] = {
+SECTIONS: dict[str, type[ParamsModel]] = {
     "runtime": RuntimeParams,
     "noise": NoiseParams,
     "pseudo_labels": PseudoLabelParams,
@@ -29,12 +29,12 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text() | st.integers(), SCALARS, max_size=3)
 
 
-class Crop(Section):
+class Crop(ParamsModel):
     pixels: int = Field(ge=0)
     fill: float
 
 
-class Student(Section):
+class ForwardPasses(ParamsModel):
     kind: Literal["soft", "hard"]
     crop: Crop
     crops: dict[str, Crop]
@@ -50,7 +50,7 @@ def params_file(folder: Path, text: str) -> Path:
 
 
 def refusal(*arguments: Any, call=validated) -> str:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         call(*arguments)
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
@@ -58,9 +58,9 @@ def refusal(*arguments: Any, call=validated) -> str:
 
 def test_a_valid_section_is_read_by_its_dotted_name(tmp_path):
     path = params_file(tmp_path, yaml.safe_dump({"students": {"small": VALID}, "seed": 3}))
-    params = Params(path)
-    assert params.section("students.small", Student).crop == Crop(pixels=2, fill=0)
-    assert params.section("students", dict[str, Student])["small"].kind == "soft"
+    params = ParamsFile(path)
+    assert params.section("students.small", ForwardPasses).crop == Crop(pixels=2, fill=0)
+    assert params.section("students", dict[str, ForwardPasses])["small"].kind == "soft"
     assert params.section("seed", int) == 3
 
 
@@ -86,19 +86,19 @@ def test_a_section_never_changes():
     ],
 )
 def test_a_bad_key_is_named_with_what_it_was_and_what_it_may_be(change, expected):
-    assert expected in refusal(Student, {**VALID, **change}, "s")
+    assert expected in refusal(ForwardPasses, {**VALID, **change}, "s")
 
 
 def test_a_value_that_holds_itself_many_times_is_shown_in_no_time(tmp_path):
     names = "abcdefghijkl"
     lines = [f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in pairwise(names)]
     (tmp_path / "params.yaml").write_text("a: &a [1]\n" + "\n".join(lines) + "\nseed: *l\n")
-    with pytest.raises(Refusal, match="seed was"):
-        Params(tmp_path / "params.yaml").section("seed", int)
+    with pytest.raises(UserError, match="seed was"):
+        ParamsFile(tmp_path / "params.yaml").section("seed", int)
 
 
 def test_a_long_value_is_cut_short():
-    assert len(refusal(Student, {**VALID, "kind": "x" * 10_000}, "s")) < 200
+    assert len(refusal(ForwardPasses, {**VALID, "kind": "x" * 10_000}, "s")) < 200
 
 
 @pytest.mark.parametrize("value", ["3", True, 3.0, None])
@@ -111,7 +111,7 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line_that_names_it(leaf
     section, key = leaf
     try:
         validated(SECTIONS[section], {**SHIPPED[section], key: value}, section)
-    except Refusal as refused:
+    except UserError as refused:
         message = str(refused)
         assert len(message.splitlines()) == 1
         whole = message.startswith(f"params.yaml: {section} must ")  # keys that do not go together
@@ -132,8 +132,8 @@ def test_what_is_not_finite_is_refused(leaf, value):
 
 @pytest.mark.parametrize("name", ["students.large", "students.small.crop.pixels.x", "nothing"])
 def test_a_missing_key_is_named(tmp_path, name):
-    params = Params(params_file(tmp_path, yaml.safe_dump({"students": {"small": VALID}})))
-    assert f"the key {name} is missing" in refusal(name, Student, call=params.section)
+    params = ParamsFile(params_file(tmp_path, yaml.safe_dump({"students": {"small": VALID}})))
+    assert f"the key {name} is missing" in refusal(name, ForwardPasses, call=params.section)
 
 
 def test_an_overlay_replaces_what_it_names_and_keeps_the_rest():
@@ -159,28 +159,28 @@ def test_an_overlay_replaces_what_it_names_and_keeps_the_rest():
 )
 def test_a_file_that_holds_no_parameters_is_refused(tmp_path, text, expected):
     path = params_file(tmp_path, text)
-    message = refusal(path, call=Params)
+    message = refusal(path, call=ParamsFile)
     assert expected in message
     assert str(path) in message
 
 
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
-    assert "cannot read" in refusal(tmp_path / "params.yaml", call=Params)
-    assert "cannot read" in refusal(tmp_path, call=Params)
+    assert "cannot read" in refusal(tmp_path / "params.yaml", call=ParamsFile)
+    assert "cannot read" in refusal(tmp_path, call=ParamsFile)
     (tmp_path / "params.yaml").write_bytes(b"a: \xff\xfe")
-    assert "not valid YAML" in refusal(tmp_path / "params.yaml", call=Params)
+    assert "not valid YAML" in refusal(tmp_path / "params.yaml", call=ParamsFile)
 
 
 def test_the_default_file_is_the_one_in_the_current_folder(tmp_path, monkeypatch):
     params_file(tmp_path, "seed: 7")
     monkeypatch.chdir(tmp_path)
-    assert Params().section("seed", int) == 7
+    assert ParamsFile().section("seed", int) == 7
 
 
 def test_a_command_ends_with_a_sentence_and_no_traceback(capsys):
-    @exits_with_a_sentence
+    @cli_main
     def main(sentence: str) -> None:
-        raise Refusal(sentence)
+        raise UserError(sentence)
 
     with pytest.raises(SystemExit) as ended:
         main("the pool is empty; fill it")
@@ -189,7 +189,7 @@ def test_a_command_ends_with_a_sentence_and_no_traceback(capsys):
 
 
 def test_a_command_that_the_machine_refuses_something_says_what(tmp_path, capsys):
-    @exits_with_a_sentence
+    @cli_main
     def main() -> None:
         (tmp_path / "not there" / "file").write_text("x")
 
@@ -202,7 +202,7 @@ def test_a_command_that_the_machine_refuses_something_says_what(tmp_path, capsys
 
 
 def test_a_command_lets_pass_what_is_no_refusal():
-    @exits_with_a_sentence
+    @cli_main
     def main(fails: bool) -> None:
         if fails:
             raise ZeroDivisionError
@@ -221,17 +221,17 @@ def test_dvc_can_take_out_the_last_item_of_a_section(section, tmp_path):
         with modify_yaml(path) as values:
             values[section].clear()
             values["seed"] = 1
-        assert Params(path).values[section] == {}
+        assert ParamsFile(path).values[section] == {}
 
 
 @pytest.mark.parametrize(("text", "number"), [("5e-05", 5e-05), ("1e-3", 1e-3), ("-2E+2", -200.0), (".5e1", 5.0)])
 def test_numbers_that_yaml_1_1_takes_for_text_are_numbers(tmp_path, text, number):
-    assert Params(params_file(tmp_path, f"rate: {text}")).section("rate", float) == number
-    assert Params(params_file(tmp_path, f"rate: '{text}'")).values == {"rate": text}
+    assert ParamsFile(params_file(tmp_path, f"rate: {text}")).section("rate", float) == number
+    assert ParamsFile(params_file(tmp_path, f"rate: '{text}'")).values == {"rate": text}
 
 
 def test_a_small_number_that_dvc_writes_is_read(tmp_path):
     path = params_file(tmp_path, (ROOT / "params.yaml").read_text())
     with modify_yaml(path) as values:
         values["training"]["weight_decay"] = 5e-05
-    assert Params(path).section("training", TrainingParams).weight_decay == 5e-05
+    assert ParamsFile(path).section("training", TrainingParams).weight_decay == 5e-05

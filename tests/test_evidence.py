@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from test_targets import SOFT, options, rng
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_array
-from noisy_student.pseudo_labeling.ood import likeness, negative_energy, read_evidence
+from noisy_student.pseudo_labeling.ood import likeness, negative_energy, read_ood_scores
 from noisy_student.pseudo_labeling.selection import find_limits, make
 
 
@@ -38,11 +38,11 @@ def test_evidence_is_read_as_the_options_ask_for_it(tmp_path):
     features = np.concatenate([2 * labeled, -labeled[:1]])
     for name, array in (("pool", logits), ("features-pool", features), ("features-labeled", labeled)):
         write_array(tmp_path / f"{name}-00000.npy", array)
-    assert read_evidence(tmp_path, "pool", SOFT) is None
-    energy = read_evidence(tmp_path, "pool", options(in_distribution=0.9))
+    assert read_ood_scores(tmp_path, "pool", SOFT) is None
+    energy = read_ood_scores(tmp_path, "pool", options(in_distribution=0.9))
     assert np.array_equal(energy, negative_energy(logits))
-    near = read_evidence(tmp_path, "pool", options(in_distribution=0.9, neighbours=1))
+    near = read_ood_scores(tmp_path, "pool", options(in_distribution=0.9, neighbours=1))
     assert near[:4] == pytest.approx(1, abs=1e-3)
     assert near[4] < 0.999
-    with pytest.raises(Refusal, match="neighbours was 5, and there are 4 labeled images; lower it"):
-        read_evidence(tmp_path, "pool", options(in_distribution=0.9, neighbours=5))
+    with pytest.raises(UserError, match="neighbours was 5, and there are 4 labeled images; lower it"):
+        read_ood_scores(tmp_path, "pool", options(in_distribution=0.9, neighbours=5))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.store.splits import Selection, gather, pixel_hash, read_split, read_truth, write_split, write_truth
 
 PREPARATION = {"image_size": 8, "resize": "pad"}
@@ -128,7 +128,7 @@ def test_what_a_killed_run_left_is_not_taken_over(tmp_path, folder, images):
 
 def test_a_folder_of_other_things_is_not_replaced(tmp_path, images):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(Refusal, match="holds no split"):
+    with pytest.raises(UserError, match="holds no split"):
         write_split(tmp_path, images, index_of(images), CLASSES, PREPARATION, 800)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
@@ -145,13 +145,13 @@ def test_a_folder_of_other_things_is_not_replaced(tmp_path, images):
 )
 def test_other_images_are_refused(tmp_path, images, change, said):
     changed = change(images)
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(UserError, match=said):
         write_split(tmp_path / "split", changed, index_of(changed), CLASSES, PREPARATION, 800)
     assert not list(tmp_path.iterdir())
 
 
 def test_as_many_ids_as_images_are_asked_for(tmp_path, images):
-    with pytest.raises(Refusal, match="as many ids"):
+    with pytest.raises(UserError, match="as many ids"):
         write_split(tmp_path / "split", images, index_of(images[:9]), CLASSES, PREPARATION, 800)
 
 
@@ -229,7 +229,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_damaged_split_is_refused_in_one_sentence(folder, damage):
     damage(folder)
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(UserError) as refusal:
         read_split(folder)
     said = str(refusal.value)
     assert str(folder) in said
@@ -245,8 +245,8 @@ def test_the_truth_is_read_in_the_order_of_the_pool(tmp_path):
 
 
 def test_a_damaged_truth_is_refused(tmp_path):
-    with pytest.raises(Refusal, match="cannot read"):
+    with pytest.raises(UserError, match="cannot read"):
         read_truth(tmp_path / "truth.parquet")
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "truth.parquet")
-    with pytest.raises(Refusal, match="no column label"):
+    with pytest.raises(UserError, match="no column label"):
         read_truth(tmp_path / "truth.parquet")

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.models import prediction
 from noisy_student.models.checkpoint import DESCRIPTION, save_model
 from noisy_student.models.classifier import Classifier, ensemble, load_classifier, new_classifier
-from noisy_student.models.prediction import LabelingParams, predict, predict_split, see
+from noisy_student.models.prediction import LabelingParams, predict, predict_logits, predict_split
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(256, size=(20, 8, 3, 1), dtype=np.uint8)
@@ -46,31 +46,31 @@ def described(split, model: str) -> dict:
 
 
 def test_logits_are_the_networks_of_the_normalised_pixels(runtime):
-    logits = predict(columns(), IMAGES, runtime)
+    logits = predict_logits(columns(), IMAGES, runtime)
     assert logits.dtype == np.float32
     assert np.allclose(logits, (IMAGES[..., 0].mean(axis=1) / 255 - 0.5) / 0.25, atol=1e-6)
 
 
 def test_several_views_are_averaged(runtime):
-    one = predict(columns(), IMAGES, runtime)
-    mirrored = see(columns(), IMAGES, runtime, labeling=LabelingParams(views="mirrored")).logits
+    one = predict_logits(columns(), IMAGES, runtime)
+    mirrored = predict(columns(), IMAGES, runtime, labeling=LabelingParams(views="mirrored")).logits
     assert np.allclose(mirrored, (one + one[:, ::-1]) / 2, atol=1e-6)
     padded = np.pad(IMAGES, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     windows = [padded[:, 1 + y : 9 + y, 1 + x : 4 + x] for y, x in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))]
-    expected = np.mean([predict(columns(), window, runtime) for window in windows], axis=0)
+    expected = np.mean([predict_logits(columns(), window, runtime) for window in windows], axis=0)
     assert np.allclose(
-        see(columns(), IMAGES, runtime, labeling=LabelingParams(views="shifts")).logits, expected, atol=1e-6
+        predict(columns(), IMAGES, runtime, labeling=LabelingParams(views="shifts")).logits, expected, atol=1e-6
     )
 
 
 @pytest.mark.parametrize("views", ["one", "mirrored", "shifts"])
 @pytest.mark.parametrize("members", [1, 3])
 def test_features_are_what_the_last_layer_makes_the_logits_of(runtime, make_split, monkeypatch, views, members):
-    monkeypatch.setattr(prediction, "BATCH", 7)
+    monkeypatch.setattr(prediction, "BATCH_SIZE", 7)
     split = make_split(0, 20)
     nets = [new_classifier("cnn_4", split, dropout=0.5) for _ in range(members)]
     classifier = ensemble(nets) if members > 1 else nets[0]
-    seen = see(classifier, split.images(), runtime, labeling=LabelingParams(views=views, features=True))
+    seen = predict(classifier, split.images(), runtime, labeling=LabelingParams(views=views, features=True))
     assert seen.features.dtype == np.float16
     assert seen.features.shape == (20, 16 * members)
     made = [net.network.classifier for net in nets]
@@ -80,7 +80,7 @@ def test_features_are_what_the_last_layer_makes_the_logits_of(runtime, make_spli
     ]
     assert np.allclose(np.mean(by_hand, axis=0), seen.logits, atol=0.01)
     assert not classifier.network._forward_pre_hooks
-    assert see(classifier, split.images(), runtime).features is None
+    assert predict(classifier, split.images(), runtime).features is None
 
 
 @pytest.mark.parametrize("batch", [1, 7, 20, 512])
@@ -88,17 +88,17 @@ def test_logits_do_not_depend_on_the_batch(runtime, make_split, monkeypatch, bat
     split = make_split(0, 20)
     torch.manual_seed(0)
     classifier = new_classifier("cnn_4", split).eval()
-    whole = predict(classifier, split.images(), runtime)
-    monkeypatch.setattr(prediction, "BATCH", batch)
-    assert np.allclose(predict(classifier, split.images(), runtime), whole, atol=1e-5)
-    backwards = predict(classifier, split.images(np.arange(20)[::-1]), runtime)
+    whole = predict_logits(classifier, split.images(), runtime)
+    monkeypatch.setattr(prediction, "BATCH_SIZE", batch)
+    assert np.allclose(predict_logits(classifier, split.images(), runtime), whole, atol=1e-5)
+    backwards = predict_logits(classifier, split.images(np.arange(20)[::-1]), runtime)
     assert np.allclose(backwards[::-1], whole, atol=1e-5)
 
 
 def test_a_model_with_dropout_and_batch_norm_is_looked_at_in_eval_mode(runtime):
     classifier = noisy().train()
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
-    assert np.array_equal(predict(classifier, IMAGES, runtime), predict(classifier, IMAGES, runtime))
+    assert np.array_equal(predict_logits(classifier, IMAGES, runtime), predict_logits(classifier, IMAGES, runtime))
     assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
 
 
@@ -113,13 +113,15 @@ def test_a_split_is_predicted_shard_by_shard_in_eval_mode(runtime, make_split, c
     assert "65%  goes on with 2 of 3 shards done" in capsys.readouterr().out
     assert np.array_equal(left.logits, shards[1].logits)
     assert np.allclose(
-        np.concatenate([seen.logits for seen in shards]), predict(classifier.eval(), split.images(), runtime), atol=1e-5
+        np.concatenate([seen.logits for seen in shards]),
+        predict_logits(classifier.eval(), split.images(), runtime),
+        atol=1e-5,
     )
 
 
 def test_bfloat16_gives_float32_logits_close_to_those_of_float32(runtime):
-    rough = predict(noisy().eval(), IMAGES, runtime.model_copy(update={"precision": "bfloat16"}))
-    exact = predict(noisy().eval(), IMAGES, runtime)
+    rough = predict_logits(noisy().eval(), IMAGES, runtime.model_copy(update={"precision": "bfloat16"}))
+    exact = predict_logits(noisy().eval(), IMAGES, runtime)
     assert rough.dtype == np.float32
     assert not np.array_equal(rough, exact)
     assert np.allclose(rough, exact, atol=0.05)
@@ -136,7 +138,7 @@ def test_a_new_classifier_is_normalised_by_the_labeled_images(make_split):
 def test_images_of_one_grey_can_be_normalised(runtime, make_split):
     split = make_split(0, 5)
     split.shards[:] = [np.full_like(shard, 9) for shard in split.shards]
-    assert np.isfinite(predict(new_classifier("mlp_8", split).eval(), split.images(), runtime)).all()
+    assert np.isfinite(predict_logits(new_classifier("mlp_8", split).eval(), split.images(), runtime)).all()
 
 
 @pytest.mark.parametrize("model", ["mlp_8", "cnn_2"])
@@ -149,7 +151,9 @@ def test_a_saved_classifier_comes_back_without_noise_and_with_its_normalisation(
     assert not loaded.training
     assert torch.equal(loaded.mean, trained.mean)
     assert torch.equal(loaded.std, trained.std)
-    assert np.array_equal(predict(loaded, split.images(), runtime), predict(trained.eval(), split.images(), runtime))
+    assert np.array_equal(
+        predict_logits(loaded, split.images(), runtime), predict_logits(trained.eval(), split.images(), runtime)
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,6 +176,6 @@ def test_weights_that_are_not_what_the_description_says_are_refused(tmp_path, ma
     description = {**described(split, "mlp_8"), **claimed}
     kept = {key: value for key, value in description.items() if value is not None}
     (tmp_path / DESCRIPTION).write_text(json.dumps(kept))
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         load_classifier(tmp_path, CPU)
     assert len(str(caught.value).splitlines()) == 1

@@ -4,7 +4,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.data import listing
 from noisy_student.data.listing import HIDDEN, LINKED, MAX_BYTES, list_folder, list_manifest
 
@@ -64,7 +64,7 @@ def test_a_linked_split_class_or_drop_is_refused(folder, tmp_path, linked):
     (tmp_path / "elsewhere").mkdir()
     shutil.rmtree(folder / linked, ignore_errors=True)
     os.symlink(tmp_path / "elsewhere", folder / linked)
-    with pytest.raises(Refusal, match=f"{linked} is a link to a folder"):
+    with pytest.raises(UserError, match=f"{linked} is a link to a folder"):
         list_folder(folder)
 
 
@@ -80,7 +80,7 @@ def test_names_may_be_anything(folder):
 
 
 def test_a_folder_without_labels_is_refused(tmp_path):
-    with pytest.raises(Refusal, match="has no folder labeled/"):
+    with pytest.raises(UserError, match="has no folder labeled/"):
         list_folder(tmp_path)
 
 
@@ -88,7 +88,7 @@ def test_a_small_manifest_that_holds_much_is_refused(tmp_path, monkeypatch):
     path = manifest(tmp_path, "images.parquet", path=["x" * 1000] * 20_000, label=[""] * 20_000)
     assert path.stat().st_size < 100_000
     monkeypatch.setattr(listing, "MAX_BYTES", 1_000_000)
-    with pytest.raises(Refusal, match="holds more than 1,000,000 bytes"):
+    with pytest.raises(UserError, match="holds more than 1,000,000 bytes"):
         list_manifest(path)
 
 
@@ -149,7 +149,7 @@ def test_labels_such_as_na_and_null_stay_what_they_are(tmp_path):
 )
 def test_a_manifest_that_is_none_is_refused_in_a_sentence(tmp_path, content, said):
     (tmp_path / "m.csv").write_bytes(content)
-    with pytest.raises(Refusal, match=said) as refusal:
+    with pytest.raises(UserError, match=said) as refusal:
         list_manifest(tmp_path / "m.csv")
     assert len(str(refusal.value).splitlines()) == 1
 
@@ -157,10 +157,10 @@ def test_a_manifest_that_is_none_is_refused_in_a_sentence(tmp_path, content, sai
 def test_a_huge_or_a_garbled_manifest_is_refused_at_once(tmp_path):
     with (tmp_path / "m.csv").open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    with pytest.raises(Refusal, match="larger than"):
+    with pytest.raises(UserError, match="larger than"):
         list_manifest(tmp_path / "m.csv")
     (tmp_path / "m.parquet").write_bytes(b"PAR1 or not")
-    with pytest.raises(Refusal, match="cannot read"):
+    with pytest.raises(UserError, match="cannot read"):
         list_manifest(tmp_path / "m.parquet")
-    with pytest.raises(Refusal, match="cannot read"):
+    with pytest.raises(UserError, match="cannot read"):
         list_manifest(tmp_path / "missing.csv")

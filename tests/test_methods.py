@@ -10,7 +10,7 @@ from test_dvc import TINY
 
 from benchmarks.study import changed, flat, run_without_dvc
 from noisy_student.check import check
-from noisy_student.core.config import Params
+from noisy_student.core.config import ParamsFile
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -93,7 +93,7 @@ def test_every_parameter_that_is_a_method_stands_in_the_table():
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: "-".join(method))
 def test_every_method_is_a_change_of_parameters_that_the_check_takes(tmp_path, method):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(with_changes(DEFAULTS, method)))
-    assert check(Params(tmp_path / "params.yaml")).recipes()
+    assert check(ParamsFile(tmp_path / "params.yaml")).recipes()
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.models import networks, registry
 
 OWN = ["mlp", "mlp_32", "cnn", "cnn_8", "wrn_10_1", "wrn_16_2"]
@@ -124,7 +124,7 @@ def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
 )
 def test_a_rate_without_a_place_is_refused(name, noise, rates):
     for refuses in (lambda: registry.check_rates(name, *rates), lambda: registry.build(name, 3, 10, (32, 32), *rates)):
-        with pytest.raises(Refusal, match=f"{name} has no place for {noise}"):
+        with pytest.raises(UserError, match=f"{name} has no place for {noise}"):
             refuses()
     registry.check_rates(name, 0.0, 0.0)
 
@@ -136,9 +136,9 @@ def test_every_model_has_a_place_for_dropout(name):
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 2.0, float("nan"), float("inf")])
 def test_a_rate_that_is_no_probability_is_refused(rate):
-    with pytest.raises(Refusal, match="rate of dropout was"):
+    with pytest.raises(UserError, match="rate of dropout was"):
         registry.check_rates("cnn", rate, 0.0)
-    with pytest.raises(Refusal, match="rate of stochastic depth was"):
+    with pytest.raises(UserError, match="rate of stochastic depth was"):
         registry.check_rates("cnn", 0.0, rate)
 
 
@@ -172,7 +172,7 @@ def test_a_rate_that_is_no_probability_is_refused(rate):
 )
 def test_an_unknown_name_is_refused_with_a_close_one(name, hint):
     for refuses in (registry.check_name, lambda name: registry.check_rates(name, 0.0, 0.0)):
-        with pytest.raises(Refusal, match="unknown") as refusal:
+        with pytest.raises(UserError, match="unknown") as refusal:
             refuses(name)
         assert hint in str(refusal.value)
         assert len(str(refusal.value)) < 400
@@ -183,7 +183,7 @@ def test_stochastic_depth_is_allowed_where_there_are_residual_branches(name):
     if stochastic_depths(build(name)):
         registry.check_rates(name, 0.0, 0.2)
     else:
-        with pytest.raises(Refusal, match="no place for stochastic depth"):
+        with pytest.raises(UserError, match="no place for stochastic depth"):
             registry.check_rates(name, 0.0, 0.2)
 
 
@@ -212,7 +212,7 @@ def test_a_grey_image_is_read_as_its_three_copies_would_be():
 
 @pytest.mark.parametrize("channels", [2, 4])
 def test_torchvision_takes_grey_and_colour_only(channels):
-    with pytest.raises(Refusal, match=f"these have {channels}"):
+    with pytest.raises(UserError, match=f"these have {channels}"):
         build("torchvision/resnet18", channels)
 
 
@@ -263,7 +263,7 @@ def test_a_model_that_wants_a_multiple_of_sixteen_gets_it():
 
 def test_an_image_too_large_for_a_model_of_one_size_is_refused():
     assert build("timm/vit_tiny_patch16_224", 1, (28, 28)).size == (224, 224)
-    with pytest.raises(Refusal, match="no images of 300x300"):
+    with pytest.raises(UserError, match="no images of 300x300"):
         build("timm/vit_tiny_patch16_224", 1, (300, 300))
 
 
@@ -282,9 +282,9 @@ assert not loaded, loaded
 
 
 def test_a_resolution_that_changes_nothing_is_refused():
-    with pytest.raises(Refusal, match="timm/vgg11 enlarges smaller images, so that nothing is gained; set it to 1"):
+    with pytest.raises(UserError, match="timm/vgg11 enlarges smaller images, so that nothing is gained; set it to 1"):
         registry.check_side("timm/vgg11", 0.5, (32, 32, 3))
-    with pytest.raises(Refusal, match=r"it was 0.99, which leaves images of 28 pixels as they are; set it to 1"):
+    with pytest.raises(UserError, match=r"it was 0.99, which leaves images of 28 pixels as they are; set it to 1"):
         registry.check_side("cnn_4", 0.99, (28, 28, 1))
 
 
@@ -299,7 +299,7 @@ def test_features_are_the_input_of_the_last_linear_layer():
     for name in ("mlp_8", "cnn_4", "wrn_10_1", "torchvision/resnet18", "timm/efficientnet_b0"):
         (head,) = registry.heads(registry.build(name, 3, 5, (32, 32), 0.0, 0.0))
         assert head.out_features == 5
-    with pytest.raises(Refusal, match="no linear layer at its end"):
+    with pytest.raises(UserError, match="no linear layer at its end"):
         registry.heads(registry.build("torchvision/squeezenet1_0", 3, 5, (64, 64), 0.0, 0.0))
 
 
@@ -316,5 +316,5 @@ def test_a_resolution_that_a_model_does_not_take_is_refused(name, resolution, fi
     if fits:
         registry.check_side(name, resolution, (32, 32, 3))
     else:
-        with pytest.raises(Refusal, match=f"it was {resolution}, which makes images of .* pixels; {name} takes"):
+        with pytest.raises(UserError, match=f"it was {resolution}, which makes images of .* pixels; {name} takes"):
             registry.check_side(name, resolution, (32, 32, 3))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from noisy_student.core.config import overlay, validated
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.torchvision_compat import torchvision
 from noisy_student.models.registry import parameters
 from noisy_student.training.augmentation.operations import OPERATIONS
@@ -248,12 +248,12 @@ def test_any_noise_on_any_images_gives_images(
     ],
 )
 def test_value_out_of_range_is_refused_by_its_key(key, value):
-    with pytest.raises(Refusal, match=rf"noise\.{key}"):
+    with pytest.raises(UserError, match=rf"noise\.{key}"):
         validated(NoiseParams, {**NoiseParams.none().model_dump(), key: value}, "noise")
 
 
 def test_crop_as_large_as_the_image_is_refused(images):
-    with pytest.raises(Refusal, match=r"noise\.crop was 8 for images of 8x8"):
+    with pytest.raises(UserError, match=r"noise\.crop was 8 for images of 8x8"):
         augment(images, make(crop=8), rng())
 
 
@@ -263,12 +263,12 @@ def test_crop_as_large_as_the_image_is_refused(images):
 def test_images_of_another_type_are_refused(shape, dtype):
     wrong = torch.zeros(shape, dtype=dtype)
     drawn = draw(NoiseParams.none(), 2, (8, 8), rng())
-    with pytest.raises(Refusal, match="takes uint8 images"):
+    with pytest.raises(UserError, match="takes uint8 images"):
         apply(wrong, drawn, NoiseParams.none())
 
 
 def test_draw_for_another_number_of_images_is_refused(images):
-    with pytest.raises(Refusal, match="drawn for 3 images and given 240"):
+    with pytest.raises(UserError, match="drawn for 3 images and given 240"):
         apply(images, draw(NoiseParams.none(), 3, (8, 8), rng()), NoiseParams.none())
 
 

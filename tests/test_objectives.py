@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from noisy_student.training.batches import Part
-from noisy_student.training.forward import Student
+from noisy_student.training.batches import MicroBatch
+from noisy_student.training.forward import ForwardPasses
 from noisy_student.training.objectives import (
     OBJECTIVES,
     consistency,
@@ -25,17 +25,19 @@ TEACHER = torch.tensor([[1.0, 0, 0], [0, 2, 0], [0, 0, 3], [4, 0, 0], [0, 5, 0]]
 LOGITS = torch.tensor([[0.0, 1, 2], [3, 0, 0], [9, 0, 0], [0, 9, 0], [1.1, 1, 1], [0.5, 0, 1], [1, 2, 3], [0, 0.5, 2]])
 
 
-def part(weights=None) -> Part:
+def part(weights=None) -> MicroBatch:
     """Pool image 2 and 3 are surely classes 0 and 1 where weakly noised, image 4 could be any."""
     weak = IMAGES[LABELED:]  # image number i: the logits are LOGITS[i], and those of its strong view LOGITS[i + 3]
-    return Part(IMAGES + 3, TARGETS, torch.full((5,), 0.2) if weights is None else weights, FROM_POOL, weak, TEACHER)
+    return MicroBatch(
+        IMAGES + 3, TARGETS, torch.full((5,), 0.2) if weights is None else weights, FROM_POOL, weak, TEACHER
+    )
 
 
 def said(images: torch.Tensor) -> torch.Tensor:
     return LOGITS[images.flatten().long()]
 
 
-STUDENT = Student(said, said)
+STUDENT = ForwardPasses(said, said)
 
 
 def params(make_recipe, **changed):
@@ -94,14 +96,14 @@ def test_every_objective_learns_in_one_pass_and_labels_in_at_most_one_without_no
         seen.append(("labeled", len(images)))
         return said(images)
 
-    OBJECTIVES[name](Student(learned, labeled), part(), params(make_recipe)).backward()
+    OBJECTIVES[name](ForwardPasses(learned, labeled), part(), params(make_recipe)).backward()
     assert sorted(seen) == [("labeled", POOL)] * (name != "pseudo_labels") + [("learned", 5)]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_where_no_image_is_from_the_pool_every_objective_learns_the_labels(make_recipe, name):
-    labels = Part(IMAGES, TARGETS, torch.full((5,), 0.2), torch.zeros(5), IMAGES[:0], TEACHER[:0])
-    lost = OBJECTIVES[name](Student(said, pytest.fail), labels, params(make_recipe))
+    labels = MicroBatch(IMAGES, TARGETS, torch.full((5,), 0.2), torch.zeros(5), IMAGES[:0], TEACHER[:0])
+    lost = OBJECTIVES[name](ForwardPasses(said, pytest.fail), labels, params(make_recipe))
     assert torch.allclose(lost, F.cross_entropy(LOGITS[:5], TARGETS))
 
 
@@ -118,7 +120,7 @@ def test_a_distilled_model_learns_the_teachers_probabilities_and_of_labeled_imag
 
 
 def test_a_student_that_says_what_its_teacher_says_has_nothing_to_learn_from_it_at_any_temperature():
-    same = Student(lambda images: TEACHER, pytest.fail)
+    same = ForwardPasses(lambda images: TEACHER, pytest.fail)
     for temperature in (1.0, 4.0, 8.0):
         assert float(distillation(same, part(), distilled(temperature=temperature, weight=1.0))) == pytest.approx(0)
 
@@ -127,8 +129,8 @@ def test_the_gradients_of_a_high_temperature_are_those_of_matched_logits():
     """As T grows they become (z - v) / K for logits z and v, whose means are 0 (Hinton et al. 2015, section 2.1)."""
     ours = torch.tensor([[0.3, -0.1, -0.2]], requires_grad=True)
     theirs = torch.tensor([[0.9, -0.4, -0.5]])
-    one = Part(IMAGES[:1], theirs.softmax(1), torch.ones(1), torch.ones(1), IMAGES[:0], theirs)
-    distillation(Student(lambda images: ours, pytest.fail), one, distilled(temperature=1000.0)).backward()
+    one = MicroBatch(IMAGES[:1], theirs.softmax(1), torch.ones(1), torch.ones(1), IMAGES[:0], theirs)
+    distillation(ForwardPasses(lambda images: ours, pytest.fail), one, distilled(temperature=1000.0)).backward()
     assert torch.allclose(ours.grad, (ours - theirs).detach() / 3, atol=1e-3)
 
 

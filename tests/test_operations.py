@@ -10,7 +10,14 @@ from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_image
 
 from noisy_student.core.torchvision_compat import torchvision
-from noisy_student.training.augmentation.operations import OPERATIONS, erase, move, randaugment, recolor, warp
+from noisy_student.training.augmentation.operations import (
+    OPERATIONS,
+    affine,
+    crop_and_flip,
+    cutout,
+    jitter,
+    randaugment,
+)
 
 FILL = 77
 FACTORS = [0.0, 0.1, 0.55, 0.97, 1.0, 1.3, 1.9]
@@ -165,22 +172,22 @@ def amounts(count: int, which: int, value: float) -> np.ndarray:
 
 
 def test_a_warp_of_one_kind_is_the_operation_of_that_kind(images):
-    assert torch.equal(warp(images, np.zeros((24, 6)), FILL), images)
-    assert torch.equal(warp(images, amounts(24, 0, 12.0), FILL), operate("rotate", images, 12.0))
-    assert torch.equal(warp(images, amounts(24, 4, 5), FILL), operate("translate_x", images, 5))
-    assert torch.equal(warp(images, amounts(24, 5, -3), FILL), operate("translate_y", images, -3))
+    assert torch.equal(affine(images, np.zeros((24, 6)), FILL), images)
+    assert torch.equal(affine(images, amounts(24, 0, 12.0), FILL), operate("rotate", images, 12.0))
+    assert torch.equal(affine(images, amounts(24, 4, 5), FILL), operate("translate_x", images, 5))
+    assert torch.equal(affine(images, amounts(24, 5, -3), FILL), operate("translate_y", images, -3))
 
 
 def test_a_warp_scales_about_the_centre_and_shears_lines_apart():
     square = torch.zeros(1, 1, 20, 20, dtype=torch.uint8)
     square[..., 5:15, 5:15] = 255
-    larger, smaller = (warp(square, amounts(1, 3, value), 0).float() for value in (0.3, -0.3))
+    larger, smaller = (affine(square, amounts(1, 3, value), 0).float() for value in (0.3, -0.3))
     area = square.float().mean()
     assert larger.mean() == pytest.approx(float(area) * np.exp(0.6), rel=0.05)
     assert smaller.mean() == pytest.approx(float(area) * np.exp(-0.6), rel=0.05)
     assert torch.allclose(larger, larger.flip(2).flip(3), atol=2)
     for axis, which in ((3, 1), (2, 2)):
-        sheared = warp(square, amounts(1, which, 0.3), 0).float()
+        sheared = affine(square, amounts(1, which, 0.3), 0).float()
         assert sheared.mean() == pytest.approx(float(area), rel=0.02)
         along = torch.arange(20.0).view([-1 if dim == axis else 1 for dim in range(4)])
         centres = (sheared * along).sum(axis) / sheared.sum(axis).clamp(min=1)
@@ -193,14 +200,14 @@ def test_a_warp_scales_about_the_centre_and_shears_lines_apart():
 def test_recoloring_in_one_way_is_the_operation_of_that_name(images, place, name, factor):
     factors = np.ones((24, 3))
     factors[:, place] = factor
-    difference = recolor(images, factors).int() - operate(name, images, factor).int()
+    difference = jitter(images, factors).int() - operate(name, images, factor).int()
     assert difference.abs().max() <= 1
 
 
 def test_each_image_is_warped_and_recolored_by_its_own_amount(images):
     rng = np.random.default_rng(0)
     amount, factor = rng.uniform(-1, 1, (24, 6)) * [30, 0.3, 0.3, 0.3, 9, 9], rng.uniform(0.2, 1.8, (24, 3))
-    for each in (lambda i: warp(images[i], amount[i], FILL), lambda i: recolor(images[i], factor[i])):
+    for each in (lambda i: affine(images[i], amount[i], FILL), lambda i: jitter(images[i], factor[i])):
         alone = torch.cat([each(slice(k, k + 1)) for k in range(24)])
         assert torch.equal(each(slice(0, 24)), alone)
 
@@ -211,7 +218,7 @@ def test_move_cuts_each_padded_image_at_its_own_place(images):
     mirrored = rng.random(len(images)) < 0.5
     h, w = images.shape[2:]
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (6, 6), (6, 6)), constant_values=FILL)
-    for i, result in enumerate(move(images, shift, mirrored, FILL).numpy()):
+    for i, result in enumerate(crop_and_flip(images, shift, mirrored, FILL).numpy()):
         top, left = shift[i] + 6
         cut = padded[i, :, top : top + h, left : left + w]
         assert np.array_equal(result, cut[..., ::-1] if mirrored[i] else cut)
@@ -220,7 +227,7 @@ def test_move_cuts_each_padded_image_at_its_own_place(images):
 @pytest.mark.parametrize("side", [1, 8, 40])
 def test_erase_fills_a_square_around_its_centre_and_nothing_else(images, side):
     centre = np.random.default_rng(2).integers((0, 0), images.shape[2:], size=(len(images), 2))
-    for i, result in enumerate(erase(images, centre, side, FILL).numpy()):
+    for i, result in enumerate(cutout(images, centre, side, FILL).numpy()):
         expected = images[i].numpy().copy()
         top, left = centre[i] - side // 2
         expected[:, max(0, top) : top + side, max(0, left) : left + side] = FILL

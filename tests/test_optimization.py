@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from noisy_student.models.classifier import Classifier
-from noisy_student.training.optim import Average, make_optimizer, set_learning_rate
+from noisy_student.training.optim import EMA, make_optimizer, set_learning_rate
 
 
 def rates(training) -> list[float]:
@@ -56,7 +56,7 @@ def test_muon_steps_hidden_weights_equally_far_in_every_direction_and_all_else_a
     images = torch.randint(0, 256, (16, 3, 3, 3), dtype=torch.uint8)
     for model, name in zip(models, ("muon", "adamw"), strict=True):
         options = training.model_copy(update={"optimizer": name})
-        optimizer = make_optimizer(model.laid_out(layout), options, fused=True)
+        optimizer = make_optimizer(model.to_memory_format(layout), options, fused=True)
         F.cross_entropy(model(images), torch.arange(16) % 3).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -72,7 +72,7 @@ def averaged(decay: float, weights: list[float]) -> float:
     layer = torch.nn.Linear(1, 1, bias=False)
     classifier = Classifier(layer, torch.zeros(1), torch.ones(1))
     layer.weight.data.fill_(weights[0])
-    average = Average(classifier)
+    average = EMA(classifier)
     for step, weight in enumerate(weights[1:]):
         layer.weight.data.fill_(weight)
         average.update(decay, step)

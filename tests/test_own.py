@@ -14,10 +14,10 @@ from PIL import Image
 from preparing import DATA, NO_CORRECTIONS, SPLITS, run_prepare
 from test_decoding import BAD
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.signals import Stopped
 from noisy_student.data.decoding import Preparation
-from noisy_student.data.image_folder import load_own
+from noisy_student.data.image_folder import load_image_folder
 from noisy_student.store.splits import pixel_hash, read_split
 
 HOW = Preparation(image_size=8, resize="crop", background=0, max_megapixels=1)
@@ -281,7 +281,7 @@ def test_a_signal_ends_the_decoding_at_once(here, monkeypatch):
     signal.setitimer(signal.ITIMER_REAL, 0.3)
     try:
         with pytest.raises(Stopped):
-            load_own("folder", here / "images", HOW, 0.0)
+            load_image_folder("folder", here / "images", HOW, 0.0)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - started < 10
@@ -293,5 +293,5 @@ def test_memory_and_disk_are_looked_at_first(here, monkeypatch):
         f_bavail, f_frsize = 1, 4096
 
     monkeypatch.setattr(os, "fstatvfs", lambda file: Full)
-    with pytest.raises(Refusal, match=r"lower data\.image_size"):
-        load_own("folder", here / "images", HOW, 0.0)
+    with pytest.raises(UserError, match=r"lower data\.image_size"):
+        load_image_folder("folder", here / "images", HOW, 0.0)

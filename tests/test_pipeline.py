@@ -40,7 +40,7 @@ def holds(dep: str, file: str) -> bool:
 
 
 def sections_read(file: str) -> set[str]:
-    """The names that the file gives to `Params.section`, with what is filled in as it stands in the code."""
+    """The names that the file gives to `ParamsFile.section`, with what is filled in as it stands in the code."""
     names = set()
     for node in ast.walk(ast.parse((ROOT / file).read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "section":

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from commands.plan import clock, forecast, to_run
-from noisy_student.core.config import Params
-from noisy_student.core.errors import Refusal
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import UserError
 from noisy_student.data.sources import DataParams
 from noisy_student.training.recipes import DistillationParams
 
-DATA = Params(Path(__file__).parent.parent / "params.yaml").section("data", DataParams)
+DATA = ParamsFile(Path(__file__).parent.parent / "params.yaml").section("data", DataParams)
 
 
 def test_a_forecast_grows_with_the_steps(runtime, make_recipe):
@@ -42,5 +42,5 @@ def test_seconds_are_said_as_a_person_says_them():
 
 def test_outside_of_a_dvc_project_a_person_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Refusal, match="DVC cannot say what is to be run"):
+    with pytest.raises(UserError, match="DVC cannot say what is to be run"):
         to_run()

@@ -11,7 +11,7 @@ from commands import label_next, predict
 from commands.label_next import margins, worth_labeling
 from noisy_student.models.checkpoint import save_model
 from noisy_student.models.classifier import load_classifier, new_classifier
-from noisy_student.models.prediction import predict as logits_of
+from noisy_student.models.prediction import predict_logits as logits_of
 from noisy_student.store.splits import pixel_hash, write_split
 
 PREPARATION = {"image_size": 8, "resize": "crop", "background": 0, "max_megapixels": 1.0}

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from test_stages import ROOT
 
 from benchmarks.study import changed
-from noisy_student.core.config import Params, validated
-from noisy_student.core.errors import Refusal
+from noisy_student.core.config import ParamsFile, validated
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import digest, read_json
 from noisy_student.core.torchvision_compat import timm, torchvision
 from noisy_student.models.checkpoint import load_model
@@ -40,7 +40,7 @@ def test_a_source_is_parted_into_what_is_trained_on_and_what_is_looked_at(tmp_pa
 
 
 def test_more_to_look_at_than_there_is_is_refused(tmp_path):
-    with pytest.raises(Refusal, match=r"pretraining.validation was 4,991, and the source has 5,000 labeled images"):
+    with pytest.raises(UserError, match=r"pretraining.validation was 4,991, and the source has 5,000 labeled images"):
         labeled_images(params(source="mnist_5k", models=["cnn_4"], validation=4991), 0, tmp_path)
 
 
@@ -60,7 +60,7 @@ def test_more_to_look_at_than_there_is_is_refused(tmp_path):
     ],
 )
 def test_what_cannot_be_is_refused(changes, said):
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(UserError, match=said):
         params(**changes)
 
 
@@ -74,7 +74,7 @@ def test_what_cannot_be_is_refused(changes, said):
 )  # fmt: skip
 def test_weights_that_are_not_there_are_named_before_anything_runs(changes, said):
     given = params(**changes)
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(UserError, match=said):
         description(given, given.models[0])
 
 
@@ -111,7 +111,7 @@ def test_weights_of_torchvision_come_with_their_normalisation_and_size(download)
 def test_a_damaged_download_is_not_read(download):
     given, model, _, file = download
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(Refusal, match=r"is not what its name says"):
+    with pytest.raises(UserError, match=r"is not what its name says"):
         fetched(given, model)
 
 
@@ -123,7 +123,7 @@ def test_without_a_network_weights_are_refused_in_a_sentence(download, monkeypat
         raise OSError("Network is unreachable")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    with pytest.raises(Refusal, match=r"cannot fetch the weights of torchvision/resnet18 .* connect to the network"):
+    with pytest.raises(UserError, match=r"cannot fetch the weights of torchvision/resnet18 .* connect to the network"):
         fetched(given, model)
 
 
@@ -145,7 +145,7 @@ def test_weights_of_timm_are_read_as_safetensors(tmp_path, monkeypatch):
     assert all(torch.equal(tensors[name], each) for name, each in published.items())
     assert (described["input_size"], described["model"]) == ([224, 224], model)
     published = {"conv_stem.weight": torch.ones(2)}
-    with pytest.raises(Refusal, match=r"does not hold the weights of timm/tf_efficientnet_b0"):
+    with pytest.raises(UserError, match=r"does not hold the weights of timm/tf_efficientnet_b0"):
         fetched(given, model)
 
 
@@ -153,7 +153,7 @@ def test_a_file_needs_a_normalisation_beside_it_or_in_the_parameters(tmp_path, m
     file = tmp_path / "mine.safetensors"
     save_file(new_classifier("cnn_2", make_split(0, 9)).state_dict(), file)
     given = {"source": "file", "models": ["cnn_2"], "path": str(file), "image_size": 8}
-    with pytest.raises(Refusal, match=r"set pretraining.mean, std"):
+    with pytest.raises(UserError, match=r"set pretraining.mean, std"):
         fetched(params(**given), "cnn_2")
     _, described = fetched(params(**given, mean=[0.5], std=[0.25]), "cnn_2")
     assert (described["input_size"], described["normalisation"]["mean"]) == ([8, 8], [0.5])
@@ -162,7 +162,7 @@ def test_a_file_needs_a_normalisation_beside_it_or_in_the_parameters(tmp_path, m
 @pytest.mark.parametrize("content", [b"", b"no tensors at all", b"\x80\x04pickle"])
 def test_a_file_of_something_else_is_refused(tmp_path, content):
     (tmp_path / "mine.safetensors").write_bytes(content)
-    with pytest.raises(Refusal, match=r"holds no weights as safetensors"):
+    with pytest.raises(UserError, match=r"holds no weights as safetensors"):
         fetched(params(source="file", models=["cnn_2"], path=str(tmp_path / "mine.safetensors")), "cnn_2")
 
 
@@ -224,37 +224,37 @@ def test_the_check_takes_params_with_pretrained_models_and_refuses_what_is_missi
         base = yaml.safe_load((ROOT / "params.yaml").read_text())
         keys = {key.replace("__", "."): value for key, value in changes.items()}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed(base, keys)))
-        return check(Params(tmp_path / "params.yaml"))
+        return check(ParamsFile(tmp_path / "params.yaml"))
 
     teacher = {"teacher__training": {"steps": 9, "batch_size": 16, "initial": "pretrained"}}
     source = {"pretraining__source": "fashion_mnist", "pretraining__models": ["cnn_16"]}
     assert checked(**source, **teacher).recipes()["iter0"].training.initial == "pretrained"
     with pytest.raises(
-        Refusal, match=r"teacher begins with pretrained weights of cnn_16, and pretraining.models is \[\]"
+        UserError, match=r"teacher begins with pretrained weights of cnn_16, and pretraining.models is \[\]"
     ):
         checked(**teacher)
-    with pytest.raises(Refusal, match=r"pretraining.source was mnist_5k, and so is data.source"):
+    with pytest.raises(UserError, match=r"pretraining.source was mnist_5k, and so is data.source"):
         checked(**{**source, "pretraining__source": "mnist_5k"})
     student = {"teacher": "iter1", "model": "cnn_16", "training": {"initial": "pretrained"}}
-    with pytest.raises(Refusal, match=r"controls.same_size would train with initial scratch and its iteration iter2"):
+    with pytest.raises(UserError, match=r"controls.same_size would train with initial scratch and its iteration iter2"):
         checked(**source, iterations__iter2=student)
     for key, value, said in (
         ("noise", {**DEFAULTS["noise"], "stochastic_depth": 0.1}, "pretraining.noise: the model mlp_16 has no place"),
         ("noise", {**DEFAULTS["noise"], "crop": 40}, "pretraining.noise: noise.crop was 40"),
         ("models", ["torchvision/squeezenet1_0"], "pretraining.models: this model has no linear layer"),
     ):
-        with pytest.raises(Refusal, match=said):
+        with pytest.raises(UserError, match=said):
             checked(**{**source, "pretraining__models": ["mlp_16"], f"pretraining__{key}": value})
-    with pytest.raises(Refusal, match=r"fashion_mnist, whose images have 1 channels, and those of data 3"):
+    with pytest.raises(UserError, match=r"fashion_mnist, whose images have 1 channels, and those of data 3"):
         checked(**source, data__source="torchvision/CIFAR10")
     both = {"iterations__iter2": {**student, "training": {"initial": "pretrained", "layer_decay": 0.5}}}
-    with pytest.raises(Refusal, match=r"same_size would train with layer_decay 1.0 and its iteration iter2 with 0.5"):
+    with pytest.raises(UserError, match=r"same_size would train with layer_decay 1.0 and its iteration iter2 with 0.5"):
         checked(**source, **both, controls__same_size__training={"initial": "pretrained"})
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Refusal, match=r"what stages make here goes when they run again; copy it"):
+    with pytest.raises(UserError, match=r"what stages make here goes when they run again; copy it"):
         checked(pretraining__source="folder", pretraining__models=["cnn_16"], pretraining__path="models")
-    with pytest.raises(Refusal, match=r"pretraining.training.body_rate would need pretrained weights"):
+    with pytest.raises(UserError, match=r"pretraining.training.body_rate would need pretrained weights"):
         checked(**source, pretraining__training={**DEFAULTS["training"], "body_rate": 0.5})
-    with pytest.raises(Refusal, match=r"must have initial pretrained where unfreeze is set"):
+    with pytest.raises(UserError, match=r"must have initial pretrained where unfreeze is set"):
         checked(training__unfreeze=0.5)

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from noisy_student.core.config import Params
-from noisy_student.core.errors import Refusal
-from noisy_student.core.provenance import ROOT, provenance, refuse_drift
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import UserError
+from noisy_student.core.provenance import ROOT, check_unchanged, provenance
 
 HERE = str(ROOT / "stages/predict_pool.py")
 
@@ -20,8 +20,8 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def asked() -> Params:
-    params = Params()
+def asked() -> ParamsFile:
+    params = ParamsFile()
     params.section("seed", int)
     params.section("runtime", dict)
     return params
@@ -73,14 +73,14 @@ def test_a_section_that_was_not_asked_for_is_not_in_it(here):
 
 
 def test_an_input_that_is_not_there_is_refused(here):
-    with pytest.raises(Refusal, match="models/iter0 is not there; run `dvc repro`"):
+    with pytest.raises(UserError, match="models/iter0 is not there; run `dvc repro`"):
         made_from(inputs={"teacher": Path("models/iter0")})
 
 
 def test_nothing_has_changed(here):
     params = asked()
-    refuse_drift(provenance(HERE, params, {"pool": Path("pool"), "truth": None}), params)
-    refuse_drift(provenance(HERE, None, {}), None)
+    check_unchanged(provenance(HERE, params, {"pool": Path("pool"), "truth": None}), params)
+    check_unchanged(provenance(HERE, None, {}), None)
 
 
 @pytest.mark.parametrize(
@@ -100,24 +100,24 @@ def test_what_changed_while_the_stage_ran_is_named(here, change, named):
     params = asked()
     before = provenance(HERE, params, {"pool": Path("pool")})
     change(here)
-    with pytest.raises(Refusal, match=f"^{named} changed while predict_pool ran"):
-        refuse_drift(before, params)
+    with pytest.raises(UserError, match=f"^{named} changed while predict_pool ran"):
+        check_unchanged(before, params)
 
 
 def test_a_change_of_code_is_named(here, monkeypatch):
     before = provenance(HERE, None, {})
     before.code["noisy_student/models/registry.py"] = "what it was"
-    with pytest.raises(Refusal, match=r"^noisy_student/models/registry.py changed"):
-        refuse_drift(before, None)
+    with pytest.raises(UserError, match=r"^noisy_student/models/registry.py changed"):
+        check_unchanged(before, None)
 
 
 def test_code_that_is_dated_in_the_future_is_named(monkeypatch):
     monkeypatch.setattr("time.time", lambda: 0.0)
-    with pytest.raises(Refusal, match=r"^noisy_student/__init__.py is dated in the future"):
+    with pytest.raises(UserError, match=r"^noisy_student/__init__.py is dated in the future"):
         provenance(HERE, None, {})
 
 
 def test_code_that_was_written_after_the_start_is_refused(monkeypatch):
     monkeypatch.setattr("noisy_student.core.provenance.STARTED", 0.0)
-    with pytest.raises(Refusal, match=r"^noisy_student/__init__.py changed while predict_pool ran"):
+    with pytest.raises(UserError, match=r"^noisy_student/__init__.py changed while predict_pool ran"):
         provenance(HERE, None, {})

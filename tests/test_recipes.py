@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.models.prediction import VIEWS, LabelingParams
 from noisy_student.training.augmentation.mixing import MASKS
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.objectives import OBJECTIVES
 from noisy_student.training.params import TrainingParams, labeled_in_batch
 from noisy_student.training.recipes import (
-    OWN_LABELS,
+    ONLINE_LABELS,
     STUDENTS_ALONE,
     ControlParams,
     DistillationParams,
@@ -58,7 +58,7 @@ def test_the_names_that_params_may_have_are_those_that_there_are():
     def names(section, key: str) -> set[str]:
         return set(get_args(section.model_fields[key].annotation))
 
-    assert names(TrainingParams, "objective") == set(OBJECTIVES) > OWN_LABELS
+    assert names(TrainingParams, "objective") == set(OBJECTIVES) > ONLINE_LABELS
     assert names(NoiseParams, "mix") == {"none", *MASKS}
     assert names(LabelingParams, "views") == set(VIEWS)
 
@@ -121,13 +121,13 @@ def test_how_students_learn_does_not_reach_a_distilled_model(defaults):
     ],
 )
 def test_options_without_a_meaning_for_a_distilled_model_are_refused(defaults, changed, said):
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(UserError, match=said):
         distilled(defaults, **changed)
 
 
 def test_a_control_of_a_warm_student_is_refused(defaults):
     iteration = IterationParams(teacher="iter0", model="cnn_8", training={"initial": "warm"})
-    with pytest.raises(Refusal, match=r"iter1 begins with its teacher's weights .* take the control out"):
+    with pytest.raises(UserError, match=r"iter1 begins with its teacher's weights .* take the control out"):
         pool_control_recipe(defaults.noise, defaults.training, iteration, PoolControlParams(kind="oracle", of="iter1"))
 
 
@@ -140,7 +140,7 @@ def test_a_control_of_a_warm_student_is_refused(defaults):
 )
 def test_an_option_that_another_one_makes_idle_is_refused(defaults, training, sentence):
     iteration = IterationParams(teacher="iter0", model="cnn_8", training=training)
-    with pytest.raises(Refusal, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         iteration_recipe(defaults.noise, defaults.training, iteration, "iter1")
 
 
@@ -154,17 +154,17 @@ def test_what_only_students_have_is_not_held_against_a_teacher(defaults):
 def test_a_control_about_labels_that_its_iteration_does_not_learn_is_refused(defaults, kind):
     iteration = IterationParams(teacher="iter0", model="cnn_8", training={"objective": "consistency"})
     control = PoolControlParams(kind=kind, of="iter1")
-    with pytest.raises(Refusal, match=f"{kind} is about the teacher's labels, and iter1 learns its own"):
+    with pytest.raises(UserError, match=f"{kind} is about the teacher's labels, and iter1 learns its own"):
         pool_control_recipe(defaults.noise, defaults.training, iteration, control)
 
 
 @pytest.mark.parametrize("option", sorted(STUDENTS_ALONE))
 def test_an_option_that_only_a_pool_gives_a_meaning_is_refused_elsewhere(defaults, option):
     training = {option: getattr(defaults.training, option)}
-    with pytest.raises(Refusal, match=f"teacher.training.{option} changes nothing, .* take it out"):
+    with pytest.raises(UserError, match=f"teacher.training.{option} changes nothing, .* take it out"):
         teacher_recipe(defaults.training, TeacherParams(model="cnn_8", noise=defaults.noise, training=training))
     control = ControlParams(kind="supervised", of="iter1", noise=defaults.noise, training=training)
-    with pytest.raises(Refusal, match=f"controls.plain.training.{option} changes nothing"):
+    with pytest.raises(UserError, match=f"controls.plain.training.{option} changes nothing"):
         control_recipe(defaults.training, "cnn_8", control, "plain")
 
 
@@ -177,7 +177,7 @@ def test_an_option_that_only_a_pool_gives_a_meaning_is_refused_elsewhere(default
     ],
 )
 def test_a_finetuned_student_has_two_phases_that_both_teach_it(make_recipe, changed, sentence):
-    with pytest.raises(Refusal, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         make_recipe(**changed)
 
 
@@ -185,14 +185,14 @@ def test_an_unknown_key_of_an_override_is_named_in_full(defaults):
     def iteration(**overrides) -> IterationParams:
         return IterationParams(teacher="iter0", model="mlp", **overrides)
 
-    with pytest.raises(Refusal, match=r"teacher.training.step is unknown; did you mean steps\?"):
+    with pytest.raises(UserError, match=r"teacher.training.step is unknown; did you mean steps\?"):
         teacher_recipe(defaults.training, TeacherParams(model="mlp", noise=defaults.noise, training={"step": 7}))
-    with pytest.raises(Refusal, match=r"iterations.iter2.noise.drop is unknown"):
+    with pytest.raises(UserError, match=r"iterations.iter2.noise.drop is unknown"):
         iteration_recipe(defaults.noise, defaults.training, iteration(noise={"drop": 0}), "iter2")
-    with pytest.raises(Refusal, match=r"iterations.iter2.training.steps was 0\.5"):
+    with pytest.raises(UserError, match=r"iterations.iter2.training.steps was 0\.5"):
         iteration_recipe(defaults.noise, defaults.training, iteration(training={"steps": 0.5}), "iter2")
     control = ControlParams(kind="supervised", of="iter2", noise=defaults.noise, training={"Steps": 7})
-    with pytest.raises(Refusal, match=r"controls.same_size.training.Steps is unknown; did you mean steps\?"):
+    with pytest.raises(UserError, match=r"controls.same_size.training.Steps is unknown; did you mean steps\?"):
         control_recipe(defaults.training, "mlp", control, "same_size")
 
 
@@ -204,7 +204,7 @@ def test_an_unknown_key_of_an_override_is_named_in_full(defaults):
     ],
 )
 def test_keys_that_do_not_go_together_are_refused_in_a_sentence(make_recipe, training, expected):
-    with pytest.raises(Refusal, match=expected) as caught:
+    with pytest.raises(UserError, match=expected) as caught:
         make_recipe(**training)
     assert "it must be should" not in str(caught.value)
     assert "  " not in str(caught.value)
@@ -219,7 +219,7 @@ def test_the_pool_ratio_parts_the_batch(make_recipe, batch, ratio, labeled):
 def test_a_batch_has_labeled_and_pool_images_or_the_recipe_is_refused(make_recipe, batch, ratio):
     try:
         training = make_recipe(batch_size=batch, pool_ratio=ratio).training
-    except Refusal:
+    except UserError:
         assert not 0.5 < batch / (1 + ratio) < batch - 0.5 or batch == 1
     else:
         assert 1 <= labeled_in_batch(training) < batch

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import read_csv, read_json, write_csv, write_json
 from noisy_student.evaluation.history import (
-    COLUMNS,
+    HISTORY_COLUMNS,
     History,
     read_controls,
     read_distilled,
@@ -93,7 +93,7 @@ def test_a_gain_is_named_by_what_it_is_over():
 
 def test_the_first_history_is_a_row_without_a_teacher(make_results):
     history = single(*make_results("iter0", 80), None)
-    assert list(history.rows) == COLUMNS
+    assert list(history.rows) == HISTORY_COLUMNS
     (row,) = history.rows.to_dict("records")
     assert (row["iteration"], row["accuracy"], row["training_labels"], row["held_out_labels"]) == ("iter0", 0.8, 30, 20)
     assert pd.isna(row["teacher"])
@@ -125,7 +125,7 @@ def test_a_history_comes_back_as_it_was_saved_and_can_be_extended_again(tmp_path
 
 
 def test_a_history_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(Refusal, match=r"history\.csv"):
+    with pytest.raises(UserError, match=r"history\.csv"):
         read_history(tmp_path)
 
 
@@ -145,7 +145,7 @@ NAMES = ["same_size", "another", "one", "two"]
 
 def test_results_of_a_control_that_is_no_more_are_refused(tmp_path, make_results):
     make_results("same_size", 85, "controls", kind="supervised", of="iter1")
-    with pytest.raises(Refusal, match=r"same_size is left from a control that params.yaml no longer has"):
+    with pytest.raises(UserError, match=r"same_size is left from a control that params.yaml no longer has"):
         read_controls(tmp_path / "controls", [], "iter1")
 
 
@@ -163,7 +163,7 @@ def test_controls_of_the_iteration_are_read_and_of_others_ignored(tmp_path, make
 def test_two_controls_of_one_kind_are_refused(tmp_path, make_results):
     make_results("one", 85, "controls", kind="supervised", of="iter1")
     make_results("two", 80, "controls", kind="supervised", of="iter1")
-    with pytest.raises(Refusal, match="iter1 has two controls of kind supervised"):
+    with pytest.raises(UserError, match="iter1 has two controls of kind supervised"):
         read_controls(tmp_path / "controls", NAMES, "iter1")
 
 
@@ -255,5 +255,5 @@ def test_without_distilled_models_a_summary_says_nothing_of_them(history):
 
 def test_results_of_a_distilled_model_that_is_no_more_are_refused(tmp_path, make_results):
     make_results("small", 90, "distilled", teacher="iter1")
-    with pytest.raises(Refusal, match=r"small is left from a model that params.yaml no longer has"):
+    with pytest.raises(UserError, match=r"small is left from a model that params.yaml no longer has"):
         read_distilled(tmp_path / "distilled", [])

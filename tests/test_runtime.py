@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from noisy_student.core.errors import Refusal
-from noisy_student.models.device import RuntimeParams, autocast, explained, reseed_torch, setup
+from noisy_student.core.errors import UserError
+from noisy_student.models.device import RuntimeParams, autocast, reseed_torch, setup, translate_torch_errors
 
 CPU = torch.device("cpu")
 
@@ -29,13 +29,13 @@ def test_setup_sets_threads_and_determinism(runtime):
 
 @pytest.mark.usefixtures("torch_settings")
 def test_a_gpu_is_taken_where_there_is_one_and_refused_where_there_is_none(runtime, monkeypatch):
-    def device(asked_for: str, shown: bool) -> str:
+    def device(pretrained_folder: str, shown: bool) -> str:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: shown)
-        return setup(RuntimeParams(**{**runtime.model_dump(), "device": asked_for})).type
+        return setup(RuntimeParams(**{**runtime.model_dump(), "device": pretrained_folder})).type
 
     assert [device("auto", True), device("cuda", True), device("cpu", True)] == ["cuda", "cuda", "cpu"]
     assert [device("auto", False), device("cpu", False)] == ["cpu", "cpu"]
-    with pytest.raises(Refusal, match=r"runtime\.device is cuda"):
+    with pytest.raises(UserError, match=r"runtime\.device is cuda"):
         device("cuda", False)
 
 
@@ -59,10 +59,10 @@ def test_the_forward_pass_runs_at_the_precision_asked_for(runtime, precision, dt
     ],
 )
 def test_what_a_gpu_cannot_do_is_said_in_a_sentence(raised, said):
-    with pytest.raises(Refusal, match=said), explained("take less"):
+    with pytest.raises(UserError, match=said), translate_torch_errors("take less"):
         raise raised
 
 
 def test_other_errors_of_torch_are_left_as_they_are():
-    with pytest.raises(RuntimeError, match="size of tensor"), explained("take less"):
+    with pytest.raises(RuntimeError, match="size of tensor"), translate_torch_errors("take less"):
         torch.ones(2) + torch.ones(3)

@@ -8,7 +8,7 @@ from preparing import DATA
 from scipy.io import savemat
 
 from noisy_student.core.config import validated
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.data import sources
 from noisy_student.data.sources import LOADERS, SIZES, DataParams, check_sizes, load
 
@@ -99,7 +99,7 @@ def garble(path):
 )
 def test_a_damaged_idx_file_is_refused(package, damage):
     damage(package / "train-images-idx3-ubyte.gz")
-    with pytest.raises(Refusal, match="install the package dataset-fashion-mnist again"):
+    with pytest.raises(UserError, match="install the package dataset-fashion-mnist again"):
         load(params(source="fashion_mnist"))
 
 
@@ -170,7 +170,7 @@ def test_without_network_one_sentence_says_what_to_do(tmp_path, monkeypatch, dat
 
     monkeypatch.setattr("urllib.request.urlopen", no_network)
     monkeypatch.setattr(sources, "DEBIAN_FASHION_MNIST", tmp_path / "not installed")
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(UserError) as refusal:
         load(params(source=source, downloads=str(tmp_path)))
     said = str(refusal.value)
     assert f"cannot download {source} into {tmp_path}" in said
@@ -179,7 +179,7 @@ def test_without_network_one_sentence_says_what_to_do(tmp_path, monkeypatch, dat
 
 
 def test_an_unknown_source_is_refused_with_the_nearest_and_all_that_are_known():
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(UserError) as refusal:
         params(source="cifar-10")
     said = str(refusal.value)
     assert "data.source was 'cifar-10'" in said
@@ -203,7 +203,7 @@ def test_an_unknown_source_is_refused_with_the_nearest_and_all_that_are_known():
     ],
 )
 def test_a_value_out_of_range_is_refused_by_its_key(change):
-    with pytest.raises(Refusal, match=f"data.{next(iter(change))} was "):
+    with pytest.raises(UserError, match=f"data.{next(iter(change))} was "):
         params(**change)
 
 
@@ -221,7 +221,7 @@ def test_a_value_out_of_range_is_refused_by_its_key(change):
 )
 def test_more_than_a_source_has_is_refused_before_it_is_loaded(monkeypatch, change, said):
     monkeypatch.setattr(sources, "LOADERS", {})
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(UserError, match=said):
         check_sizes(params(**change))
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import bare_decode, fast_paths, growth, pictures, speed, wall_time
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.imports import imported_names
 
 COST = {"multiply_adds_per_image": 3_000_000, "bytes_per_image": 1000.4}
@@ -43,22 +43,22 @@ def test_a_net_is_held_against_what_the_bare_machine_allows(capsys):
         assert [each.get("floor_images_per_second") for each in rows] == [floor, None, None]
     speed.show(rows)
     assert "12,000" in capsys.readouterr().out
-    speed.refuse_slower(rows, rows)
+    speed.check_not_slower(rows, rows)
 
 
 def test_a_ratio_that_fell_by_more_than_a_tenth_is_refused():
     before = [{"work": "training", "model": "cnn_16", "ratio": 0.8}]
-    speed.refuse_slower([{"work": "training", "model": "cnn_16", "ratio": 0.73}], before)
-    speed.refuse_slower([{"work": "noise", "model": "cnn_16", "ratio": 0.01}], before)  # not measured before
-    with pytest.raises(Refusal, match=r"training cnn_16 fell from 0\.8 of its limit to 0\.71"):
-        speed.refuse_slower([{"work": "training", "model": "cnn_16", "ratio": 0.71}], before)
+    speed.check_not_slower([{"work": "training", "model": "cnn_16", "ratio": 0.73}], before)
+    speed.check_not_slower([{"work": "noise", "model": "cnn_16", "ratio": 0.01}], before)  # not measured before
+    with pytest.raises(UserError, match=r"training cnn_16 fell from 0\.8 of its limit to 0\.71"):
+        speed.check_not_slower([{"work": "training", "model": "cnn_16", "ratio": 0.71}], before)
 
 
 def test_a_process_that_fails_says_its_last_words(tmp_path):
     assert speed.run(tmp_path, sys.executable, "-c", "print('done')").output == "done\n"
-    with pytest.raises(Refusal, match="no such luck"):
+    with pytest.raises(UserError, match="no such luck"):
         speed.run(tmp_path, sys.executable, "-c", "raise SystemExit('no such luck')")
-    with pytest.raises(Refusal, match="failed: status 3"):
+    with pytest.raises(UserError, match="failed: status 3"):
         speed.run(tmp_path, sys.executable, "-c", "raise SystemExit(3)")
 
 
@@ -71,7 +71,7 @@ def test_the_empty_pipeline_has_the_same_stages_and_nothing_to_do(tmp_path):
     assert stages == 18
     assert speed.nothing_to_do(folder).speed > 0
     next(folder.glob("models/[!.]*")).unlink()
-    with pytest.raises(Refusal, match="had something to do"):
+    with pytest.raises(UserError, match="had something to do"):
         speed.nothing_to_do(folder)
 
 
@@ -161,7 +161,7 @@ def test_the_profile_says_what_its_tables_say():
 
 
 def test_the_whole_runs_of_commits_are_compared_over_rounds():
-    with pytest.raises(Refusal, match="no-such-commit"):
+    with pytest.raises(UserError, match="no-such-commit"):
         wall_time.Run.parsed("no-such-commit", None)
     runs = [wall_time.Run("abc", None), wall_time.Run("abc", Path("some/short.yaml"))]
     rounds = [[(140.0, 0.97), (70.0, 0.98)], [(100.0, 0.97), (80.0, 0.98)], [(120.0, 0.97), (60.0, 0.98)]]

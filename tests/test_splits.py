@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.data.splitting import Index, SplitParams, Splits, allocate, plan, report
 from noisy_student.data.splitting import draw as draw_from
 
@@ -15,32 +15,32 @@ def params(**changes):
     return SplitParams(**sizes | changes)
 
 
-def draw(wanted, seed, labels, hashes, own_test, classes, **known) -> Splits:
+def draw(wanted, seed, labels, hashes, source_test, classes, **known) -> Splits:
     """Splits of rows of which no more is known than `known` says."""
-    return draw_from(wanted, seed, Index(labels, np.array(hashes), own_test, classes, **known))
+    return draw_from(wanted, seed, Index(labels, np.array(hashes), source_test, classes, **known))
 
 
 @st.composite
 def sources(draw_from):
     """Labels, hashes with up to five planted copies, the number of own test images, the number of classes."""
     classes = draw_from(st.integers(2, 4))
-    own_test = draw_from(st.sampled_from([0, 20]))
+    source_test = draw_from(st.sampled_from([0, 20]))
     counts = draw_from(st.lists(st.integers(12, 30), min_size=classes, max_size=classes))
     training = draw_from(st.permutations(np.repeat(np.arange(classes), counts).tolist()))
     unlabeled = draw_from(st.integers(0, 8))
-    labels = np.array([*np.resize(np.arange(classes), own_test), *training, *[-1] * unlabeled])
+    labels = np.array([*np.resize(np.arange(classes), source_test), *training, *[-1] * unlabeled])
     hashes = [f"{row:03}" for row in range(len(labels))]
     row = st.integers(0, len(labels) - 1)
     for copy, original in draw_from(st.lists(st.tuples(row, row), max_size=5)):
         hashes[copy] = hashes[original]
-    return labels, hashes, own_test, classes
+    return labels, hashes, source_test, classes
 
 
 @given(sources(), st.integers(0, 99), st.sampled_from([None, 5]))
 def test_splits_are_disjoint_and_exact_and_no_image_is_in_two(source, seed, pool):
-    labels, hashes, own_test, classes = source
+    labels, hashes, source_test, classes = source
     wanted = params(pool=pool)
-    rows = draw(wanted, seed, labels, hashes, own_test, classes).rows
+    rows = draw(wanted, seed, labels, hashes, source_test, classes).rows
     assert rows.keys() == NAMES
     everything = np.concatenate(list(rows.values()))
     assert len(np.unique(everything)) == len(everything)
@@ -54,27 +54,27 @@ def test_splits_are_disjoint_and_exact_and_no_image_is_in_two(source, seed, pool
     assert all((np.diff(each) > 0).all() for name, each in rows.items() if name != "pool")
     if pool:
         assert len(rows["pool"]) == pool
-    elif not own_test:
+    elif not source_test:
         assert len(everything) == len(set(hashes))  # every image is somewhere
 
 
 @given(sources(), st.integers(0, 99))
 def test_labels_are_known_where_they_are_needed_and_own_test_images_stay_there(source, seed):
-    labels, hashes, own_test, classes = source
-    rows = draw(params(), seed, labels, hashes, own_test, classes).rows
+    labels, hashes, source_test, classes = source
+    rows = draw(params(), seed, labels, hashes, source_test, classes).rows
     assert all((labels[rows[name]] >= 0).all() for name in NAMES - {"pool"})
-    if own_test:
-        assert (rows["test"] < own_test).all()
-        assert all((rows[name] >= own_test).all() for name in NAMES - {"test"})
+    if source_test:
+        assert (rows["test"] < source_test).all()
+        assert all((rows[name] >= source_test).all() for name in NAMES - {"test"})
         outside = {hashes[row] for name in NAMES - {"test"} for row in rows[name]}
-        assert not outside & set(hashes[:own_test])
+        assert not outside & set(hashes[:source_test])
 
 
 @given(sources(), st.integers(0, 99), st.integers(100, 199))
 def test_the_test_split_follows_its_own_seed_alone(source, seed, other):
-    labels, hashes, own_test, classes = source
-    before = draw(params(), seed, labels, hashes, own_test, classes).rows
-    after = draw(params(labeled_per_class=1), other, labels, hashes, own_test, classes).rows
+    labels, hashes, source_test, classes = source
+    before = draw(params(), seed, labels, hashes, source_test, classes).rows
+    after = draw(params(labeled_per_class=1), other, labels, hashes, source_test, classes).rows
     assert np.array_equal(before["test"], after["test"])
 
 
@@ -135,7 +135,7 @@ def test_a_copy_without_a_label_is_dropped_without_a_conflict():
     ],
 )
 def test_more_than_there_is_is_refused_by_key_and_number(change, said):
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(UserError, match=said):
         plan(params(**change), np.array([20, 20]), None, 0)
 
 
@@ -148,7 +148,7 @@ def test_what_is_just_there_is_accepted():
         "validation": 29,
     }
     assert plan(params(test=None), np.array([20, 20]), np.array([7, 8]), 0)["test"].tolist() == [7, 8]
-    with pytest.raises(Refusal, match=r"data\.test was 16; only 15 "):
+    with pytest.raises(UserError, match=r"data\.test was 16; only 15 "):
         plan(params(test=16), np.array([20, 20]), np.array([7, 8]), 0)
 
 
@@ -156,7 +156,7 @@ def test_a_copy_is_no_image_when_there_are_just_enough():
     labels, hashes = np.array([0, 1] * 6), [f"{row}" for row in range(12)]
     wanted = params(test=2, labeled_per_class=3, calibration=2, validation=1)
     assert len(draw(wanted, 0, labels, hashes, 0, 2).rows["pool"]) == 1
-    with pytest.raises(Refusal, match="no image for the pool"):
+    with pytest.raises(UserError, match="no image for the pool"):
         draw(wanted, 0, labels, [*hashes[:-1], "0"], 0, 2)
 
 

@@ -86,8 +86,8 @@ def recorded(monkeypatch, stage) -> list[dict]:
     """What `stage` asks to be trained, which is not trained."""
     asked: list[dict] = []
 
-    def fit(name, recipe, data, runtime, device, seed, checkpoints=None, begins_with=None):
-        asked.append({"recipe": recipe, "pool": data.pool, "begins_with": begins_with})
+    def fit(name, recipe, data, runtime, device, seed, checkpoints=None, init_from=None):
+        asked.append({"recipe": recipe, "pool": data.pool, "init_from": init_from})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stage, "fit", fit)

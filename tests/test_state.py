@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from noisy_student.models.classifier import Classifier
-from noisy_student.training.state import State
+from noisy_student.training.state import TrainState
 
 
 class Scaled(nn.Module):
@@ -18,12 +18,12 @@ class Scaled(nn.Module):
         return self.classifier((self.gain * self.norm(self.conv(pixels))).mean(dim=(2, 3)))
 
 
-def fresh(recipe, fused=True) -> State:
+def fresh(recipe, fused=True) -> TrainState:
     torch.manual_seed(0)
-    return State.start(Classifier(Scaled(), torch.zeros(1), torch.ones(1)).train(), recipe.training, fused)
+    return TrainState.start(Classifier(Scaled(), torch.zeros(1), torch.ones(1)).train(), recipe.training, fused)
 
 
-def advance(state: State, steps: int) -> None:
+def advance(state: TrainState, steps: int) -> None:
     for _ in range(steps):
         images = torch.randint(0, 256, (8, 1, 6, 6), generator=torch.Generator().manual_seed(state.step))
         loss = state.classifier(images).square().sum()
@@ -31,7 +31,7 @@ def advance(state: State, steps: int) -> None:
         state.losses[state.step] = loss.detach()
         state.optimizer.step()
         state.optimizer.zero_grad()
-        state.average.update(0.9, state.step)
+        state.ema.update(0.9, state.step)
         state.step += 1
 
 
@@ -54,7 +54,7 @@ def test_a_restored_state_goes_on_as_the_one_that_was_dumped(make_recipe, optimi
 def test_restored_tensors_keep_the_memory_format_of_the_weights(make_recipe):
     first, second = fresh(make_recipe()), fresh(make_recipe())
     for state in (first, second):
-        state.classifier.laid_out(torch.channels_last)
+        state.classifier.to_memory_format(torch.channels_last)
     advance(first, 1)
     second.restore(*first.dump())
     weight = second.classifier.network.conv.weight

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from noisy_student.core.errors import exits_with_a_sentence
-from noisy_student.core.signals import Stopped, finishes_the_step, stops_when_asked
+from noisy_student.core.errors import cli_main
+from noisy_student.core.signals import Stopped, defer_signals, raise_on_signal
 
 ROOT = Path(__file__).parent.parent
 STAGE = """
 import os, time
-from noisy_student.core.errors import exits_with_a_sentence
+from noisy_student.core.errors import cli_main
 
-@exits_with_a_sentence
+@cli_main
 def main():
     print(os.getpid(), flush=True)
     time.sleep(60)
@@ -27,7 +27,7 @@ main()
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_command_with_a_sentence_and_its_status(number, status, capsys):
-    @exits_with_a_sentence
+    @cli_main
     def main() -> None:
         os.kill(os.getpid(), number)
         time.sleep(10)
@@ -42,21 +42,21 @@ def test_a_step_is_finished_before_a_signal_is_heeded():
     done = []
 
     def work() -> None:
-        with finishes_the_step() as asked:
+        with defer_signals() as asked:
             assert not asked
             os.kill(os.getpid(), signal.SIGTERM)
             done.append(asked.signal)
         os.kill(os.getpid(), signal.SIGTERM)
         done.append("outside of a step a signal is heeded at once")
 
-    with pytest.raises(Stopped), stops_when_asked():
+    with pytest.raises(Stopped), raise_on_signal():
         work()
     assert done == [signal.SIGTERM]
 
 
 def test_the_handlers_that_were_there_are_there_again():
     before = signal.getsignal(signal.SIGTERM)
-    with stops_when_asked(), finishes_the_step():
+    with raise_on_signal(), defer_signals():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -65,7 +65,7 @@ def test_in_a_thread_signals_are_left_alone():
     found = []
 
     def look() -> None:
-        with stops_when_asked(), finishes_the_step() as asked:
+        with raise_on_signal(), defer_signals() as asked:
             found.append(bool(asked))
 
     thread = threading.Thread(target=look)

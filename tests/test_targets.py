@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_array, write_parquet
 from noisy_student.core.metrics import one_hot, softmax
 from noisy_student.pseudo_labeling.calibration import TEMPERATURES, fit_temperature, precise_threshold
@@ -59,7 +59,7 @@ def test_pseudo_labels_are_what_they_say(logits, params, temperature):
 def test_the_threshold_parts_the_pool(logits, threshold):
     confidence = softmax(logits).max(axis=1)
     if confidence.max() < threshold:
-        with pytest.raises(Refusal, match=f"{confidence.max():.3f}"):
+        with pytest.raises(UserError, match=f"{confidence.max():.3f}"):
             make(logits, options(threshold=threshold), 1.0, rng())
     else:
         rows = make(logits, options(threshold=threshold), 1.0, rng()).rows
@@ -67,7 +67,9 @@ def test_the_threshold_parts_the_pool(logits, threshold):
 
 
 def test_nothing_above_the_threshold_is_refused_with_the_highest_confidence():
-    with pytest.raises(Refusal, match=r"confidence 0.900 that is asked for, the highest is 0.622; lower pseudo_labels"):
+    with pytest.raises(
+        UserError, match=r"confidence 0.900 that is asked for, the highest is 0.622; lower pseudo_labels"
+    ):
         make(np.array([[0.5, 0.0], [0.1, 0.0]]), options(threshold=0.9), 1.0, rng())
 
 
@@ -81,7 +83,7 @@ def test_a_higher_temperature_softens_the_targets_and_a_threshold_feels_it():
     assert (soft.confidence < sharp.confidence).all()
     assert np.array_equal(soft.labels, sharp.labels)
     assert len(make(logits, options(threshold=0.8), 1.0, rng()).rows) == 1
-    with pytest.raises(Refusal):
+    with pytest.raises(UserError):
         make(logits, options(threshold=0.8), 4.0, rng())
 
 
@@ -159,7 +161,7 @@ def test_the_report_counts_unique_images_and_copies_apart_and_names_classes_with
 
 def test_a_table_of_other_columns_is_no_pseudo_labels(tmp_path):
     write_parquet(tmp_path / "pseudo_labels.parquet", pa.table({"row": [0], "label": [1]}))
-    with pytest.raises(Refusal, match="has the columns row, label; run `dvc repro`"):
+    with pytest.raises(UserError, match="has the columns row, label; run `dvc repro`"):
         read_pseudo_labels(tmp_path)
 
 
@@ -167,7 +169,7 @@ def test_a_table_of_other_columns_is_no_pseudo_labels(tmp_path):
 def test_pseudo_labels_that_cannot_be_read_are_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "pseudo_labels.parquet").write_bytes(content)
-    with pytest.raises(Refusal, match=r"pseudo_labels\.parquet"):
+    with pytest.raises(UserError, match=r"pseudo_labels\.parquet"):
         read_pseudo_labels(tmp_path)
 
 
@@ -177,7 +179,7 @@ def test_logits_of_shards_are_laid_end_to_end(tmp_path):
         write_array(tmp_path / f"pool-{shard:05}.npy", logits[shard : shard + 1])
     write_array(tmp_path / "calibration-00000.npy", -logits)
     assert np.array_equal(read_logits(tmp_path, "pool"), logits)
-    with pytest.raises(Refusal, match="no logits of the test split"):
+    with pytest.raises(UserError, match="no logits of the test split"):
         read_logits(tmp_path, "test")
 
 
@@ -200,7 +202,7 @@ def test_the_threshold_for_a_precision_is_the_lowest_that_has_it(logits, seed, p
 
     try:
         threshold = precise_threshold(softmax(logits), labels, precision)
-    except Refusal:
+    except UserError:
         assert all(reached(c) < precision for c in confidence)
     else:
         assert reached(threshold) >= precision
@@ -209,12 +211,12 @@ def test_the_threshold_for_a_precision_is_the_lowest_that_has_it(logits, seed, p
 
 def test_a_precision_that_cannot_be_had_is_refused_with_the_best_there_is():
     logits = np.array([[2.0, 0.0], [3.0, 0.0]])
-    with pytest.raises(Refusal, match=r"labeled right: at most 0.500 are; lower pseudo_labels.precision"):
+    with pytest.raises(UserError, match=r"labeled right: at most 0.500 are; lower pseudo_labels.precision"):
         precise_threshold(softmax(logits), np.array([0, 1]), 0.9)
 
 
 def test_where_only_the_evidence_is_missing_the_remedy_is_about_it():
-    with pytest.raises(Refusal, match=r"no pool image is both sure and like .*; raise pseudo_labels.in_distribution"):
+    with pytest.raises(UserError, match=r"no pool image is both sure and like .*; raise pseudo_labels.in_distribution"):
         make(np.eye(3), options(), 1.0, rng(), Limits(0.1, evidence=5.0), np.zeros(3))
 
 
@@ -247,7 +249,7 @@ def test_an_oracle_says_what_is_true_of_what_is_known():
     assert told.rows.tolist() == [0, 2]
     assert told.targets.tolist() == [[0, 0, 1], [1, 0, 0]]
     assert told.copies.tolist() == [1, 1]
-    with pytest.raises(Refusal, match="no label of the pool is known"):
+    with pytest.raises(UserError, match="no label of the pool is known"):
         true_labels(np.array([-1, -1]), 3, options(), rng())
 
 

@@ -8,20 +8,20 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import read_csv, read_json
 from noisy_student.core.metrics import one_hot
 from noisy_student.core.progress import Meter
 from noisy_student.core.signals import Stopped
 from noisy_student.models.checkpoint import save_model
 from noisy_student.models.classifier import Classifier, load_classifier, new_classifier
-from noisy_student.models.prediction import predict
+from noisy_student.models.prediction import predict_logits
 from noisy_student.pseudo_labeling.calibration import fit_temperature
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams, make
 from noisy_student.training.batches import Batches, examples
 from noisy_student.training.loop import TrainingData, fit, report_steps, save_trained, take_step
 from noisy_student.training.recipes import IterationParams, TeacherParams, iteration_recipe, teacher_recipe
-from noisy_student.training.state import State
+from noisy_student.training.state import TrainState
 
 CPU = torch.device("cpu")
 NOISE = {"operations": 2, "magnitude": 15.0, "crop": 1, "flip": True, "cutout": 0.3, "dropout": 0.3}
@@ -43,11 +43,11 @@ def run(make_recipe, make_split, runtime):
     """Trains on 30 labeled images, and on 100 of the pool where it is given pseudo-labels."""
 
     def train(
-        recipe, pool=None, seed=0, name="iter1", validation=(400, 450), checkpoints=None, begins_with=None, **setting
+        recipe, pool=None, seed=0, name="iter1", validation=(400, 450), checkpoints=None, init_from=None, **setting
     ):
         precision = runtime.model_copy(update=setting)
         data = TrainingData(make_split(0, 30), make_split(*validation), pool)
-        return fit(name, recipe, data, precision, CPU, seed, checkpoints, begins_with)
+        return fit(name, recipe, data, precision, CPU, seed, checkpoints, init_from)
 
     return train
 
@@ -178,18 +178,18 @@ def test_stochastic_depth_tells_on_the_loss(loss):
 
 @pytest.mark.parametrize("learning_rate", [1e4, 1e30])
 def test_a_loss_that_is_no_longer_finite_is_refused(run, make_recipe, learning_rate):
-    with pytest.raises(Refusal, match=r"loss became (nan|inf); lower training.learning_rate"):
+    with pytest.raises(UserError, match=r"loss became (nan|inf); lower training.learning_rate"):
         run(make_recipe("mlp_16", optimizer="sgd", learning_rate=learning_rate, steps=40))
 
 
 def test_weights_that_the_last_step_made_infinite_are_refused(run, make_recipe):
-    with pytest.raises(Refusal, match=r"loss became (nan|inf)"):
+    with pytest.raises(UserError, match=r"loss became (nan|inf)"):
         run(make_recipe("mlp_16", optimizer="sgd", learning_rate=1e38, weight_decay=1e3, steps=1))
 
 
 def test_targets_that_are_no_numbers_are_refused(run, make_recipe, make_pool):
     images, targets, copies = make_pool()
-    with pytest.raises(Refusal, match="loss became nan"):
+    with pytest.raises(UserError, match="loss became nan"):
         run(make_recipe(), (images, np.full_like(targets, np.nan), copies))
 
 
@@ -215,8 +215,8 @@ def test_a_saved_model_says_what_it_is_and_predicts_as_it_did(tmp_path, run, run
     trained = run(recipe)
     save_trained(tmp_path, trained, TrainingData(labeled, validation))
     loaded, description = load_classifier(tmp_path, CPU)
-    logits = predict(loaded, validation.images(), runtime)
-    assert np.array_equal(logits, predict(trained.classifier, validation.images(), runtime))
+    logits = predict_logits(loaded, validation.images(), runtime)
+    assert np.array_equal(logits, predict_logits(trained.classifier, validation.images(), runtime))
     right = np.mean(logits.argmax(axis=1) == validation.labels)
     assert description["validation"]["accuracy"] == pytest.approx(right)
     assert description["validation"]["accuracy_low"] <= right <= description["validation"]["accuracy_high"]
@@ -284,14 +284,14 @@ def test_a_run_that_was_killed_goes_on_to_the_bytes_of_the_uninterrupted_one(
     normalisation = {"normalisation": {"mean": [0.5], "std": [0.3]}}
     weights = {"model": model, "input_channels": 1, "input_size": [8, 8], **normalisation}
     save_model(tmp_path / "weights", new_classifier(model, make_split(0, 30)).state_dict(), weights)
-    begins_with = {"begins_with": tmp_path / "weights"}
-    whole = run(recipe, make_pool(), **begins_with)
+    init_from = {"init_from": tmp_path / "weights"}
+    whole = run(recipe, make_pool(), **init_from)
     at_step(step, die)
     with pytest.raises(RuntimeError, match="killed"):
-        run(recipe, make_pool(), checkpoints=tmp_path / "run", **begins_with)
+        run(recipe, make_pool(), checkpoints=tmp_path / "run", **init_from)
     seen = []
     at_step(step, lambda: seen.append(step))
-    resumed = run(recipe, make_pool(), checkpoints=tmp_path / "run", **begins_with)
+    resumed = run(recipe, make_pool(), checkpoints=tmp_path / "run", **init_from)
     assert len(list((tmp_path / "run").iterdir())) == 2
     assert as_bytes(resumed.classifier) == as_bytes(whole.classifier)
     assert pd.DataFrame(resumed.curve).to_csv() == pd.DataFrame(whole.curve).to_csv()  # in the same order, too
@@ -390,10 +390,10 @@ def distance(one, other) -> float:
 def test_switches_of_fast_paths_do_what_they_say(make_recipe, make_split):
     classifier, training = new_classifier("cnn_4", make_split(0, 30)), make_recipe().training
     for fused in (True, False):
-        assert State.start(classifier, training, fused).optimizer.param_groups[0]["fused"] == fused
+        assert TrainState.start(classifier, training, fused).optimizer.param_groups[0]["fused"] == fused
     weight = classifier.network.features[1][0].weight
     for memory_format in (torch.channels_last, torch.contiguous_format):
-        classifier.laid_out(memory_format)
+        classifier.to_memory_format(memory_format)
         assert weight.is_contiguous(memory_format=memory_format)
 
 
@@ -401,14 +401,14 @@ def test_a_compiler_that_is_not_there_is_said_in_a_sentence(run, make_recipe, mo
     from torch._inductor import config
 
     monkeypatch.setattr(config.cpp, "cxx", ("nonexistent",))
-    with pytest.raises(Refusal, match=r"torch.compile failed \(.*\); set runtime.compile to false"):
+    with pytest.raises(UserError, match=r"torch.compile failed \(.*\); set runtime.compile to false"):
         run(make_recipe("cnn_2", {}, steps=1), compile=True)
 
 
 def test_the_last_phase_trains_the_deep_half_alone_without_model_noise(make_recipe, make_split, runtime):
     recipe, labeled = make_recipe("cnn_4", {"dropout": 0.5}, steps=2, resolution_fix=0.5), make_split(0, 30)
     classifier = new_classifier("cnn_4", labeled, dropout=0.5, stochastic_depth=0.5)
-    state = State.start(classifier, recipe.training, fused=True)
+    state = TrainState.start(classifier, recipe.training, fused=True)
     batches = Batches(recipe, examples(labeled.images(), one_hot(labeled.labels, 3), CPU), None, 0)
     moved = []
     for _ in range(2):
@@ -425,8 +425,8 @@ def test_a_student_may_begin_with_the_weights_of_its_teacher(tmp_path, run, make
     teacher = run(make_recipe("cnn_4", steps=40))
     save_trained(tmp_path, teacher, data)
     barely = {"steps": 1, "learning_rate": 1e-6}
-    warm = run(make_recipe("cnn_4", initial="warm", **barely), begins_with=tmp_path)
-    drawn = run(make_recipe("cnn_4", initial="scratch", **barely), begins_with=tmp_path)
+    warm = run(make_recipe("cnn_4", initial="warm", **barely), init_from=tmp_path)
+    drawn = run(make_recipe("cnn_4", initial="scratch", **barely), init_from=tmp_path)
     weight = "network.classifier.weight"
     assert torch.allclose(warm.classifier.state_dict()[weight], teacher.classifier.state_dict()[weight], atol=1e-4)
     assert not torch.allclose(drawn.classifier.state_dict()[weight], teacher.classifier.state_dict()[weight], atol=0.1)
@@ -435,12 +435,12 @@ def test_a_student_may_begin_with_the_weights_of_its_teacher(tmp_path, run, make
 def test_the_members_of_a_model_differ_and_their_mean_is_the_model(tmp_path, run, runtime, make_recipe, make_split):
     recipe = make_recipe("cnn_4", NOISE, steps=10, validations=2).model_copy(update={"members": 3})
     trained, images = run(recipe, name="iter1"), make_split(400, 450).images()
-    logits = predict(trained.classifier, images, runtime)
+    logits = predict_logits(trained.classifier, images, runtime)
     assert [row["step"] for row in trained.curve] == [5, 10]
     alone = []
     for member in trained.classifier.network.members:
         one = Classifier(member, trained.classifier.mean, trained.classifier.std)
-        alone.append(predict(one, images, runtime))
+        alone.append(predict_logits(one, images, runtime))
     assert not np.allclose(alone[0], alone[1], atol=1e-2)
     assert np.allclose(logits, np.mean(alone, axis=0), atol=1e-5)
     right = np.mean(logits.argmax(axis=1) == make_split(400, 450).labels)
@@ -448,7 +448,7 @@ def test_the_members_of_a_model_differ_and_their_mean_is_the_model(tmp_path, run
     save_trained(tmp_path, trained, TrainingData(make_split(0, 30), make_split(400, 450)))
     loaded, description = load_classifier(tmp_path, CPU)
     assert description["members"] == 3
-    assert np.array_equal(predict(loaded, images, runtime), logits)
+    assert np.array_equal(predict_logits(loaded, images, runtime), logits)
 
 
 @pytest.mark.parametrize("step", [0, 7])

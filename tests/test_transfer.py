@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.models.checkpoint import load_model, save_model
 from noisy_student.models.classifier import load_classifier, new_classifier
 from noisy_student.models.external import torchvision_names
 from noisy_student.models.networks import Resizing
-from noisy_student.models.prediction import predict
+from noisy_student.models.prediction import predict_logits
 from noisy_student.models.registry import bare, check_head, heads
-from noisy_student.training.forward import as_student, learn_head
-from noisy_student.training.init import asked_for, body, folder_of, transferred
+from noisy_student.training.forward import forward_passes, learn_head
+from noisy_student.training.init import body, folder_of, from_pretrained, pretrained_folder
 from noisy_student.training.loop import TrainingData, fit, save_trained
 from noisy_student.training.optim import make_optimizer, rate_shares, set_learning_rate
 from noisy_student.training.params import scope
@@ -36,7 +36,7 @@ def pretrained(tmp_path, make_split):
 
 def begin(folder, split, model="cnn_2", seed=0):
     torch.manual_seed(seed)
-    return transferred(model, split, 0.0, 0.0, folder, CPU)
+    return from_pretrained(model, split, 0.0, 0.0, folder, CPU)
 
 
 def head_of(classifier):
@@ -63,7 +63,7 @@ def test_images_are_brought_to_the_size_of_the_weights(tmp_path, make_split, run
     save_model(tmp_path, new_classifier("cnn_2", split).state_dict(), description(side=12))
     classifier, sizes = begin(tmp_path, split).eval(), []
     classifier.network.network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-2:]))
-    predict(classifier, split.images(), runtime)
+    predict_logits(classifier, split.images(), runtime)
     assert sizes == [(12, 12)]
 
 
@@ -74,8 +74,8 @@ def test_grey_images_are_seen_by_weights_of_colour_as_three_equal_channels(tmp_p
     described["normalisation"]["mean"] = [0.1, 0.2, 0.3]
     save_model(tmp_path, begin_in_colour(split).state_dict(), described)
     classifier = begin(tmp_path, split).eval()
-    grey = predict(classifier, split.images(), runtime)
-    assert np.allclose(grey, predict(classifier, split.images().repeat(3, axis=3), runtime), atol=1e-6)
+    grey = predict_logits(classifier, split.images(), runtime)
+    assert np.allclose(grey, predict_logits(classifier, split.images().repeat(3, axis=3), runtime), atol=1e-6)
 
 
 def begin_in_colour(split):
@@ -85,7 +85,7 @@ def begin_in_colour(split):
 def test_weights_of_grey_images_are_not_for_colour(pretrained, make_split):
     split = make_split(0, 9)
     colour = replace(split, channels=3, shards=[split.images().repeat(3, axis=3)])
-    with pytest.raises(Refusal, match="of images of 1 channels, and these have 3"):
+    with pytest.raises(UserError, match="of images of 1 channels, and these have 3"):
         begin(pretrained, colour)
 
 
@@ -114,7 +114,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(pretrained, make_split, cha
     described |= changes.get("description", {})
     described.pop(changes.get("missing", ""), None)
     save_model(pretrained, tensors, described)
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(UserError, match=said):
         begin(pretrained, make_split(0, 9))
 
 
@@ -136,11 +136,11 @@ def test_a_model_that_began_with_pretrained_weights_is_saved_and_comes_back(
     labeled, validation = make_split(0, 30), make_split(400, 450)
     save_model(tmp_path / "weights", new_classifier(model, labeled).state_dict(), description(model))
     recipe = make_recipe(model, initial="pretrained")
-    trained = fit("iter0", recipe, TrainingData(labeled, validation), runtime, CPU, 0, begins_with=tmp_path / "weights")
+    trained = fit("iter0", recipe, TrainingData(labeled, validation), runtime, CPU, 0, init_from=tmp_path / "weights")
     save_trained(tmp_path / "model", trained, TrainingData(labeled, validation))
     loaded, described = load_classifier(tmp_path / "model", CPU)
-    logits = predict(trained.classifier, validation.images(), runtime)
-    assert np.array_equal(predict(loaded, validation.images(), runtime), logits)
+    logits = predict_logits(trained.classifier, validation.images(), runtime)
+    assert np.array_equal(predict_logits(loaded, validation.images(), runtime), logits)
     assert described["normalisation"] == {"mean": [0.25], "std": [0.5]}
 
 
@@ -149,7 +149,7 @@ def test_which_part_learns(pretrained, make_split, make_recipe, runtime, options
     """With the head alone the whole body stays, its running statistics, too; else it moves in the end."""
     data = TrainingData(make_split(0, 30), make_split(400, 450))
     recipe = make_recipe("cnn_2", {"dropout": 0.5}, initial="pretrained", ema_decay=0.0, steps=8, **options)
-    trained = fit("iter0", recipe, data, runtime, CPU, 0, begins_with=pretrained)
+    trained = fit("iter0", recipe, data, runtime, CPU, 0, init_from=pretrained)
     before, after = (body(bare(each.network)) for each in (begin(pretrained, data.labeled), trained.classifier))
     same = {name: torch.equal(before[name], after[name]) for name in before if before[name].ndim}
     assert all(same.values()) if options == {"body_rate": 0.0} else not any(same.values())
@@ -164,13 +164,13 @@ def test_the_head_learns_alone_in_the_steps_before_unfreezing(make_recipe):
 
 def test_a_frozen_body_is_in_eval_mode_and_its_head_has_dropout(pretrained, make_split, runtime):
     torch.manual_seed(0)
-    classifier = transferred("cnn_2", make_split(0, 30), 0.5, 0.5, pretrained, CPU)
+    classifier = from_pretrained("cnn_2", make_split(0, 30), 0.5, 0.5, pretrained, CPU)
     learn_head(classifier)
     learning = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}
     assert learning == {"network.classifier.weight", "network.classifier.bias"}
     training = {type(module).__name__ for module in classifier.modules() if module.training}
     assert training == {"Network", "Dropout", "Linear"}  # the network's own flag, not its layers'
-    as_student(classifier, runtime, "all").logits(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    forward_passes(classifier, runtime, "all").logits(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     assert all(parameter.requires_grad for parameter in classifier.parameters())
 
 
@@ -179,7 +179,7 @@ def test_the_head_of_every_kind_of_model_learns_with_dropout_and_without_other_n
     def passes(dropout: float) -> list[torch.Tensor]:
         torch.manual_seed(0)
         classifier = new_classifier(model, make_split(0, 9), dropout, 0.0)
-        student = as_student(classifier, runtime, "head")
+        student = forward_passes(classifier, runtime, "head")
         return [student.logits(torch.full((2, 1, 8, 8), 100, dtype=torch.uint8)) for _ in range(2)]
 
     assert torch.equal(*passes(0.0))
@@ -212,16 +212,16 @@ def test_images_that_are_made_smaller_are_smoothed():
 
 def test_there_is_no_beginning_without_weights(make_split, make_recipe, runtime):
     data = TrainingData(make_split(0, 30), make_split(400, 450))
-    with pytest.raises(Refusal, match=r"no folder of weights for training.initial pretrained"):
+    with pytest.raises(UserError, match=r"no folder of weights for training.initial pretrained"):
         fit("iter0", make_recipe("cnn_2", initial="pretrained"), data, runtime, CPU, 0)
 
 
 def test_a_model_with_a_second_head_cannot_begin_anew():
     check_head("timm/deit_tiny_patch16_224")
     check_head("cnn")
-    with pytest.raises(Refusal, match=r"has another head, head.weight, so that it cannot begin anew"):
+    with pytest.raises(UserError, match=r"has another head, head.weight, so that it cannot begin anew"):
         check_head("timm/deit_tiny_distilled_patch16_224")
-    with pytest.raises(Refusal, match="no linear layer at its end"):
+    with pytest.raises(UserError, match="no linear layer at its end"):
         check_head("torchvision/squeezenet1_0")
 
 
@@ -245,6 +245,6 @@ def test_without_pretrained_weights_all_learn_at_one_rate_in_two_groups(make_spl
 
 
 def test_weights_are_asked_for_by_who_begins_with_them(tmp_path, make_recipe):
-    assert asked_for(make_recipe("torchvision/resnet18"), tmp_path) is None
-    asked = asked_for(make_recipe("torchvision/resnet18", initial="pretrained"), tmp_path)
+    assert pretrained_folder(make_recipe("torchvision/resnet18"), tmp_path) is None
+    asked = pretrained_folder(make_recipe("torchvision/resnet18", initial="pretrained"), tmp_path)
     assert asked == folder_of(tmp_path, "torchvision/resnet18") == tmp_path / "torchvision-resnet18"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from commands import clean_work
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_array
 from noisy_student.core.provenance import ROOT
 from noisy_student.core.workspace import guarded, work
@@ -72,11 +72,11 @@ def test_the_result_becomes_the_output_and_replaces_one_of_the_same_stage(here):
 def test_a_folder_with_something_else_in_it_is_not_replaced(here):
     (here / "out").mkdir()
     (here / "out/thesis.tex").write_text("years of work")
-    with pytest.raises(Refusal, match=r"out holds thesis.tex, which this stage did not make; name another folder"):
+    with pytest.raises(UserError, match=r"out holds thesis.tex, which this stage did not make; name another folder"):
         make()
     assert (here / "out/thesis.tex").read_text() == "years of work"
     for other in (".", "pool"):
-        with pytest.raises(Refusal, match="name another folder"):
+        with pytest.raises(UserError, match="name another folder"):
             make(out=other)
     assert not make(out="elsewhere")  # nothing was lost by it
 
@@ -125,10 +125,10 @@ def test_what_was_made_before_a_failure_is_still_there_and_half_a_file_is_not(he
 
 
 def test_a_change_of_what_it_is_made_from_leaves_no_result(here):
-    made = fail(Refusal, lambda: (here / "pool").write_bytes(b"other"))
+    made = fail(UserError, lambda: (here / "pool").write_bytes(b"other"))
     assert not (here / "out").exists()
     assert not made.result.exists()
-    with pytest.raises(Refusal, match="pool changed"), guarded(STAGE, None, {"pool": Path("pool")}):
+    with pytest.raises(UserError, match="pool changed"), guarded(STAGE, None, {"pool": Path("pool")}):
         (here / "pool").write_bytes(b"third")
 
 
@@ -141,7 +141,7 @@ def test_what_is_only_watched_may_not_change_either(here, watched, change):
     time.sleep(0.02)  # the clock of a filesystem has coarser steps
     with guarded(STAGE, None, {}, Path(watched)):
         pass
-    with pytest.raises(Refusal, match=r"images\S* changed while"), guarded(STAGE, None, {}, Path(watched)):
+    with pytest.raises(UserError, match=r"images\S* changed while"), guarded(STAGE, None, {}, Path(watched)):
         change(file)
 
 

@@ -12,19 +12,19 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")  # the name that DVC gives it
 MAX_BYTES = 1_000_000  # a params.yaml is a page or two; a larger file is a mistake or an attack
 
 
-class Section(BaseModel):
+class ParamsModel(BaseModel):
     """A section of params.yaml: unknown keys and wrong types are refused, and nothing changes it afterwards."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=ParamsModel)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -46,10 +46,10 @@ _UniqueKeyLoader.add_implicit_resolver(
 )
 
 
-class Params:
+class ParamsFile:
     """The parsed params.yaml, whose sections are checked as they are asked for.
 
-    Raises `Refusal` when the file is missing, not YAML, or not a mapping.
+    Raises `UserError` when the file is missing, not YAML, or not a mapping.
     """
 
     def __init__(self, path: Path = PARAMS_FILE):
@@ -58,15 +58,15 @@ class Params:
         self.asked: dict[str, Any] = {}  # the sections that were asked for, as they stand in the file
 
     def section(self, name: str, kind: Any) -> Any:
-        """The value under the dotted `name` (`iterations.iter1`), checked against `kind`, a type or a `Section`.
+        """The value under the dotted `name` (`iterations.iter1`), checked against `kind`, a type or a `ParamsModel`.
 
-        Raises `Refusal` naming the key, what it was and what it may be.
+        Raises `UserError` naming the key, what it was and what it may be.
         """
         value: Any = self.values
         for i, key in enumerate(name.split(".")):
             if not isinstance(value, dict) or key not in value:
                 missing = ".".join(name.split(".")[: i + 1])
-                raise Refusal(f"{self.path}: the key {missing} is missing; add it")
+                raise UserError(f"{self.path}: the key {missing} is missing; add it")
             value = value[key]
         self.asked[name] = value
         return validated(kind, value, name, self.path)
@@ -78,24 +78,24 @@ def overlay(section: S, overrides: dict[str, Any], name: str, path: Path = PARAM
 
 
 def validated(kind: Any, value: Any, name: str, path: Path = PARAMS_FILE) -> Any:
-    """`value` as `kind`; raises `Refusal` with one line that names the first bad key under the dotted `name`."""
+    """`value` as `kind`; raises `UserError` with one line that names the first bad key under the dotted `name`."""
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
-        raise Refusal(f"{path}: {_sentence(error, kind, name)}") from None
+        raise UserError(f"{path}: {_sentence(error, kind, name)}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise Refusal(f"{path} is larger than {MAX_BYTES:,} bytes, so it is no parameter file")
+            raise UserError(f"{path} is larger than {MAX_BYTES:,} bytes, so it is no parameter file")
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 a SafeLoader
     except OSError as error:
-        raise Refusal(f"cannot read {path}: {error.strerror}; run from the project's folder") from None
+        raise UserError(f"cannot read {path}: {error.strerror}; run from the project's folder") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as error:
-        raise Refusal(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise Refusal(f"{path} must hold sections such as `seed: 0`, one a line, and holds none")
+        raise UserError(f"{path} must hold sections such as `seed: 0`, one a line, and holds none")
     return values
 
 

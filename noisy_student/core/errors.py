@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 
-from noisy_student.core.signals import Stopped, stops_when_asked
+from noisy_student.core.signals import Stopped, raise_on_signal
 
 
-class Refusal(Exception):
+class UserError(Exception):
     """One sentence for a person, on one line: what is wrong, where, and what to do about it."""
 
     def __init__(self, sentence: str):
@@ -17,7 +17,7 @@ class Refusal(Exception):
         super().__init__("".join(printable))
 
 
-def exits_with_a_sentence(main: Callable[..., None]) -> Callable[..., None]:
+def cli_main(main: Callable[..., None]) -> Callable[..., None]:
     """Let a command's `main` end with one sentence on standard error instead of a traceback.
 
     The exit status is 1 when it is refused something, 128 + the signal's number when a signal stops it.
@@ -28,9 +28,9 @@ def exits_with_a_sentence(main: Callable[..., None]) -> Callable[..., None]:
         # The interpreter's last collection takes more than a second with torch, of what goes with the process anyway.
         atexit.register(gc.freeze)
         try:
-            with stops_when_asked():
+            with raise_on_signal():
                 main(*args, **kwargs)
-        except Refusal as refusal:
+        except UserError as refusal:
             _exit(1, f"error: {refusal}")
         except OSError as error:
             where = f" {error.filename}" if error.filename else ""

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 
 REMEDY = "run `dvc repro` to make it again"  # of a file or folder that a stage made and that cannot be used
 
@@ -84,7 +84,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises `Refusal` when it cannot be read."""
+    """The value in a JSON file. Raises `UserError` when it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -100,7 +100,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_csv(path: Path, text: bool = False) -> pd.DataFrame:
-    """The table in a CSV file, all of it as text where that is asked for. Raises `Refusal` when it cannot be read."""
+    """The table in a CSV file, all of it as text where that is asked for. Raises `UserError` when it cannot be read."""
     try:
         return pd.read_csv(path, **({"dtype": str, "keep_default_na": False} if text else {}))
     except (OSError, ValueError) as error:
@@ -129,7 +129,7 @@ def write_parts(path: Path, shape: tuple[int, ...], dtype: np.dtype, parts: Iter
 
 
 def read_array(path: Path) -> np.ndarray:
-    """The array in a numpy file, memory-mapped. Raises `Refusal` when it cannot be read."""
+    """The array in a numpy file, memory-mapped. Raises `UserError` when it cannot be read."""
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two: a damaged header
@@ -143,7 +143,7 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 
 def read_parquet(path: Path) -> pa.Table:
-    """The table in a Parquet file. Raises `Refusal` when it cannot be read."""
+    """The table in a Parquet file. Raises `UserError` when it cannot be read."""
     try:
         with pq.ParquetFile(path) as file:
             return file.read()
@@ -151,5 +151,5 @@ def read_parquet(path: Path) -> pa.Table:
         raise _unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> Refusal:
-    return Refusal(f"cannot read {path} ({' '.join(str(error).split())}); {REMEDY}")
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"cannot read {path} ({' '.join(str(error).split())}); {REMEDY}")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noisy_student.core.config import Params
-from noisy_student.core.errors import Refusal
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import REMEDY, digest
 from noisy_student.core.imports import import_closure
 from noisy_student.core.signals import STARTED
@@ -30,7 +30,7 @@ class Provenance:
     inputs: dict[str, str]  # what is in each (see `_manifest`), by role
     machine: dict[str, Any]
     paths: dict[str, Path]  # of the inputs, by role
-    written: dict[str, int]  # when each input was last written to, in ns; decides nothing, but tells a change
+    mtimes: dict[str, int]  # when each input was last written to, in ns; decides nothing, but tells a change
 
     @property
     def fingerprint(self) -> str:
@@ -40,18 +40,18 @@ class Provenance:
 
 
 def provenance(
-    file: str, params: Params | None, inputs: Mapping[str, Path | None], machine: dict[str, Any] | None = None
+    file: str, params: ParamsFile | None, inputs: Mapping[str, Path | None], machine: dict[str, Any] | None = None
 ) -> Provenance:
     """What the stage in `file` makes its result from, as it stands now.
 
     `params` are taken as far as sections of them were asked for; `inputs` are the files and folders that it reads, by
-    role, None for one that it was not given. Raises `Refusal` for an input that is not there, and for code that was
-    written after this process began to read it.
+    role, None for one that it was not given. Raises `UserError` for an input that is not there, and for code that was
+    mtimes after this process began to read it.
     """
     code = import_closure(Path(file).resolve(), ROOT)
     for path in code:
         if (written := path.stat().st_mtime) > time.time():
-            raise Refusal(f"{path.relative_to(ROOT)} is dated in the future; set the clock, or `touch` the file")
+            raise UserError(f"{path.relative_to(ROOT)} is dated in the future; set the clock, or `touch` the file")
         if written > STARTED:
             raise _changed(path.relative_to(ROOT), Path(file).stem)
     paths = {role: path for role, path in inputs.items() if path}
@@ -62,20 +62,20 @@ def provenance(
         inputs={role: _manifest(path) for role, path in paths.items()},
         machine=machine or {},
         paths=paths,
-        written={role: _written(path) for role, path in paths.items()},
+        mtimes={role: _written(path) for role, path in paths.items()},
     )
 
 
-def refuse_drift(before: Provenance, params: Params | None) -> None:
-    """Raise `Refusal` naming the first thing that is no longer what it was `before`.
+def check_unchanged(before: Provenance, params: ParamsFile | None) -> None:
+    """Raise `UserError` naming the first thing that is no longer what it was `before`.
 
     DVC looks at code, parameters and inputs when a stage has ended, and would record the new ones over its result.
     """
     for was, now in (
         (before.code, lambda name: digest(ROOT / name)),
-        (before.params, lambda name: Params(params.path).section(name, Any) if params else None),
+        (before.params, lambda name: ParamsFile(params.path).section(name, Any) if params else None),
         (before.inputs, lambda role: _manifest(before.paths[role])),
-        (before.written, lambda role: _written(before.paths[role])),
+        (before.mtimes, lambda role: _written(before.paths[role])),
     ):
         for name, value in was.items():
             if _or_gone(now, name) != value:
@@ -83,8 +83,9 @@ def refuse_drift(before: Provenance, params: Params | None) -> None:
                 raise _changed(what, before.stage)
 
 
-def refuse_changed(watched: Path | None, moment: float, stage: str) -> None:
-    """Raise `Refusal` naming the first file or folder at `watched` that changed after that moment, in s since 1970."""
+def check_untouched(watched: Path | None, moment: float, stage: str) -> None:
+    """Raise `UserError` naming the first file or folder at `watched` that changed after that moment, in s since
+    1970."""
     for path in _below(watched) if watched else ():
         if _changed_at(path) > moment:
             raise _changed(path, stage)
@@ -120,7 +121,7 @@ def _written(path: Path) -> int:
 
 def _files(path: Path) -> list[Path]:
     if not path.exists():
-        raise Refusal(f"{path} is not there; {REMEDY}")
+        raise UserError(f"{path} is not there; {REMEDY}")
     return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
 
 
@@ -128,7 +129,7 @@ def _or_gone(now: Callable[[str], Any], name: str) -> Any:
     """What `now` says of `name`; what cannot be read is gone."""
     try:
         return now(name)
-    except (OSError, Refusal):
+    except (OSError, UserError):
         return "gone"
 
 
@@ -136,5 +137,5 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _changed(what: Path | str, stage: str) -> Refusal:
-    return Refusal(f"{what} changed while {stage} ran, so its result is of neither; run again")
+def _changed(what: Path | str, stage: str) -> UserError:
+    return UserError(f"{what} changed while {stage} ran, so its result is of neither; run again")

@@ -20,7 +20,7 @@ class Stopped(BaseException):
         self.signal = signal
 
 
-class Asked:
+class StopFlag:
     """Whether a signal has asked the work to stop, and which: 0 is none."""
 
     signal = 0
@@ -30,7 +30,7 @@ class Asked:
 
 
 @contextmanager
-def stops_when_asked() -> Iterator[None]:
+def raise_on_signal() -> Iterator[None]:
     """Raise `Stopped` in the block as soon as a signal asks for it, or the DVC that runs this stage is gone."""
 
     def stop(number: int, frame) -> None:
@@ -43,9 +43,9 @@ def stops_when_asked() -> Iterator[None]:
 
 
 @contextmanager
-def finishes_the_step() -> Iterator[Asked]:
+def defer_signals() -> Iterator[StopFlag]:
     """Within the block a signal only sets what is yielded; the block looks at it where it can stop."""
-    asked = Asked()
+    asked = StopFlag()
 
     def note(number: int, frame) -> None:
         asked.signal = number

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from noisy_student.core.config import Params
-from noisy_student.core.errors import Refusal
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import digest, flush_folder, read_json, replacing, write_array, write_bytes, write_json
-from noisy_student.core.provenance import Provenance, provenance, refuse_changed, refuse_drift
+from noisy_student.core.provenance import Provenance, check_unchanged, check_untouched, provenance
 
 
 def work_folder() -> Path:
@@ -65,12 +65,12 @@ class Work:
         self.finished = True
 
     def publish(self, out: Path) -> None:
-        """Copy the result to the folder `out`. Raises `Refusal` where something else would be lost by it."""
+        """Copy the result to the folder `out`. Raises `UserError` where something else would be lost by it."""
         files = [file.relative_to(self.result) for file in self.result.rglob("*") if file.is_file()]
         foreign = sorted({each.name for each in out.glob("*")} - {file.parts[0] for file in files})
         if foreign or not out.name or out.is_file():
             what = f"holds {foreign[0]}, which this stage did not make" if foreign else "is no folder for a result"
-            raise Refusal(f"{out} {what}; name another folder")
+            raise UserError(f"{out} {what}; name another folder")
         with replacing(out) as temporary:
             for file in files:
                 (temporary / file).parent.mkdir(parents=True, exist_ok=True)
@@ -87,26 +87,26 @@ class Work:
 
 @contextmanager
 def work(
-    out: Path, file: str, params: Params | None, inputs: Mapping[str, Path | None], machine: dict[str, Any]
+    out: Path, file: str, params: ParamsFile | None, inputs: Mapping[str, Path | None], machine: dict[str, Any]
 ) -> Iterator[Work]:
     """The work of the stage in `file`: the block makes what is not finished, and the result then is the folder `out`.
 
-    Waits for another process that does the same work. Raises `Refusal` when what the result is made from has changed
+    Waits for another process that does the same work. Raises `UserError` when what the result is made from has changed
     meanwhile.
     """
     with _alone(file, params, inputs, machine) as (made_from, name):
         job = Work(work_folder() / name)
         yield job
         if not job.finished:
-            refuse_drift(made_from, params)
+            check_unchanged(made_from, params)
             job.finish()
         job.publish(out)
-        refuse_drift(made_from, params)
+        check_unchanged(made_from, params)
 
 
 @contextmanager
 def guarded(
-    file: str, params: Params | None, inputs: Mapping[str, Path | None], watched: Path | None = None
+    file: str, params: ParamsFile | None, inputs: Mapping[str, Path | None], watched: Path | None = None
 ) -> Iterator[None]:
     """As `work`, for a quick stage: its block writes the outputs themselves, and nothing is kept.
 
@@ -115,13 +115,13 @@ def guarded(
     began = time.time()
     with _alone(file, params, inputs, {}) as (made_from, _):
         yield
-        refuse_drift(made_from, params)
-        refuse_changed(watched, began, made_from.stage)
+        check_unchanged(made_from, params)
+        check_untouched(watched, began, made_from.stage)
 
 
 @contextmanager
 def _alone(
-    file: str, params: Params | None, inputs: Mapping[str, Path | None], machine: dict[str, Any]
+    file: str, params: ParamsFile | None, inputs: Mapping[str, Path | None], machine: dict[str, Any]
 ) -> Iterator[tuple[Provenance, str]]:
     made_from = provenance(file, params, inputs, machine)
     name = f"{made_from.stage}-{made_from.fingerprint}"
@@ -135,7 +135,7 @@ def _alone(
         lock.acquire(poll_interval=0.5)
     try:
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-        refuse_drift(made_from, params)  # what it is made from may have changed while this process waited
+        check_unchanged(made_from, params)  # what it is made from may have changed while this process waited
         yield made_from, name
     finally:
         lock.release()
@@ -145,7 +145,7 @@ def _recorded(file: Path) -> dict[str, str]:
     """The hashes in `file`; a damaged one, or none, vouches for nothing."""
     try:
         found = read_json(file)
-    except Refusal:
+    except UserError:
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -8,30 +8,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 
 
 def read_corrections(path: Path, ids: pd.Series, hashes: np.ndarray, classes: list[str]) -> dict[int, int]:
     """The class of each row that the file at `path` labels, and of each row with the same pixels.
 
     Lines whose label is still empty say nothing, and columns beside id and label neither.
-    `ids` and `hashes` (N,) are those of all rows. Raises `Refusal` for an id or a class that there is not, and for two
-    labels of one image.
-    """
+    `ids` and `hashes` (N,) are those of all rows. Raises `UserError` for an id or a class that there is not, and for
+    two labels of one image."""
     lines = _read(path)
     of_class = {name: number for number, name in enumerate(classes)}
     rows_of = _rows_of([name for name, _ in lines], ids, hashes)
     found: dict[int, int] = {}
     for name, label in lines:
         if name not in rows_of:
-            raise Refusal(f"{path} labels {name!r}, which is no image of the source; remove that line")
+            raise UserError(f"{path} labels {name!r}, which is no image of the source; remove that line")
         if label not in of_class:
             close = difflib.get_close_matches(label, classes, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(classes[:20])}"
-            raise Refusal(f"{path} gives {name!r} the label {label!r}, which is no class; {hint}")
+            raise UserError(f"{path} gives {name!r} the label {label!r}, which is no class; {hint}")
         for row in rows_of[name]:
             if found.setdefault(row, of_class[label]) != of_class[label]:
-                raise Refusal(f"{path} gives {name!r}, or an identical image, two labels; keep one")
+                raise UserError(f"{path} gives {name!r}, or an identical image, two labels; keep one")
     return found
 
 
@@ -42,13 +41,13 @@ def _read(path: Path) -> list[tuple[str, str]]:
             table = csv.DictReader(file, restkey="")
             names = table.fieldnames or ()
             if not {"id", "label"} <= set(names) or len(set(names)) < len(names):
-                raise Refusal(f"{path} has not one column id and one label in its first line; write `id,label` there")
+                raise UserError(f"{path} has not one column id and one label in its first line; write `id,label` there")
             lines = [(table.line_num, line) for line in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Refusal(f"cannot read {path} ({' '.join(str(error).split())}); write it as CSV in UTF-8") from None
+        raise UserError(f"cannot read {path} ({' '.join(str(error).split())}); write it as CSV in UTF-8") from None
     for number, line in lines:
         if None in line.values() or any(line.get("", [])):
-            raise Refusal(f"{path} has another number of fields in line {number} than in its first; mend it")
+            raise UserError(f"{path} has another number of fields in line {number} than in its first; mend it")
     return [(line["id"], unicodedata.normalize("NFC", line["label"])) for _, line in lines if line["label"]]
 
 

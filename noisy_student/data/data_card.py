@@ -18,8 +18,8 @@ from noisy_student.core.files import replacing, write_bytes
 from noisy_student.store.splits import Selection
 
 ACROSS, DOWN = 12, 4  # images on a sheet
-SIDE, GAP = 64, 4  # pixels on the screen
-ROWS = 20  # of a table of examples
+TILE_SIDE, GAP = 64, 4  # pixels on the screen
+TABLE_ROWS = 20  # of a table of examples
 PAPER = 255
 
 
@@ -73,8 +73,12 @@ def markdown(report: dict[str, Any], alike: bool, tables: dict[str, pd.DataFrame
         )
     for title, table in tables.items():
         if len(table):
-            more = f"The first {ROWS} of {len(table):,}; all are in {title}.csv.\n\n" if len(table) > ROWS else ""
-            head = table.head(ROWS).astype(object).where(table.head(ROWS).notna(), "")
+            more = (
+                f"The first {TABLE_ROWS} of {len(table):,}; all are in {title}.csv.\n\n"
+                if len(table) > TABLE_ROWS
+                else ""
+            )
+            head = table.head(TABLE_ROWS).astype(object).where(table.head(TABLE_ROWS).notna(), "")
             parts.append(
                 f"## {title.capitalize().replace('_', ' ')}\n\n{more}{_table(list(table), head.to_numpy().tolist())}"
             )
@@ -89,9 +93,9 @@ def save_sheet(path: Path, images: np.ndarray, numbered: bool = False) -> None:
 
 
 def _sheet(images: np.ndarray, numbered: bool) -> Image.Image:
-    """`images` uint8 (n,H,W,C) in rows of ACROSS, each SIDE pixels high or a whole number of times as large."""
+    """`images` uint8 (n,H,W,C) in rows of ACROSS, each TILE_SIDE pixels high or a whole number of times as large."""
     height, width, channels = images.shape[1:]
-    times = max(1, SIDE // height)
+    times = max(1, TILE_SIDE // height)
     images = images.repeat(times, axis=1).repeat(times, axis=2)
     high, wide = height * times + GAP, width * times + GAP
     lines = -(-len(images) // ACROSS)

@@ -79,8 +79,8 @@ class Dataset(Images):
     def index(self) -> Index:
         """What the splits are drawn from."""
         labels = np.concatenate([part.labels for part in self.parts])
-        own_test, classes = len(self.test.ids) if self.test else 0, len(self.classes)
+        source_test, classes = len(self.test.ids) if self.test else 0, len(self.classes)
         if self.own:
-            return Index(labels, self.own.hashes, own_test, classes, self.own.groups, self.own.drops)
+            return Index(labels, self.own.hashes, source_test, classes, self.own.groups, self.own.drops)
         hashes = np.array([found for part in self.parts for found in pixel_hash(part.images)], "S64")
-        return Index(labels, hashes, own_test, classes)
+        return Index(labels, hashes, source_test, classes)

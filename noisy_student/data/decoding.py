@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin
 from pydantic import Field
 
-from noisy_student.core.config import Section
+from noisy_student.core.config import ParamsModel
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # an allow-list: Pillow would run Ghostscript for EPS
 MAX_BYTES = 500_000_000  # of a file
@@ -35,7 +35,7 @@ WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # grey, 16 bits a pixel; Pillow names some of them I
 
 
-class Preparation(Section):
+class Preparation(ParamsModel):
     """How an image of any size and kind becomes one that the models take."""
 
     image_size: int = Field(ge=4, le=1024)  # pixels a side

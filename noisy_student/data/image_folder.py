@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_csv
 from noisy_student.data.dataset import Dataset, Images, Own
 from noisy_student.data.decoding import Preparation
@@ -18,21 +18,23 @@ MOST_DROPS = 1000  # each has files of its own
 LISTS = {"folder": list_folder, "manifest": list_manifest}
 
 
-def load_own(
+def load_image_folder(
     source: str, path: Path, how: Preparation, max_bad_fraction: float, scratch: Path | None = None
 ) -> Dataset:
     """The images of a folder or a manifest (`source`), decoded into a file in `scratch` that goes when they do.
 
-    Raises `Refusal` for more than `max_bad_fraction` of bad files or MOST_DROPS drops, fewer than two classes, a class
-    without a usable image, one that only the test split has, and what `list_folder`, `list_manifest`, `stage` refuse.
-    """
+    Raises `UserError` for more than `max_bad_fraction` of bad files or MOST_DROPS drops, fewer than two classes, a
+    class without a usable image, one that only the test split has, and what `list_folder`, `list_manifest`, `stage`
+    refuse."""
     listing = LISTS[source](path)
     if (many := listing.files["drop"].nunique()) > MOST_DROPS:
-        raise Refusal(f"{path} has {many:,} folders directly in pool/, each a drop; put them into fewer folders there")
+        raise UserError(
+            f"{path} has {many:,} folders directly in pool/, each a drop; put them into fewer folders there"
+        )
     if scratch:
         scratch.mkdir(parents=True, exist_ok=True)
     staging = stage(listing, how, tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115 the images' own
-    _refuse_too_many(staging.quarantine, len(listing), max_bad_fraction, scratch)
+    _check_bad_fraction(staging.quarantine, len(listing), max_bad_fraction, scratch)
     files = staging.files
     classes = _classes(listing, files, path)
     number_of = {name: number for number, name in enumerate(classes)}
@@ -60,11 +62,11 @@ def _classes(listing: Listing, files: pd.DataFrame, path: Path) -> list[str]:
         listed |= {unicodedata.normalize("NFC", each.name) for each in (path / "labeled").iterdir() if each.is_dir()}
         listed = {name for name in listed if not name.startswith(".")}
     if empty := sorted(listed - used):
-        raise Refusal(f"no image of the class {empty[0]!r} in {path} can be used; mend them or remove the class")
+        raise UserError(f"no image of the class {empty[0]!r} in {path} can be used; mend them or remove the class")
     if len(used) < 2:
-        raise Refusal(f"{path} has labels of {len(used)} class; it takes two or more to tell apart")
+        raise UserError(f"{path} has labels of {len(used)} class; it takes two or more to tell apart")
     if alone := sorted(_labels(files, "test") - used):
-        raise Refusal(
+        raise UserError(
             f"the class {alone[0]!r} of {path} is in the test split alone; label some for training, or remove it"
         )
     return sorted(used)
@@ -79,7 +81,7 @@ def _groups(files: pd.DataFrame) -> np.ndarray | None:
     return np.where(named, files["group"].cat.codes, -1).astype(np.int64) if named.any() else None
 
 
-def _refuse_too_many(quarantine: pd.DataFrame, listed: int, most: float, scratch: Path | None) -> None:
+def _check_bad_fraction(quarantine: pd.DataFrame, listed: int, most: float, scratch: Path | None) -> None:
     """Name the five commonest reasons when there are too many bad files, and list all in `scratch`.
 
     A reason's details follow its colon. Hidden files are what a system leaves in its folders, and no bad images.
@@ -96,7 +98,7 @@ def _refuse_too_many(quarantine: pd.DataFrame, listed: int, most: float, scratch
     if scratch:
         write_csv(scratch / "quarantine.csv", quarantine)
     where = f"; all are in {scratch / 'quarantine.csv'}" if scratch else ""
-    raise Refusal(
+    raise UserError(
         f"{len(quarantine):,} of {listed:,} files cannot be used, more than data.max_bad_fraction {most} allows "
         f"({reasons}{where}); mend or remove them, or raise it"
     )

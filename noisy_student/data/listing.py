@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 
 SPLITS = ("test", "labeled", "pool")  # in the order in which rows are counted
 COLUMNS = ("path", "label", "split", "group", "drop")
@@ -48,9 +48,10 @@ class Listing:
 
 
 def list_folder(root: Path) -> Listing:
-    """The files below `root`. Raises `Refusal` for no folder labeled/, and for a link to a split, a class or a drop."""
+    """The files below `root`. Raises `UserError` for no folder labeled/, and for a link to a split, a class or a
+    drop."""
     if not (root / "labeled").is_dir():
-        raise Refusal(f"{root} has no folder labeled/ with a folder of images for each class; see data.path")
+        raise UserError(f"{root} has no folder labeled/ with a folder of images for each class; see data.path")
     refused: list[tuple[str, str]] = []
     rows = filter(None, (_row(path, problem, refused) for path, problem in files_below(root)))
     blocks = [_typed(pd.DataFrame([], columns=list(COLUMNS)))]
@@ -60,18 +61,18 @@ def list_folder(root: Path) -> Listing:
 
 
 def list_manifest(path: Path) -> Listing:
-    """The files that the manifest at `path` names. Raises `Refusal` when it is no table with these columns."""
+    """The files that the manifest at `path` names. Raises `UserError` when it is no table with these columns."""
     table = _read_manifest(path)
     if len(set(table)) < len(table.columns):
-        raise Refusal(f"{path} has two columns of one name; it takes path, label, split and group once each")
+        raise UserError(f"{path} has two columns of one name; it takes path, label, split and group once each")
     unknown = set(table) - {"path", "label", "split", "group"}
     if "path" not in table or "label" not in table or unknown:
         what = f"a column {min(unknown)}" if unknown else "no columns path and label"
-        raise Refusal(f"{path} has {what}; it takes path, label and, where wanted, split and group")
+        raise UserError(f"{path} has {what}; it takes path, label and, where wanted, split and group")
     table = table.reindex(columns=["path", "label", "split", "group"], fill_value="").fillna("")
     wrong = table.loc[~table["split"].isin(["", "test"]), "split"]
     if len(wrong):
-        raise Refusal(f"{path} has the split {wrong.iloc[0]!r}; it may be test or empty")
+        raise UserError(f"{path} has the split {wrong.iloc[0]!r}; it may be test or empty")
     table["label"] = table["label"].map(lambda label: unicodedata.normalize("NFC", label))
     table["split"] = table["split"].where(table["split"] == "test", np.where(table["label"] != "", "labeled", "pool"))
     reasons = pd.Series("", index=table.index)
@@ -92,7 +93,7 @@ def _row(path: str, problem: str, refused: list[tuple[str, str]]) -> tuple[str, 
     split, *below = path.split("/")
     if reason := problem or _misplaced(split, below):
         if problem == LINKED and len(below) < 2:
-            raise Refusal(f"{path} is {LINKED}; move the images there, or name them in a manifest: see data.path")
+            raise UserError(f"{path} is {LINKED}; move the images there, or name them in a manifest: see data.path")
         refused.append((path, reason))
         return None
     if split != "pool":
@@ -127,7 +128,7 @@ def files_below(root: Path) -> Iterator[tuple[str, str]]:
                     if problem := _problem(entry):
                         problems[path] = problem
         except OSError as error:
-            raise Refusal(f"the folder {root / folder} cannot be read: {error.strerror}; make it readable") from None
+            raise UserError(f"the folder {root / folder} cannot be read: {error.strerror}; make it readable") from None
         waiting += sorted(folders, reverse=True)
         for path in sorted(files):
             shown = _readable(path)
@@ -159,7 +160,7 @@ def _small_enough(path: Path, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
     size = 0
     for batch in file.iter_batches(BATCH):
         if (size := size + batch.nbytes) > MAX_BYTES:
-            raise Refusal(f"{path} holds more than {MAX_BYTES:,} bytes; split the images over several projects")
+            raise UserError(f"{path} holds more than {MAX_BYTES:,} bytes; split the images over several projects")
         yield batch
 
 
@@ -167,11 +168,11 @@ def _read_manifest(path: Path) -> pd.DataFrame:
     """All of it as text."""
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise Refusal(f"{path} is larger than {MAX_BYTES:,} bytes; split the images over several projects")
+            raise UserError(f"{path} is larger than {MAX_BYTES:,} bytes; split the images over several projects")
         if path.suffix == ".parquet":
             with pq.ParquetFile(path) as file:
                 if file.metadata.num_rows > MAX_ROWS:
-                    raise Refusal(f"{path} has more than {MAX_ROWS:,} rows; split the images over several projects")
+                    raise UserError(f"{path} has more than {MAX_ROWS:,} rows; split the images over several projects")
                 table = pa.Table.from_batches(_small_enough(path, file), file.schema_arrow)
             table.validate(full=True)
             return table.cast(pa.schema([(name, pa.string()) for name in table.column_names])).to_pandas()
@@ -179,4 +180,4 @@ def _read_manifest(path: Path) -> pd.DataFrame:
         as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
         return pyarrow.csv.read_csv(path, convert_options=as_text).to_pandas()
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise Refusal(f"cannot read the manifest {path} ({' '.join(str(error).split())}); see data.path") from None
+        raise UserError(f"cannot read the manifest {path} ({' '.join(str(error).split())}); see data.path") from None

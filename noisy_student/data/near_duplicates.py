@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.store.splits import Selection
 
 TRAINING = ("labeled", "pool")
@@ -17,10 +17,10 @@ FREQUENCIES = 5  # the lowest ones in each direction
 HASH = (FREQUENCIES + 1) ** 2 - 1  # numbers in a perceptual hash
 RADIUS = 0.1  # between the hashes of candidates; 99 of 100 shifted or re-encoded images are within 0.07
 LEADING = 16  # principal components that the search goes by
-BLOCK = 1024  # rows that are compared with as many others at once
-SIDE = 32  # pixels of the thumbnails that are compared
+ROWS_AT_ONCE = 1024  # rows that are compared with as many others at once
+THUMBNAIL_SIDE = 32  # pixels of the thumbnails that are compared
 BATCH_BYTES = 2_000_000  # of images or pairs at once: what stays in the cache
-MOST = 5_000_000  # pairs of candidates
+MAX_PAIRS = 5_000_000  # pairs of candidates
 BLURS = ((1, 4, 1), (1, 2, 1), (1, 1, 1))  # an image that was made smaller and larger again is like a blurred one
 SHIFTS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]  # pixels
 HOPELESS = 0.15  # a pair that agrees less than this below the threshold is not compared with blurred images
@@ -73,19 +73,19 @@ def close_pairs(hashes: np.ndarray, radius: float) -> np.ndarray:
     order = np.argsort(leading[:, 0], kind="stable")
     rising = leading[order, 0]
     found, many = [np.empty((0, 2), np.int64)], 0
-    for row in range(0, len(hashes), BLOCK):
-        rows = order[row : row + BLOCK]
-        end = np.searchsorted(rising, rising[row : row + BLOCK][-1] + radius + 1e-6)
-        for column in range(row, end, BLOCK):
-            columns = order[column : min(column + BLOCK, end)]
+    for row in range(0, len(hashes), ROWS_AT_ONCE):
+        rows = order[row : row + ROWS_AT_ONCE]
+        end = np.searchsorted(rising, rising[row : row + ROWS_AT_ONCE][-1] + radius + 1e-6)
+        for column in range(row, end, ROWS_AT_ONCE):
+            columns = order[column : min(column + ROWS_AT_ONCE, end)]
             first, second = _within(leading[rows], leading[columns], radius)
             close = np.stack([rows[first], columns[second]], axis=1)[first + row < second + column]
             close = close[np.linalg.norm(hashes[close[:, 0]] - hashes[close[:, 1]], axis=1) <= radius]
             found.append(np.sort(close, axis=1))
             many += len(close)
-            if many > MOST:
-                raise Refusal(
-                    f"more than {MOST:,} pairs of images may be nearly the same, as frames of one film are; "
+            if many > MAX_PAIRS:
+                raise UserError(
+                    f"more than {MAX_PAIRS:,} pairs of images may be nearly the same, as frames of one film are; "
                     "thin them out, or set data.near_duplicates to null"
                 )
     pairs = np.concatenate(found)
@@ -156,8 +156,8 @@ def _grey(images: np.ndarray) -> np.ndarray:
 
 
 def _thumbnails(images: np.ndarray) -> np.ndarray:
-    """Grey values float32 (N,h,w) of which no side has more than SIDE pixels."""
-    rows, columns = (_shrinking(size, min(size, SIDE)) for size in images.shape[1:3])
+    """Grey values float32 (N,h,w) of which no side has more than THUMBNAIL_SIDE pixels."""
+    rows, columns = (_shrinking(size, min(size, THUMBNAIL_SIDE)) for size in images.shape[1:3])
     return rows @ _grey(images) @ columns.T
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.progress import meter
 from noisy_student.data.decoding import BadImage, Preparation, decode, is_grey, read_inside, to_grey
 from noisy_student.data.listing import Listing
@@ -72,9 +72,9 @@ class Staging:
 def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
     """Decode the files of `listing` into the open `file`. All images are grey when the labeled ones are.
 
-    Raises `Refusal` when the disk has too little room.
+    Raises `UserError` when the disk has too little room.
     """
-    _refuse_small_disk(len(listing.files), how, file.fileno())
+    _check_disk_space(len(listing.files), how, file.fileno())
     found, reasons = _decoded(listing, how, file.fileno())
     bad = np.isin(np.arange(len(found)), list(reasons))
     unusable = listing.files.loc[bad, ["path"]].assign(
@@ -107,7 +107,7 @@ def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray,
                 reasons |= bad
                 progress.advance(len(chunk))
     except BrokenProcessPool:
-        raise Refusal("a process that decodes images was killed; free memory, or lower data.max_megapixels") from None
+        raise UserError("a process that decodes images was killed; free memory, or lower data.max_megapixels") from None
     except BaseException:
         for process in multiprocessing.active_children():
             process.terminate()  # else what they have begun, and the chunks that wait behind it, would be finished
@@ -177,7 +177,7 @@ def _write(file: int, pixels: np.ndarray, offset: int) -> None:
         left, offset = left[count:], offset + count
 
 
-def _refuse_small_disk(images: int, how: Preparation, file: int) -> None:
+def _check_disk_space(images: int, how: Preparation, file: int) -> None:
     wanted = COPIES * images * how.image_size**2 * CHANNELS
     found = os.fstatvfs(file)
     free = found.f_bavail * found.f_frsize
@@ -186,4 +186,6 @@ def _refuse_small_disk(images: int, how: Preparation, file: int) -> None:
         flush=True,
     )
     if wanted > free:
-        raise Refusal(f"the images take {wanted / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; lower data.image_size")
+        raise UserError(
+            f"the images take {wanted / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; lower data.image_size"
+        )

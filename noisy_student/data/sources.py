@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.data.dataset import Dataset, Images
 from noisy_student.data.decoding import Preparation
-from noisy_student.data.image_folder import LISTS, load_own
+from noisy_student.data.image_folder import LISTS, load_image_folder
 from noisy_student.data.splitting import SplitParams, plan
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
@@ -92,22 +92,22 @@ class SourceParams(Preparation):
         raise ValueError("a path, without NUL, ~ being the home of a user who is there")
 
     @property
-    def is_own(self) -> bool:
+    def is_user_images(self) -> bool:
         """Whether the images are a person's own."""
         return self.source in LISTS
 
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the images; one's own may turn out to be grey."""
-        return (self.image_size, self.image_size, 3) if self.is_own else SIZES[self.source].shape
+        return (self.image_size, self.image_size, 3) if self.is_user_images else SIZES[self.source].shape
 
     def preparation(self) -> dict[str, Any]:
         """How an image of any size and kind is made one of these."""
         values = {name: getattr(self, name) for name in Preparation.model_fields}
         return values | {"image_size": self.shape()[0]}
 
-    def own_path(self) -> Path | None:
+    def user_path(self) -> Path | None:
         """Where one's own images are; None where they are not."""
-        return Path(self.path) if self.is_own else None
+        return Path(self.path) if self.is_user_images else None
 
     def download_folder(self) -> Path:
         """Where downloads are kept."""
@@ -124,10 +124,10 @@ class DataParams(SplitParams, SourceParams):
 
 def check_sizes(params: DataParams) -> None:
     """Refuse, before anything is loaded, to split more images than the source has, and own ones that are not there."""
-    if params.is_own:
+    if params.is_user_images:
         path, kind = Path(params.path), {"folder": Path.is_dir, "manifest": Path.is_file}[params.source]
         if not kind(path):
-            raise Refusal(f"params.yaml: data.path was {params.path!r}; there is no such {params.source}")
+            raise UserError(f"params.yaml: data.path was {params.path!r}; there is no such {params.source}")
         return
     size = SIZES[params.source]
     plan(params, np.array(size.training), None if size.test is None else np.array(size.test), size.unlabeled)
@@ -136,10 +136,10 @@ def check_sizes(params: DataParams) -> None:
 def load(params: SourceParams, scratch: Path | None = None) -> Dataset:
     """The images of `params.source`; one's own are decoded into a file in `scratch`, or where the system has such.
 
-    Raises `Refusal` when they are neither there nor to be had.
+    Raises `UserError` when they are neither there nor to be had.
     """
-    if params.is_own:
-        return load_own(params.source, Path(params.path), params, params.max_bad_fraction, scratch)
+    if params.is_user_images:
+        return load_image_folder(params.source, Path(params.path), params, params.max_bad_fraction, scratch)
     return LOADERS[params.source](params)
 
 
@@ -165,7 +165,7 @@ def _fashion_mnist(params: SourceParams) -> Dataset:
         )
     except (OSError, EOFError, zlib.error, ValueError) as error:
         where = f"{DEBIAN_FASHION_MNIST} ({' '.join(str(error).split())})"
-        raise Refusal(f"cannot read {where}; install the package dataset-fashion-mnist again") from None
+        raise UserError(f"cannot read {where}; install the package dataset-fashion-mnist again") from None
     return Dataset(**training, classes=list(FASHION), test=Images(**test))
 
 
@@ -184,7 +184,7 @@ def _torchvision(params: SourceParams) -> Dataset:
         test, _ = _torchvision_part(source, "test", folder)
         unlabeled = _torchvision_part(source, "unlabeled", folder)[0] if SIZES[source].unlabeled else None
     except (OSError, RuntimeError, HTTPException, EOFError) as error:
-        raise Refusal(
+        raise UserError(
             f"cannot download {source} into {folder} ({' '.join(str(error).split())}); "
             f"connect to the network and try again, or set data.downloads to a folder that holds torchvision's download"
         ) from None

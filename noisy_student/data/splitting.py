@@ -11,24 +11,24 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from noisy_student.core.config import Section
-from noisy_student.core.errors import Refusal
+from noisy_student.core.config import ParamsModel
+from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import generator
 
-MOST = 10**9  # images
+MAX_IMAGES = 10**9  # images
 STRATIFIED = ("calibration", "validation")
-KEYS = {"labeled": "labeled_per_class"}  # of params.yaml, where it is not the split's name
+PARAM_NAMES = {"labeled": "labeled_per_class"}  # of params.yaml, where it is not the split's name
 
 
-class SplitParams(Section):
+class SplitParams(ParamsModel):
     """How many images each split takes."""
 
     test_seed: int = Field(ge=0, lt=2**32)  # of the test split alone
-    test: int | None = Field(ge=2, le=MOST)  # images, for one has no interval; None: all that the source has
-    labeled_per_class: int | None = Field(ge=1, le=MOST)  # training labels for each class; None: all that are left
-    calibration: int = Field(ge=1, le=MOST)  # held-out labels
-    validation: int = Field(ge=1, le=MOST)  # held-out labels
-    pool: int | None = Field(ge=1, le=MOST)  # images without labels; None: all that are left
+    test: int | None = Field(ge=2, le=MAX_IMAGES)  # images, for one has no interval; None: all that the source has
+    labeled_per_class: int | None = Field(ge=1, le=MAX_IMAGES)  # training labels a class; None: all that are left
+    calibration: int = Field(ge=1, le=MAX_IMAGES)  # held-out labels
+    validation: int = Field(ge=1, le=MAX_IMAGES)  # held-out labels
+    pool: int | None = Field(ge=1, le=MAX_IMAGES)  # images without labels; None: all that are left
 
 
 Near = dict[int, tuple[int, float]]  # images taken out, each with the one that it is like and how far they agree
@@ -40,7 +40,7 @@ class Index:
 
     labels: np.ndarray  # int64 (N,), -1 where unknown
     hashes: np.ndarray  # (N,), the same for identical images
-    own_test: int  # how many of the first rows are the source's own test split, 0 if it has none
+    source_test: int  # how many of the first rows are the source's own test split, 0 if it has none
     classes: int  # K
     groups: np.ndarray | None = None  # int64 (N,), see `draw`; -1: in none
     drops: np.ndarray | None = None  # int64 (N,), rising: pool images of one drop stay together
@@ -63,39 +63,42 @@ class Splits:
         labeled = np.union1d(self.rows["labeled"], free)
         pool = self.rows["pool"][~np.isin(self.rows["pool"], labeled)]
         if not len(pool):
-            raise Refusal("corrections.csv labels every image of the pool; add images without labels")
+            raise UserError("corrections.csv labels every image of the pool; add images without labels")
         return replace(self, rows={**self.rows, "labeled": labeled, "pool": pool})
 
     def without(self, near: Near) -> "Splits":
-        """These splits without rows that are like others. Raises `Refusal` where none would be left."""
+        """These splits without rows that are like others. Raises `UserError` where none would be left."""
         rows = {name: each[~np.isin(each, list(near))] for name, each in self.rows.items()}
         for name, left in rows.items():
             if not len(left):
-                raise Refusal(f"every image of {name} is nearly the same as one elsewhere; raise data.near_duplicates")
+                raise UserError(
+                    f"every image of {name} is nearly the same as one elsewhere; raise data.near_duplicates"
+                )
         return replace(self, rows=rows, near=near)
 
 
 def plan(
-    params: SplitParams, training: np.ndarray, own_test: np.ndarray | None, unlabeled: int
+    params: SplitParams, training: np.ndarray, source_test: np.ndarray | None, unlabeled: int
 ) -> dict[str, np.ndarray]:
     """How many images of each class, int64 (K,), go to test, labeled, calibration and validation.
 
-    `training` (K,) and `own_test` (K,) count the source's images by class; `own_test` is None for a source that has
-    no test split of its own, whose test images then are taken off its training images.
-    Raises `Refusal` naming the first key that asks for more than is left.
-    """
+    `training` (K,) and `source_test` (K,) count the source's images by class; `source_test` is None for a source that
+    has no test split of its own, whose test images then are taken off its training images. Raises `UserError` naming
+    the first key that asks for more than is left."""
     left = training.copy()
-    if own_test is None and params.test is None:
-        raise Refusal("params.yaml: data.test was null and this source has no test split; set it to a number of images")
-    source = left if own_test is None else own_test
+    if source_test is None and params.test is None:
+        raise UserError(
+            "params.yaml: data.test was null and this source has no test split; set it to a number of images"
+        )
+    source = left if source_test is None else source_test
     wanted = int(source.sum()) if params.test is None else params.test
     planned = {"test": _allocated("test", wanted, source)}
-    if own_test is None:
+    if source_test is None:
         left = left - planned["test"]
     least = params.labeled_per_class or 1  # of each class is kept for training
     if params.labeled_per_class is None and not left.min():
-        raise Refusal("params.yaml: data.test leaves a class without images to train on; lower it, or label more")
-    _refuse_more("labeled_per_class", least, int(left.min()), "images of the smallest class")
+        raise UserError("params.yaml: data.test leaves a class without images to train on; lower it, or label more")
+    _check_enough("labeled_per_class", least, int(left.min()), "images of the smallest class")
     planned["labeled"] = np.full_like(left, least)
     left = left - planned["labeled"]
     for name in STRATIFIED:
@@ -105,10 +108,10 @@ def plan(
         planned["labeled"], left = planned["labeled"] + left, np.zeros_like(left)
     pool = int(left.sum()) + unlabeled
     if not pool:
-        raise Refusal(
+        raise UserError(
             "params.yaml: data leaves no image for the pool; lower data.labeled_per_class, or add images without labels"
         )
-    _refuse_more("pool", params.pool or 1, pool, "images")
+    _check_enough("pool", params.pool or 1, pool, "images")
     return planned
 
 
@@ -128,18 +131,18 @@ def draw(params: SplitParams, seed: int, index: Index) -> Splits:
 
     The test split depends on `params.test_seed` and not on `seed`. A group stands in one of test, calibration and
     validation, or among what trains (labeled images and the pool); it is taken whole, so that a split can be a little
-    larger than `params` ask. Raises `Refusal` when `params` ask for more images than there are.
+    larger than `params` ask. Raises `UserError` when `params` ask for more images than there are.
     """
     first, representative = np.unique(index.hashes, return_index=True, return_inverse=True)[1:]
     kept, representative = np.sort(first), first[representative]
-    own, known = kept < index.own_test, index.labels[kept] >= 0
+    own, known = kept < index.source_test, index.labels[kept] >= 0
     training, unlabeled = kept[~own & known], kept[~own & ~known]
-    test = kept[own] if index.own_test else training
+    test = kept[own] if index.source_test else training
 
     def count(rows: np.ndarray) -> np.ndarray:
         return np.bincount(index.labels[rows], minlength=index.classes)
 
-    planned = plan(params, count(training), count(test) if index.own_test else None, len(unlabeled))
+    planned = plan(params, count(training), count(test) if index.source_test else None, len(unlabeled))
     order = ("labeled", *STRATIFIED) if params.labeled_per_class else (*STRATIFIED, "labeled")
     rows: dict[str, np.ndarray] = {}
     left, of_groups = training, np.empty(0, np.int64)
@@ -151,24 +154,24 @@ def draw(params: SplitParams, seed: int, index: Index) -> Splits:
         left, apart = _apart(np.setdiff1d(left, rows[name]), rows[name], index)
         of_groups = np.union1d(of_groups, apart)
     if not count(rows["labeled"]).all():
-        raise Refusal("params.yaml: groups leave a class without training labels; lower data.test or data.validation")
+        raise UserError("params.yaml: groups leave a class without training labels; lower data.test or data.validation")
     pool = np.union1d(left, unlabeled)
     for name in ("test", *STRATIFIED):  # labeled images and the pool train together and may share a group
         pool, apart = _apart(pool, rows[name], index)
         of_groups = np.union1d(of_groups, apart)
     if not len(pool):
-        raise Refusal("params.yaml: groups leave no image for the pool; lower data.test or data.validation")
+        raise UserError("params.yaml: groups leave no image for the pool; lower data.test or data.validation")
     rows["pool"] = _shuffled(pool, index, seed)[: params.pool]
     dropped = np.setdiff1d(np.arange(len(index.labels)), kept)
     copies = np.stack([dropped, representative[dropped]], axis=1)
     return Splits(rows, copies, _conflicting(index.labels[copies]), of_groups)
 
 
-def refuse_classes_without_labels(splits: Splits, labels: np.ndarray, classes: list[str]) -> None:
-    """Raise `Refusal` where a class of `labels` (N,) has no image to train on."""
+def check_every_class_has_labels(splits: Splits, labels: np.ndarray, classes: list[str]) -> None:
+    """Raise `UserError` where a class of `labels` (N,) has no image to train on."""
     counts = np.bincount(labels[splits.rows["labeled"]], minlength=len(classes))
     if not counts.all():
-        raise Refusal(
+        raise UserError(
             f"the class {classes[int(counts.argmin())]!r} has no labeled image left to train on, after what is like "
             "held-out images was taken out and corrections were made; label more of it"
         )
@@ -231,7 +234,7 @@ def _take(name: str, rows: np.ndarray, counts: np.ndarray, index: Index, generat
             taken.append(group.to_numpy())
             np.subtract.at(needed, index.labels[group], 1)
     if (needed > 0).any():
-        raise Refusal(f"params.yaml: groups leave too few images for data.{KEYS.get(name, name)}; lower it")
+        raise UserError(f"params.yaml: groups leave too few images for data.{PARAM_NAMES.get(name, name)}; lower it")
     return np.sort(np.concatenate(taken))
 
 
@@ -253,10 +256,10 @@ def _shuffled(pool: np.ndarray, index: Index, seed: int) -> np.ndarray:
 
 
 def _allocated(name: str, wanted: int, counts: np.ndarray) -> np.ndarray:
-    _refuse_more(name, wanted, int(counts.sum()), "labeled images")
+    _check_enough(name, wanted, int(counts.sum()), "labeled images")
     return allocate(counts, wanted)
 
 
-def _refuse_more(key: str, wanted: int, left: int, what: str) -> None:
+def _check_enough(key: str, wanted: int, left: int, what: str) -> None:
     if wanted > left:
-        raise Refusal(f"params.yaml: data.{key} was {wanted:,}; only {left:,} {what} are left for it; lower it")
+        raise UserError(f"params.yaml: data.{key} was {wanted:,}; only {left:,} {what} are left for it; lower it")

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import read_csv, read_json, write_csv
 from noisy_student.store.splits import Split
 
-COLUMNS = [  # of history.csv, in order
+HISTORY_COLUMNS = [  # of history.csv, in order
     "iteration",
     "teacher",
     "model",
@@ -35,7 +35,7 @@ COLUMNS = [  # of history.csv, in order
 class History:
     """From iter0 on, in the order in which one taught the next."""
 
-    rows: pd.DataFrame  # a row an iteration, columns COLUMNS
+    rows: pd.DataFrame  # a row an iteration, columns HISTORY_COLUMNS
     curves: pd.DataFrame  # iteration, step, loss, validation_loss, validation_accuracy
     predictions: pd.DataFrame  # id, actual, and a column of predicted classes for each iteration
 
@@ -56,14 +56,14 @@ def single(results: Path, model: Path, teacher: str | None) -> History:
     curve.insert(0, "iteration", iteration)
     predictions = read_predictions(results).rename(columns={"predicted": iteration})
     return History(
-        pd.DataFrame([{**result, "iteration": iteration, "teacher": teacher}]).reindex(columns=COLUMNS),
+        pd.DataFrame([{**result, "iteration": iteration, "teacher": teacher}]).reindex(columns=HISTORY_COLUMNS),
         curve,
         predictions,
     )
 
 
 def read_history(folder: Path) -> History:
-    """The history that `save_history` wrote. Raises `Refusal` when it cannot be read."""
+    """The history that `save_history` wrote. Raises `UserError` when it cannot be read."""
     rows, curves = read_csv(folder / "history.csv"), read_csv(folder / "curves.csv")
     return History(rows, curves, read_csv(folder / "predictions.csv", text=True))
 
@@ -89,7 +89,7 @@ def read_predictions(results: Path) -> pd.DataFrame:
 
 def read_distilled(folder: Path, names: list[str]) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
     """The figures and the predictions of each model that an iteration was distilled into; `names` are those of
-    params.yaml. Raises `Refusal` for results of a model that is none of them."""
+    params.yaml. Raises `UserError` for results of a model that is none of them."""
     found = {results.name: (result, read_predictions(results)) for results, result in _results(folder, names, "model")}
     return {name: found[name] for name in names if name in found}
 
@@ -97,14 +97,14 @@ def read_distilled(folder: Path, names: list[str]) -> dict[str, tuple[dict[str, 
 def read_controls(folder: Path, names: list[str], iteration: str) -> dict[str, pd.DataFrame]:
     """The predictions of each control of `iteration`, by the control's kind; `names` are the controls of params.yaml.
 
-    Raises `Refusal` for results of a control that is none of them, and when two are of one kind: a gain over "the"
+    Raises `UserError` for results of a control that is none of them, and when two are of one kind: a gain over "the"
     control would hide which.
     """
     found: dict[str, pd.DataFrame] = {}
     for results, result in _results(folder, names, "control"):
         if result["of"] == iteration:
             if result["kind"] in found:
-                raise Refusal(f"{iteration} has two controls of kind {result['kind']} in {folder}; keep one of them")
+                raise UserError(f"{iteration} has two controls of kind {result['kind']} in {folder}; keep one of them")
             found[result["kind"]] = read_predictions(results)
     return found
 
@@ -113,5 +113,5 @@ def _results(folder: Path, names: list[str], what: str) -> Iterator[tuple[Path, 
     """The folders in `folder` that hold results, and these; each must be of one of `names`, those of params.yaml."""
     for file in sorted(folder.glob("*/results.json")):
         if file.parent.name not in names:
-            raise Refusal(f"{file.parent} is left from a {what} that params.yaml no longer has; remove it")
+            raise UserError(f"{file.parent} is left from a {what} that params.yaml no longer has; remove it")
         yield file.parent, read_json(file)

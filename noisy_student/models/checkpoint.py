@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import REMEDY, read_json, write_bytes, write_json
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -30,12 +30,12 @@ def save_model(folder: Path, tensors: dict[str, Tensor], description: dict[str, 
 def load_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the description that `save_model` wrote.
 
-    Raises `Refusal` when the folder holds no model that can be read.
+    Raises `UserError` when the folder holds no model that can be read.
     """
     try:
         return load_file(folder / WEIGHTS), read_json(folder / DESCRIPTION)
     except (OSError, SafetensorError) as error:
-        raise Refusal(f"{folder} holds no readable model ({error}); {REMEDY}") from None
+        raise UserError(f"{folder} holds no readable model ({error}); {REMEDY}") from None
 
 
 class Checkpoints:
@@ -92,7 +92,7 @@ def _seconds() -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise Refusal(f"the environment variable {SECONDS} was {wanted!r}; it must be a number of seconds")
+        raise UserError(f"the environment variable {SECONDS} was {wanted!r}; it must be a number of seconds")
     return seconds
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import REMEDY
 from noisy_student.models.checkpoint import load_model
-from noisy_student.models.device import explained
+from noisy_student.models.device import translate_torch_errors
 from noisy_student.models.external import load_tensors
 from noisy_student.models.networks import Ensemble
 from noisy_student.models.registry import build
@@ -38,7 +38,7 @@ class Classifier(nn.Module):
         pixels = (images.float() / 255 - self.mean) / self.std
         return self.network(pixels.contiguous(memory_format=self.memory_format))
 
-    def laid_out(self, memory_format: torch.memory_format) -> "Classifier":
+    def to_memory_format(self, memory_format: torch.memory_format) -> "Classifier":
         """Itself, with pixels and the weights of convolutions in that memory format from now on."""
         self.memory_format = memory_format
         return self.to(memory_format=memory_format)  # type: ignore[call-overload]
@@ -60,7 +60,7 @@ def load_classifier(
     """The classifier in `folder`, in eval mode on `device`, and its description; `rates` are those of `build`, for one
     that is to be trained on.
 
-    Raises `Refusal` when the folder holds no model or another model than it says.
+    Raises `UserError` when the folder holds no model or another model than it says.
     """
     tensors, description = load_model(folder)
     try:
@@ -74,8 +74,8 @@ def load_classifier(
         load_tensors(classifier, tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise Refusal(f"the weights in {folder} do not fit its description ({reason}); {REMEDY}") from None
-    with explained("take a smaller model"):
+        raise UserError(f"the weights in {folder} do not fit its description ({reason}); {REMEDY}") from None
+    with translate_torch_errors("take a smaller model"):
         return classifier.eval().to(device), description
 
 
@@ -83,4 +83,4 @@ def ensemble(members: Sequence[Classifier]) -> Classifier:
     """Classifiers with the same normalisation as one."""
     first = members[0]
     whole = Classifier(Ensemble([member.network for member in members]), first.mean, first.std)
-    return whole.laid_out(first.memory_format).eval()
+    return whole.to_memory_format(first.memory_format).eval()

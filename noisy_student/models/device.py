@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from noisy_student.core.config import Section
-from noisy_student.core.errors import Refusal
+from noisy_student.core.config import ParamsModel
+from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import generator
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "safetensors")  # another version may give other bytes
@@ -21,7 +21,7 @@ COMPILERS = ("torch._dynamo", "torch._inductor")  # where the errors of torch.co
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
-class RuntimeParams(Section):
+class RuntimeParams(ParamsModel):
     """What of the machine enters the result."""
 
     device: Literal["auto", "cpu", "cuda"]  # auto: a GPU if there is one
@@ -67,29 +67,29 @@ def setup(params: RuntimeParams) -> torch.device:
 
 
 def pick_device(params: RuntimeParams) -> torch.device:
-    """The device that `params` ask for. Raises `Refusal` when that is a GPU and there is none."""
+    """The device that `params` ask for. Raises `UserError` when that is a GPU and there is none."""
     has_gpu = torch.cuda.is_available()
     if params.device == "cuda" and not has_gpu:
-        raise Refusal("runtime.device is cuda and this machine shows no GPU to torch; set it to auto or cpu")
+        raise UserError("runtime.device is cuda and this machine shows no GPU to torch; set it to auto or cpu")
     return torch.device("cuda" if has_gpu and params.device != "cpu" else "cpu")
 
 
 @contextmanager
-def explained(remedy: str) -> Iterator[None]:
-    """Turn what the device cannot do, in the block, into a `Refusal`: too little memory, whose `remedy` is given, or a
-    network that cannot be compiled, or an operation without a deterministic form."""
+def translate_torch_errors(remedy: str) -> Iterator[None]:
+    """Turn what the device cannot do, in the block, into a `UserError`: too little memory, whose `remedy` is given, or
+    a network that cannot be compiled, or an operation without a deterministic form."""
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-            raise Refusal(f"the device has too little memory; {remedy}") from None
+            raise UserError(f"the device has too little memory; {remedy}") from None
         if type(error).__module__.startswith(COMPILERS):
             reason = str(error).splitlines()[0]
-            raise Refusal(f"torch.compile failed ({reason}); set runtime.compile to false") from None
+            raise UserError(f"torch.compile failed ({reason}); set runtime.compile to false") from None
         if NOT_DETERMINISTIC not in str(error):
             raise
         operation = str(error).split()[0]
-        raise Refusal(
+        raise UserError(
             f"{operation} has no deterministic form on a GPU; take another model or set runtime.deterministic to false"
         ) from None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.models import networks
 
 # These two have an auxiliary classifier, whose logits would be a second output.
@@ -30,8 +30,8 @@ def names(library: str) -> list[str]:
 
 
 def torchvision_model(name: str, channels: int, classes: int) -> nn.Module:
-    """The model `torchvision/<name>`, with a dropout before its classifier. Raises `Refusal` for other images than grey
-    ones and such of as many channels as it has."""
+    """The model `torchvision/<name>`, with a dropout before its classifier. Raises `UserError` for other images than
+    grey ones and such of as many channels as it has."""
     from noisy_student.core.torchvision_compat import torchvision
 
     variant = name.removeprefix("torchvision/")
@@ -42,7 +42,9 @@ def torchvision_model(name: str, channels: int, classes: int) -> nn.Module:
         first.weight = nn.Parameter(first.weight.detach().sum(1, keepdim=True))
         first.in_channels = 1
     elif channels != first.in_channels:
-        raise Refusal(f"the model {name} takes images of 1 or {first.in_channels} channels, and these have {channels}")
+        raise UserError(
+            f"the model {name} takes images of 1 or {first.in_channels} channels, and these have {channels}"
+        )
     if not head_dropouts(model):
         path, last = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)][-1]
         _put(model, path, nn.Sequential(nn.Dropout(0.0), last))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 
 RESIDUAL = ("cnn", "wrn")  # families with residual branches, which are the places of stochastic depth
 DEFAULTS = {"mlp": (256,), "cnn": (16,)}  # what a bare name stands for: mlp is mlp_256
@@ -208,7 +208,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "wrn": 
 def parse(name: str) -> tuple[str, tuple[int, ...]]:
     """The family and the numbers of a network's `name`: `wrn_16_2` -> ("wrn", (16, 2)).
 
-    Raises `Refusal` naming what may have been meant when no network has that name.
+    Raises `UserError` naming what may have been meant when no network has that name.
     """
     family, *parts = name.split("_")
     numbers = tuple(int(part) for part in parts if re.fullmatch("[1-9][0-9]{0,5}", part))
@@ -221,10 +221,11 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
         return family, numbers
     close = difflib.get_close_matches(name, EXAMPLES, n=2)
     meant = f" (did you mean {' or '.join(close)}?)" if close else ""
-    raise Refusal(f"the model {name[:60]!r} is unknown{meant}; {FORMS}")
+    raise UserError(f"the model {name[:60]!r} is unknown{meant}; {FORMS}")
 
 
 def build(name: str, channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
-    """The network of that `name` with dropout and stochastic depth at rate 0; raises `Refusal` for an unknown name."""
+    """The network of that `name` with dropout and stochastic depth at rate 0; raises `UserError` for an unknown
+    name."""
     family, numbers = parse(name)
     return BUILDERS[family](*numbers, channels, classes, image_size)

@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from noisy_student.core.config import Section
+from noisy_student.core.config import ParamsModel
 from noisy_student.core.progress import Meter, meter
 from noisy_student.models.classifier import Classifier
-from noisy_student.models.device import RuntimeParams, autocast, explained, memory_format
+from noisy_student.models.device import RuntimeParams, autocast, memory_format, translate_torch_errors
 from noisy_student.models.registry import heads
 from noisy_student.store.splits import Split
 
-BATCH = 512  # images in a forward pass; the logits do not depend on it
+BATCH_SIZE = 512  # images in a forward pass; the logits do not depend on it
 
 
-class LabelingParams(Section):
+class LabelingParams(ParamsModel):
     """How a teacher looks at the pool and at the calibration split."""
 
     views: Literal["one", "shifts", "mirrored"]  # of each image, whose logits are averaged; see VIEWS
@@ -49,34 +49,34 @@ VIEWS: dict[str, list[Callable[[Tensor], Tensor]]] = {
 PLAIN = LabelingParams(views="one")
 
 
-class Seen(NamedTuple):
+class Predictions(NamedTuple):
     """What a classifier makes of N images."""
 
     logits: np.ndarray  # float32 (N,K)
     features: np.ndarray | None  # float16 (N,F), what its last layer is given, where that was asked for
 
 
-def predict(classifier: Classifier, images: np.ndarray, runtime: RuntimeParams) -> np.ndarray:
+def predict_logits(classifier: Classifier, images: np.ndarray, runtime: RuntimeParams) -> np.ndarray:
     """Noiseless logits float32 (N,K), in eval mode, of uint8 `images` (N,H,W,C), which may be memory-mapped."""
-    return see(classifier, images, runtime).logits
+    return predict(classifier, images, runtime).logits
 
 
 @torch.inference_mode()
-def see(
+def predict(
     classifier: Classifier,
     images: np.ndarray,
     runtime: RuntimeParams,
     progress: Meter | None = None,
     labeling: LabelingParams = PLAIN,
-) -> Seen:
+) -> Predictions:
     """As `predict`, and features if `labeling` asks for them; with several views the means of theirs."""
-    classifier.eval().laid_out(memory_format(runtime))
+    classifier.eval().to_memory_format(memory_format(runtime))
     device = classifier.mean.device
     logits: list[Tensor] = []
     features: list[Tensor] = []
     with _caught(classifier if labeling.features else None) as caught:
-        for start in range(0, len(images), BATCH):
-            batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)  # copied off the disk
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = torch.from_numpy(np.array(images[start : start + BATCH_SIZE])).to(device)  # copied off the disk
             first = batch.permute(0, 3, 1, 2)  # (B,H,W,C) -> (B,C,H,W)
             with autocast(runtime, device):
                 logits.append(torch.stack([classifier(view(first)).float() for view in VIEWS[labeling.views]]).mean(0))
@@ -85,7 +85,7 @@ def see(
                 caught.clear()
             if progress:
                 progress.advance(len(batch))
-    return Seen(torch.cat(logits).cpu().numpy(), torch.cat(features).cpu().numpy() if features else None)
+    return Predictions(torch.cat(logits).cpu().numpy(), torch.cat(features).cpu().numpy() if features else None)
 
 
 @contextmanager
@@ -117,13 +117,13 @@ def predict_split(
     title: str,
     done: Container[int] = (),
     labeling: LabelingParams = PLAIN,
-) -> Iterator[tuple[int, Seen]]:
+) -> Iterator[tuple[int, Predictions]]:
     """What is seen of `split`: the number of each shard that is not `done` yet, and its logits and features."""
     todo = [(number, shard) for number, shard in enumerate(split.shards) if number not in done]
-    with meter(title, len(split)) as progress, explained("take a smaller model"):
+    with meter(title, len(split)) as progress, translate_torch_errors("take a smaller model"):
         if len(todo) < len(split.shards):
             found = len(split.shards) - len(todo)
             before = len(split) - sum(len(shard) for _, shard in todo)
             progress.resume(before, f"goes on with {found:,} of {len(split.shards):,} shards done")
         for number, shard in todo:
-            yield number, see(classifier, shard, runtime, progress, labeling)
+            yield number, predict(classifier, shard, runtime, progress, labeling)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.models import external, networks
 
 LARGEST_SIDE = 1024  # pixels; no model of torchvision or timm asks for more
@@ -37,25 +37,24 @@ def build(
 
     It maps normalised float images (N,C,H,W) of `image_size` (H,W), in either memory format, to logits (N,K). They are
     brought to `input_size` (H,W) inside it, where that is another one; and images smaller than the model takes are
-    enlarged. Rates are from 0 up to, not including, 1. Raises `Refusal` for an unknown name, a rate that the model has
-    no place for, and images that it cannot take.
-    """
+    enlarged. Rates are from 0 up to, not including, 1. Raises `UserError` for an unknown name, a rate that the model
+    has no place for, and images that it cannot take."""
     check_rates(name, dropout, stochastic_depth)
     height, width = input_size or image_size
     model: Any = _build(name, channels, classes, (height, width), dropout, stochastic_depth)
-    smallest = model.smallest_image_size if _is_own(name) else _smallest_image_size(name)
-    if _is_own(name) and min(height, width) >= smallest:
+    smallest = model.smallest_image_size if _is_builtin(name) else _smallest_image_size(name)
+    if _is_builtin(name) and min(height, width) >= smallest:
         as_they_are = (height, width) == image_size
         return model if as_they_are else networks.Resizing(model, (height, width), smallest)
     sides = (0, *range(smallest, LARGEST_SIDE + 1))  # not all above the smallest will do: some want a multiple of 16
     for size in ((max(height, side), max(width, side)) for side in sides):
         if _takes(model, channels, size):
             return networks.Resizing(model, size, smallest)
-    raise Refusal(f"the model {name} takes no images of {height}x{width} pixels, enlarged or not; take another")
+    raise UserError(f"the model {name} takes no images of {height}x{width} pixels, enlarged or not; take another")
 
 
 def check_name(name: str) -> None:
-    """Raise `Refusal` unless a model has that name; quick for own networks, which need no library."""
+    """Raise `UserError` unless a model has that name; quick for own networks, which need no library."""
     library, _, variant = name.rpartition("/")
     if library not in ("torchvision", "timm"):
         networks.parse(name)
@@ -64,11 +63,11 @@ def check_name(name: str) -> None:
     if variant not in known:
         close = [f"{library}/{near}" for near in difflib.get_close_matches(variant, known, n=3)]
         meant = f"did you mean {' or '.join(close)}?" if close else f"take one of {library}'s list_models()"
-        raise Refusal(f"the model {name[:60]!r} is unknown; {meant}")
+        raise UserError(f"the model {name[:60]!r} is unknown; {meant}")
 
 
 def check_rates(name: str, dropout: float, stochastic_depth: float) -> None:
-    """Raise `Refusal` for an unknown name, a rate outside [0, 1), or a rate above 0 that the model has no place for.
+    """Raise `UserError` for an unknown name, a rate outside [0, 1), or a rate above 0 that the model has no place for.
 
     A library may accept a rate and not use it, so for its models this compares the random draws of a forward pass with
     the rate and without. It trains and computes nothing: the passes are on the meta device.
@@ -77,38 +76,38 @@ def check_rates(name: str, dropout: float, stochastic_depth: float) -> None:
     for noise, rates in (("dropout", (dropout, 0.0)), ("stochastic depth", (0.0, stochastic_depth))):
         rate = sum(rates)
         if not 0 <= rate < 1:
-            raise Refusal(f"the rate of {noise} was {rate}; it must be at least 0 and below 1")
+            raise UserError(f"the rate of {noise} was {rate}; it must be at least 0 and below 1")
         if rate and not _uses(name, *rates):
-            raise Refusal(f"the model {name} has no place for {noise}; set its rate to 0 or take another model")
+            raise UserError(f"the model {name} has no place for {noise}; set its rate to 0 or take another model")
 
 
 def check_head(name: str) -> None:
-    """Raise `Refusal` unless a linear layer at its end is all of the model that depends on the number of classes."""
-    if _is_own(name):
+    """Raise `UserError` unless a linear layer at its end is all of the model that depends on the number of classes."""
+    if _is_builtin(name):
         return
     one, other = (_on_meta(name, 0.0, 0.0, classes) for classes in (2, 3))
     shapes = {key: tensor.shape for key, tensor in other.state_dict().items()}
     head = head_name(one)
     for key, tensor in one.state_dict().items():
         if tensor.shape != shapes[key] and not key.startswith(f"{head}."):
-            raise Refusal(f"the model {name} has another head, {key}, so that it cannot begin anew; take another")
+            raise UserError(f"the model {name} has another head, {key}, so that it cannot begin anew; take another")
 
 
 def check_side(name: str, resolution: float, shape: tuple[int, ...]) -> None:
-    """Raise `Refusal` unless the model is trained on smaller images of `shape` (H,W,C) at a `resolution` below 1."""
+    """Raise `UserError` unless the model is trained on smaller images of `shape` (H,W,C) at a `resolution` below 1."""
     if resolution == 1:
         return
-    if not _is_own(name):
-        raise Refusal(
+    if not _is_builtin(name):
+        raise UserError(
             f"it was {resolution}, and {name} enlarges smaller images, so that nothing is gained; set it to 1"
         )
     height, width, channels = shape
     smallest: Any = networks.build(name, channels, 2, (height, width)).smallest_image_size
     side = round(resolution * min(height, width))
     if side < smallest:
-        raise Refusal(f"it was {resolution}, which makes images of {side} pixels; {name} takes {smallest} or more")
+        raise UserError(f"it was {resolution}, which makes images of {side} pixels; {name} takes {smallest} or more")
     if side == min(height, width):
-        raise Refusal(f"it was {resolution}, which leaves images of {side} pixels as they are; set it to 1")
+        raise UserError(f"it was {resolution}, which leaves images of {side} pixels as they are; set it to 1")
 
 
 @cache
@@ -121,12 +120,12 @@ def parameters(name: str) -> int:
 def heads(model: nn.Module) -> list[nn.Linear]:
     """The last linear layer of each member of `model`: what goes into it are the model's features.
 
-    Raises `Refusal` where there is none.
+    Raises `UserError` where there is none.
     """
     members = model.members if isinstance(model, networks.Ensemble) else [model]
     linear = [[layer for layer in member.modules() if isinstance(layer, nn.Linear)] for member in members]
     if not all(linear):
-        raise Refusal("this model has no linear layer at its end, whose input would be features; take another model")
+        raise UserError("this model has no linear layer at its end, whose input would be features; take another model")
     return [layers[-1] for layers in linear]
 
 
@@ -172,7 +171,7 @@ def _step_of_sizes(model: Any, channels: int) -> int | None:
     return next((step for step, side in larger if _takes(network, channels, (side, side))), None)
 
 
-def _is_own(name: str) -> bool:
+def _is_builtin(name: str) -> bool:
     return "/" not in name
 
 
@@ -182,7 +181,7 @@ def _build(
     """The model as its library has it: rates that it has no place for are left out, small images are not enlarged."""
     if name.startswith("timm/"):
         return external.timm_model(name, channels, classes, dropout, stochastic_depth)
-    own = _is_own(name)
+    own = _is_builtin(name)
     model = (
         networks.build(name, channels, classes, image_size)
         if own
@@ -218,7 +217,7 @@ def _smallest_image_size(name: str) -> int:
         return power // 2 + 1 + bisect_left(range(power // 2 + 1, power), True, key=takes)
     side = next((side for side in range(1, LARGEST_SIDE) if takes(side)), None)
     if side is None:
-        raise Refusal(f"the model {name} takes no square images of up to {LARGEST_SIDE} pixels a side; take another")
+        raise UserError(f"the model {name} takes no square images of up to {LARGEST_SIDE} pixels a side; take another")
     return side
 
 
@@ -252,7 +251,7 @@ def _on_meta(name: str, dropout: float, stochastic_depth: float, classes: int = 
 
 def _uses(name: str, dropout: float, stochastic_depth: float) -> bool:
     """Whether a model in training draws random numbers for the rate that is not 0."""
-    if _is_own(name):  # they use what they have, and a process's first pass on the meta device costs a second
+    if _is_builtin(name):  # they use what they have, and a process's first pass on the meta device costs a second
         return dropout > 0 or networks.parse(name)[0] in networks.RESIDUAL
     return _random_draws(name, dropout, stochastic_depth) > _random_draws(name, 0.0, 0.0)
 

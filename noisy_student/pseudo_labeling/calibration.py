@@ -5,7 +5,7 @@ N images, K classes.
 
 import numpy as np
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.metrics import nll, softmax
 
 TEMPERATURES = np.geomspace(0.05, 20, 400)  # the grid that `fit_temperature` searches
@@ -25,14 +25,14 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 def precise_threshold(probabilities: np.ndarray, labels: np.ndarray, precision: float) -> float:
     """The lowest confidence such that of the images (M,K) that reach it a fraction of `precision` is labeled right.
 
-    Raises `Refusal` when there is none.
+    Raises `UserError` when there is none.
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     reached = np.sort(confidence)
     precise = [c for c in reached if right[confidence >= c].mean() >= precision]
     if not precise:
         best = max(right[confidence >= c].mean() for c in reached)
-        raise Refusal(
+        raise UserError(
             f"at no threshold {precision} of the calibration images are labeled right: at most {best:.3f} are; lower "
             "pseudo_labels.precision, or set it to null"
         )

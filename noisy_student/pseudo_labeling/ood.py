@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams
 from noisy_student.store.pseudo_labels import read_logits
 
 
-def read_evidence(folder: Path, split: str, params: PseudoLabelParams) -> np.ndarray | None:
+def read_ood_scores(folder: Path, split: str, params: PseudoLabelParams) -> np.ndarray | None:
     """How much speaks for it that each image of a split is like those of training (N,): the negative energy of its
     logits or its likeness to labeled images. None where `params` ask for no such filter.
 
-    Raises `Refusal` when the folder holds too little.
+    Raises `UserError` when the folder holds too little.
     """
     if not params.in_distribution:
         return None
@@ -24,7 +24,7 @@ def read_evidence(folder: Path, split: str, params: PseudoLabelParams) -> np.nda
         return negative_energy(read_logits(folder, split))
     labeled, features = (read_logits(folder, f"features-{name}") for name in ("labeled", split))
     if params.neighbours > len(labeled):
-        raise Refusal(
+        raise UserError(
             f"pseudo_labels.neighbours was {params.neighbours}, and there are {len(labeled)} labeled images; lower it"
         )
     return likeness(features, labeled, params.neighbours)

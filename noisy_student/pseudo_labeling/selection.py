@@ -9,14 +9,14 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from noisy_student.core.config import Section, overlay
-from noisy_student.core.errors import Refusal
+from noisy_student.core.config import ParamsModel, overlay
+from noisy_student.core.errors import UserError
 from noisy_student.core.metrics import one_hot, softmax
 from noisy_student.pseudo_labeling.calibration import precise_threshold
 from noisy_student.store.pseudo_labels import PseudoLabels
 
 
-class PseudoLabelParams(Section):
+class PseudoLabelParams(ParamsModel):
     """How the teacher's logits become pseudo-labels."""
 
     kind: Literal["soft", "hard"]  # the teacher's probabilities, or its most probable class
@@ -74,7 +74,7 @@ def make(
     """Pseudo-labels out of the teacher's `logits` (N,K) for the pool (Xie et al. 2019, algorithm 1 and section 3.2).
 
     `limits` are those of `find_limits`, and `evidence` (N,) that of the pool; without them the threshold of `params`
-    alone parts the pool. Raises `Refusal` when no image reaches them.
+    alone parts the pool. Raises `UserError` when no image reaches them.
     """
     limits = limits or Limits(params.threshold)
     probabilities = softmax(logits, temperature)
@@ -82,7 +82,7 @@ def make(
     known = evidence is None or evidence >= limits.evidence
     rows = np.flatnonzero((confidence >= limits.threshold) & known)
     if not len(rows):
-        raise Refusal(_none_kept(confidence, limits))
+        raise UserError(_none_kept(confidence, limits))
     copies = np.ones(len(rows), dtype=np.int64)
     if params.balance:
         copies = balanced_copies(labels[rows], confidence[rows], generator, params.per_class)
@@ -146,11 +146,11 @@ def true_labels(
     """What a teacher makes of the pool that is sure of the `truth` (N,), -1 where unknown: an oracle.
 
     So all images whose label is known are kept, whatever the filters of `params`, and balanced where they say so.
-    Raises `Refusal` when none is.
+    Raises `UserError` when none is.
     """
     rows = np.flatnonzero(truth >= 0)
     if not len(rows):
-        raise Refusal("no label of the pool is known, so there is no oracle; take the control of kind oracle out")
+        raise UserError("no label of the pool is known, so there is no oracle; take the control of kind oracle out")
     sure = np.where(one_hot(truth[rows], classes) > 0, 0.0, -np.inf)
     made = make(sure, params, 1.0, generator, Limits(threshold=0))
     return replace(made, rows=rows[made.rows])

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import REMEDY, read_array, read_parquet, write_json, write_parquet
 
-TABLE, COLUMNS = "pseudo_labels.parquet", ["row", "label", "confidence", "copies", "target"]
+TABLE_FILE, TABLE_COLUMNS = "pseudo_labels.parquet", ["row", "label", "confidence", "copies", "target"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class PseudoLabels:
 def read_logits(folder: Path, split: str) -> np.ndarray:
     """The logits float32 (N,K) of a split, or of `features-` and its name the features, out of its shards' files.
 
-    Raises `Refusal` when there are none.
+    Raises `UserError` when there are none.
     """
     shards = sorted(folder.glob(f"{split}-*.npy"))
     if not shards:
-        raise Refusal(f"{folder} holds no logits of the {split} split; {REMEDY}")
+        raise UserError(f"{folder} holds no logits of the {split} split; {REMEDY}")
     return np.concatenate([read_array(shard) for shard in shards])
 
 
@@ -53,7 +53,7 @@ def save_pseudo_labels(
         "copies": made.copies,
         "target": pa.FixedSizeListArray.from_arrays(flat, made.targets.shape[1]),
     }
-    write_parquet(folder / TABLE, pa.table(columns))
+    write_parquet(folder / TABLE_FILE, pa.table(columns))
     unique, used = (np.bincount(made.labels, weights, len(classes)) for weights in (None, made.copies))
     report = {
         "pool_images": pool,
@@ -68,10 +68,10 @@ def save_pseudo_labels(
 
 
 def read_pseudo_labels(folder: Path) -> PseudoLabels:
-    """The pseudo-labels that `save_pseudo_labels` wrote. Raises `Refusal` when they cannot be read."""
-    table = read_parquet(folder / TABLE).combine_chunks()
-    if table.column_names != COLUMNS:
-        raise Refusal(f"{folder / TABLE} has the columns {', '.join(table.column_names)}; {REMEDY}")
+    """The pseudo-labels that `save_pseudo_labels` wrote. Raises `UserError` when they cannot be read."""
+    table = read_parquet(folder / TABLE_FILE).combine_chunks()
+    if table.column_names != TABLE_COLUMNS:
+        raise UserError(f"{folder / TABLE_FILE} has the columns {', '.join(table.column_names)}; {REMEDY}")
     targets = table["target"].combine_chunks()
     return PseudoLabels(
         rows=table["row"].to_numpy(),

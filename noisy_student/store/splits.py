@@ -18,8 +18,8 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import Field
 
-from noisy_student.core.config import Section, validated
-from noisy_student.core.errors import Refusal
+from noisy_student.core.config import ParamsModel, validated
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import (
     REMEDY,
     digest,
@@ -33,12 +33,12 @@ from noisy_student.core.files import (
 )
 
 DESCRIPTION, INDEX = "split.json", "index.parquet"
-COLUMNS = {"id": pa.string(), "label": pa.int64(), "sha256": pa.string()}
+INDEX_COLUMNS = {"id": pa.string(), "label": pa.int64(), "sha256": pa.string()}
 BATCH_BYTES = 4_000_000  # of images that are held in memory at once while they are written
 NPY_HEADER = 128  # bytes that numpy writes before the pixels
 
 
-class Shard(Section):
+class Shard(ParamsModel):
     """A file of images."""
 
     file: str = Field(pattern=r"^images-[0-9]{5}\.npy$")  # its name inside the split's folder
@@ -46,7 +46,7 @@ class Shard(Section):
     sha256: str  # of the file
 
 
-class Description(Section):
+class Description(ParamsModel):
     """What split.json holds."""
 
     classes: list[str] = Field(min_length=1)  # names, in the order of the labels
@@ -125,15 +125,15 @@ def write_split(
     """Write `images` uint8 (N,H,W,C) to `folder`, which is there afterwards as a whole or not at all.
 
     `index` has a row for each image and the columns id, sha256 and, where it is known, label; a shard takes at most
-    `shard_bytes` and images of one of the `drops` (N,), which stand one after the other. Raises `Refusal` for images
+    `shard_bytes` and images of one of the `drops` (N,), which stand one after the other. Raises `UserError` for images
     of another kind, for none at all, for an image that is larger than a shard, and for a `folder` that holds something
     else.
     """
-    _refuse_others(images, len(index), folder)
+    _check_images(images, len(index), folder)
     size = int(np.prod(images.shape[1:]))
     each, batch = (shard_bytes - NPY_HEADER) // size, max(1, BATCH_BYTES // size)
     if each < 1:
-        raise Refusal(f"an image of {size:,} bytes is larger than a shard of {folder}; raise data.shard_megabytes")
+        raise UserError(f"an image of {size:,} bytes is larger than a shard of {folder}; raise data.shard_megabytes")
     shards = []
     with replacing(folder) as temporary:
         for number, (start, end) in enumerate(_shard_ends(len(images), each, drops)):
@@ -154,12 +154,12 @@ def write_split(
         write_json(temporary / DESCRIPTION, description.model_dump())
 
 
-def _refuse_others(images: np.ndarray | Selection, ids: int, folder: Path) -> None:
+def _check_images(images: np.ndarray | Selection, ids: int, folder: Path) -> None:
     if images.dtype != np.uint8 or len(images.shape) != 4 or len(images) != ids or not len(images):
         given = f"{images.dtype} {images.shape} for {ids} ids"
-        raise Refusal(f"{folder} was given {given}; it takes uint8 images (N,H,W,C), at least one, and as many ids")
+        raise UserError(f"{folder} was given {given}; it takes uint8 images (N,H,W,C), at least one, and as many ids")
     if folder.exists() and not (folder / DESCRIPTION).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Refusal(f"{folder} is there and holds no split; name another folder or remove it")
+        raise UserError(f"{folder} is there and holds no split; name another folder or remove it")
 
 
 def _shard_ends(images: int, each: int, drops: np.ndarray | None) -> list[tuple[int, int]]:
@@ -172,15 +172,15 @@ def _shard_ends(images: int, each: int, drops: np.ndarray | None) -> list[tuple[
 
 
 def read_split(folder: Path) -> Split:
-    """The split in `folder`. Raises `Refusal` when a part of it is missing, damaged or at odds with another part."""
+    """The split in `folder`. Raises `UserError` when a part of it is missing, damaged or at odds with another part."""
     description = _read_description(folder / DESCRIPTION)
     shards = [_read_shard(folder, shard, description) for shard in description.shards]
     index = _read_table(folder / INDEX)
     if not len(index) == description.images == sum(len(shard) for shard in shards):
-        raise Refusal(f"{folder} has {sum(map(len, shards)):,} images and {len(index):,} rows in its index; {REMEDY}")
+        raise UserError(f"{folder} has {sum(map(len, shards)):,} images and {len(index):,} rows in its index; {REMEDY}")
     labels = index["label"].to_numpy(copy=True) if "label" in index else None
     if labels is not None and not ((labels >= 0) & (labels < len(description.classes))).all():
-        raise Refusal(f"{folder / INDEX} has labels outside 0 to {len(description.classes) - 1}; {REMEDY}")
+        raise UserError(f"{folder / INDEX} has labels outside 0 to {len(description.classes) - 1}; {REMEDY}")
     height, width = description.image_size
     ids, of_images = index["id"].to_numpy(str), (height, width)
     return Split(description.classes, of_images, description.channels, description.preparation, ids, labels, shards)
@@ -192,10 +192,10 @@ def write_truth(path: Path, ids: Iterable[str], labels: np.ndarray) -> None:
 
 
 def read_truth(path: Path) -> np.ndarray:
-    """The pool's labels int64 (N,), in its order, -1 where unknown. Raises `Refusal` when they cannot be read."""
+    """The pool's labels int64 (N,), in its order, -1 where unknown. Raises `UserError` when they cannot be read."""
     table = _read_table(path)
     if "label" not in table:
-        raise Refusal(f"{path} has no column label; {REMEDY}")
+        raise UserError(f"{path} has no column label; {REMEDY}")
     return table["label"].to_numpy(copy=True)
 
 
@@ -203,8 +203,8 @@ def _read_description(path: Path) -> Description:
     value = read_json(path)
     try:
         return validated(Description, value, "split", path)
-    except Refusal as refusal:
-        raise Refusal(f"{refusal}; {REMEDY}") from None
+    except UserError as refusal:
+        raise UserError(f"{refusal}; {REMEDY}") from None
 
 
 def _read_shard(folder: Path, shard: Shard, description: Description) -> np.ndarray:
@@ -212,22 +212,24 @@ def _read_shard(folder: Path, shard: Shard, description: Description) -> np.ndar
     array = read_array(folder / shard.file)
     expected = (shard.images, *description.image_size, description.channels)
     if array.dtype != np.uint8 or array.shape != expected:
-        raise Refusal(f"{folder / shard.file} does not hold uint8 pixels {expected}, as its split.json says; {REMEDY}")
+        raise UserError(
+            f"{folder / shard.file} does not hold uint8 pixels {expected}, as its split.json says; {REMEDY}"
+        )
     if digest(folder / shard.file) != shard.sha256:
-        raise Refusal(f"{folder / shard.file} has other pixels than were written to it; {REMEDY}")
+        raise UserError(f"{folder / shard.file} has other pixels than were written to it; {REMEDY}")
     return array
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write columns of `COLUMNS` as Parquet, without the metadata of pandas, which varies with its version."""
-    write_parquet(path, pa.table({name: pa.array(table[name]).cast(COLUMNS[name]) for name in table}))
+    """Write columns of `INDEX_COLUMNS` as Parquet, without the metadata of pandas, which varies with its version."""
+    write_parquet(path, pa.table({name: pa.array(table[name]).cast(INDEX_COLUMNS[name]) for name in table}))
 
 
 def _read_table(path: Path) -> pd.DataFrame:
     table = read_parquet(path)
     for name, column in zip(table.column_names, table.columns, strict=True):
-        if column.type != COLUMNS.get(name) or column.null_count:
-            raise Refusal(f"{path} has a column {name} of {column.type} with {column.null_count} nulls; {REMEDY}")
+        if column.type != INDEX_COLUMNS.get(name) or column.null_count:
+            raise UserError(f"{path} has a column {name} of {column.type} with {column.null_count} nulls; {REMEDY}")
     if "id" not in table.column_names or len(table["id"].unique()) != len(table):
-        raise Refusal(f"{path} does not name each image by an id of its own; {REMEDY}")
+        raise UserError(f"{path} does not name each image by an id of its own; {REMEDY}")
     return table.to_pandas()

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import generator
 from noisy_student.training.augmentation import policy
 from noisy_student.training.augmentation.mixing import mix
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.params import TrainingParams, first_step, labeled_in_batch
-from noisy_student.training.recipes import OWN_LABELS, Recipe
+from noisy_student.training.recipes import ONLINE_LABELS, Recipe
 
 AHEAD = "NOISY_STUDENT_STEPS_AHEAD"  # environment variable: batches noised together, in place of what follows
 ROOM = 0.4  # of a GPU's free memory, the most that the images of a split may take
@@ -27,7 +27,7 @@ MOST_AHEAD, VALUES_AHEAD = 16, 2**21  # batches noised together, and uint8 value
 
 
 @dataclass(frozen=True)
-class Examples:
+class ResidentDataset:
     """Images and what to teach about them, resident on the device, but for images that it has no room for."""
 
     images: Tensor  # uint8 (N,C,H,W), on the device or in the machine's own memory
@@ -42,14 +42,14 @@ def examples(
     device: torch.device,
     copies: np.ndarray | None = None,
     teacher_logits: np.ndarray | None = None,
-) -> Examples:
+) -> ResidentDataset:
     """`images` uint8 (N,H,W,C), `targets` (N,K) and `teacher_logits` (N,K) for `device`, the i-th standing
     `copies[i]` times in an epoch."""
     order = np.arange(len(images)) if copies is None else np.repeat(np.arange(len(images)), copies)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()  # (N,H,W,C) -> (N,C,H,W)
     home = device if has_room(device, pixels.numel()) else torch.device("cpu")
     logits = None if teacher_logits is None else torch.tensor(teacher_logits, dtype=torch.float32, device=device)
-    return Examples(pixels.to(home), torch.tensor(targets, dtype=torch.float32, device=device), order, logits)
+    return ResidentDataset(pixels.to(home), torch.tensor(targets, dtype=torch.float32, device=device), order, logits)
 
 
 def has_room(device: torch.device, values: int) -> bool:
@@ -58,7 +58,7 @@ def has_room(device: torch.device, values: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """B images of a batch, or as many of them as fit the memory at once; the last P of them are from the pool."""
 
     images: Tensor  # uint8 (B,C,H,W), noised
@@ -68,11 +68,11 @@ class Part:
     weak: Tensor  # uint8 (P,C,H,W), the pool images weakly noised, for an objective whose labels are its own, else none
     teacher_logits: Tensor  # float32 (B,K), a teacher's logits for images without noise, in a distillation, else none
 
-    def every(self, stride: int, first: int) -> "Part":
+    def micro_batch(self, stride: int, first: int) -> "MicroBatch":
         """Every `stride`-th image from the `first` on."""
         labeled = len(self.images) - len(self.weak)
         cut = {field.name: getattr(self, field.name)[first::stride] for field in fields(self)}
-        return Part(**cut | {"weak": self.weak[(first - labeled) % stride :: stride]})
+        return MicroBatch(**cut | {"weak": self.weak[(first - labeled) % stride :: stride]})
 
 
 class Batches:
@@ -82,19 +82,19 @@ class Batches:
     batch: what becomes of an image depends on its own row of its step's draw alone.
     """
 
-    def __init__(self, recipe: Recipe, labeled: Examples, pool: Examples | None, seed: int):
+    def __init__(self, recipe: Recipe, labeled: ResidentDataset, pool: ResidentDataset | None, seed: int):
         self.recipe, self.labeled, self.pool, self.seed = recipe, labeled, pool, seed
         self.ahead = steps_ahead(recipe.training.batch_size * labeled.images[0].numel())
-        self.made: dict[int, Part] = {}  # the batches of the next steps
+        self.made: dict[int, MicroBatch] = {}  # the batches of the next steps
 
-    def parts(self, step: int) -> Iterator[Part]:
+    def parts(self, step: int) -> Iterator[MicroBatch]:
         """The batch of `step` in `accumulation` parts, among which its labeled and pool images are spread evenly."""
         if step not in self.made:
             self.made = self._make(range(step, min(step + self.ahead, phase_end(self.recipe.training, step))))
         batch, count = self.made.pop(step), self.recipe.training.accumulation
-        return (batch.every(count, first) for first in range(count))
+        return (batch.micro_batch(count, first) for first in range(count))
 
-    def _make(self, steps: range) -> dict[int, Part]:
+    def _make(self, steps: range) -> dict[int, MicroBatch]:
         """The batches of `steps`, which are of one phase."""
         plain = [self._plain(step) for step in steps]
         if steps[0] >= first_step(self.recipe.training, "resolution_fix"):
@@ -110,10 +110,10 @@ class Batches:
         if not count:
             return images
         draws = [policy.draw(params, count, (height, width), generator(self.seed, purpose, step)) for step in steps]
-        noised = policy.apply(torch.cat(images), policy.Draw.joined(draws), params)
+        noised = policy.apply(torch.cat(images), policy.Draw.combined(draws), params)
         return shrunk(noised, self.recipe.training.resolution).split(count)
 
-    def _mixed(self, part: Part, step: int) -> Part:
+    def _mixed(self, part: MicroBatch, step: int) -> MicroBatch:
         params = self.recipe.noise
         if params.mix == "none":
             return part
@@ -121,7 +121,7 @@ class Batches:
         images, targets, weights = mix(part.images, part.targets, part.weights, params.mix, params.mix_alpha, draw)
         return replace(part, images=images, targets=targets, weights=weights)
 
-    def _plain(self, step: int) -> Part:
+    def _plain(self, step: int) -> MicroBatch:
         """The batch of `step` without noise, the labeled images first."""
         params = self.recipe.training
         labeled, pool = composition(self.recipe, step, self.pool is not None)
@@ -130,23 +130,23 @@ class Batches:
         if self.pool:
             more = take(self.pool, self._rows(self.pool, pool, "pool", step))
             images, targets, teacher = (torch.cat(pair) for pair in zip((images, targets, teacher), more, strict=True))
-        weak = images[labeled:] if params.objective in OWN_LABELS else images[:0]
-        return Part(images, targets, *_roles(params.pool_weight, labeled, pool, images.device), weak, teacher)
+        weak = images[labeled:] if params.objective in ONLINE_LABELS else images[:0]
+        return MicroBatch(images, targets, *_roles(params.pool_weight, labeled, pool, images.device), weak, teacher)
 
-    def _rows(self, of: Examples, count: int, name: str, step: int) -> np.ndarray:
+    def _rows(self, of: ResidentDataset, count: int, name: str, step: int) -> np.ndarray:
         return rows_of_step(of.order, count, self.seed, name, step)
 
 
 def steps_ahead(values: int) -> int:
     """How many batches of so many uint8 `values` are made at once: few enough for a CPU's caches.
 
-    Raises `Refusal` when the environment variable asks for what is no number of batches.
+    Raises `UserError` when the environment variable asks for what is no number of batches.
     """
     asked = os.environ.get(AHEAD, "")
     if not asked:
         return max(1, min(MOST_AHEAD, VALUES_AHEAD // values))
     if not asked.isdecimal() or int(asked) == 0:
-        raise Refusal(f"the environment variable {AHEAD} was {asked[:40]!r}; set it to a whole number from 1 on")
+        raise UserError(f"the environment variable {AHEAD} was {asked[:40]!r}; set it to a whole number from 1 on")
     return int(asked)
 
 
@@ -194,7 +194,7 @@ def image_weights(pool_weight: float, labeled: int, pool: int) -> Tensor:
     return whole / (sum(shares) if labeled and pool else 1)
 
 
-def take(source: Examples, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+def take(source: ResidentDataset, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """The images and targets that stand at `rows`, and the teacher's logits, if there are any, on the device."""
     device, where = source.targets.device, torch.from_numpy(rows)
     images = source.images.index_select(0, where.to(source.images.device, non_blocking=True))

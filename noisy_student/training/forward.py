@@ -16,14 +16,14 @@ from noisy_student.models.registry import bare, heads
 from noisy_student.training.params import Scope
 
 
-class Student(NamedTuple):
+class ForwardPasses(NamedTuple):
     """The classifier in training, asked in two ways: uint8 images (B,C,H,W) to float32 logits (B,K)."""
 
     logits: Callable[[Tensor], Tensor]  # with its model noise, for a loss
     noiseless_logits: Callable[[Tensor], Tensor]  # in eval mode and without gradients, as a teacher labels
 
 
-def as_student(classifier: Classifier, runtime: RuntimeParams, scope: Scope = "all") -> Student:
+def forward_passes(classifier: Classifier, runtime: RuntimeParams, scope: Scope = "all") -> ForwardPasses:
     """The two ways in which an objective asks `classifier`, of which that is trained."""
 
     def forward(images: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def as_student(classifier: Classifier, runtime: RuntimeParams, scope: Scope = "a
         classifier.eval()
         return forward(images)
 
-    return Student(logits, noiseless_logits)
+    return ForwardPasses(logits, noiseless_logits)
 
 
 def learn_all(classifier: Classifier) -> None:

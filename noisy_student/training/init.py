@@ -13,8 +13,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from noisy_student.core.config import Section, validated
-from noisy_student.core.errors import Refusal
+from noisy_student.core.config import ParamsModel, validated
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import REMEDY
 from noisy_student.models.checkpoint import DESCRIPTION, load_model
 from noisy_student.models.classifier import Classifier
@@ -26,14 +26,14 @@ from noisy_student.training.recipes import Recipe
 COUNTER = "num_batches_tracked"  # of a batch norm, which uses it for nothing here and older files do not have
 
 
-class Normalisation(Section):
+class Normalisation(ParamsModel):
     """Of pixels scaled to 0..1, a number for each channel."""
 
     mean: list[float] = Field(min_length=1)
     std: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
 
 
-class Fits(Section):
+class WeightsSpec(ParamsModel):
     """The images that weights are for."""
 
     model: str
@@ -42,7 +42,7 @@ class Fits(Section):
     normalisation: Normalisation
 
     @model_validator(mode="after")
-    def _as_many_channels(self) -> "Fits":
+    def _as_many_channels(self) -> "WeightsSpec":
         if not len(self.normalisation.mean) == len(self.normalisation.std) == self.input_channels:
             raise ValueError(f"should have a normalisation of {self.input_channels} channels")
         return self
@@ -53,26 +53,26 @@ def folder_of(pretrained: Path, model: str) -> Path:
     return pretrained / model.replace("/", "-")
 
 
-def asked_for(recipe: Recipe, pretrained: Path) -> Path | None:
+def pretrained_folder(recipe: Recipe, pretrained: Path) -> Path | None:
     """The folder of the weights that a model of `recipe` begins with, if they are among the `pretrained` ones."""
     return folder_of(pretrained, recipe.model) if recipe.training.initial == "pretrained" else None
 
 
-def transferred(
+def from_pretrained(
     name: str, labeled: Split, dropout: float, stochastic_depth: float, folder: Path, device: torch.device
 ) -> Classifier:
     """A classifier for the classes of `labeled` with the body, normalisation and input size of the weights in `folder`.
 
-    Its head is drawn from torch's own generator. Weights of images in colour also take grey ones. Raises `Refusal`
+    Its head is drawn from torch's own generator. Weights of images in colour also take grey ones. Raises `UserError`
     when the weights are another model's, or of fewer channels.
     """
     tensors, description = load_model(folder)
-    given = fits(description, folder / DESCRIPTION)
+    given = weights_spec(description, folder / DESCRIPTION)
     channels, (height, width) = given.input_channels, given.input_size
     if given.model != name:
-        raise Refusal(f"the weights in {folder} are of {given.model} and not of {name}; {REMEDY}")
+        raise UserError(f"the weights in {folder} are of {given.model} and not of {name}; {REMEDY}")
     if channels != labeled.channels and labeled.channels != 1:
-        raise Refusal(
+        raise UserError(
             f"the weights in {folder} are of images of {channels} channels, and these have {labeled.channels}; take "
             "others, or training.initial scratch"
         )
@@ -84,24 +84,29 @@ def transferred(
     return Classifier(network, mean, std).to(device)
 
 
-def fits(description: dict[str, Any], path: Path) -> Fits:
-    """What the `description` at `path` says of the images that weights are for; raises `Refusal` where it does not."""
-    return validated(Fits, {key: description[key] for key in Fits.model_fields if key in description}, "weights", path)
+def weights_spec(description: dict[str, Any], path: Path) -> WeightsSpec:
+    """What the `description` at `path` says of the images that weights are for; raises `UserError` where it does
+    not."""
+    return validated(
+        WeightsSpec, {key: description[key] for key in WeightsSpec.model_fields if key in description}, "weights", path
+    )
 
 
 def replace_body(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Give `network` all that is in `tensors` but its head; raise `Refusal` where something else is missing or of
+    """Give `network` all that is in `tensors` but its head; raise `UserError` where something else is missing or of
     another shape."""
     found = _of_network(tensors)
     wanted = body(network)
     for name, tensor in wanted.items():
         if name in found and not torch.isfinite(found[name]).all():
-            raise Refusal(f"{name} of the weights in {folder} has numbers that are not finite; take others")
+            raise UserError(f"{name} of the weights in {folder} has numbers that are not finite; take others")
         if name not in found and not name.endswith(COUNTER):
-            raise Refusal(f"the weights in {folder} have no {name}, which the model has; take those of the same model")
+            raise UserError(
+                f"the weights in {folder} have no {name}, which the model has; take those of the same model"
+            )
         if name in found and found[name].shape != tensor.shape:
             shapes = f"{tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
-            raise Refusal(
+            raise UserError(
                 f"{name} of the weights in {folder} is {shapes}; take those of a model with one head, the same"
             )
     load_tensors(network, {name: found[name] for name in wanted if name in found}, strict=False)

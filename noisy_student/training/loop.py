@@ -12,27 +12,27 @@ import numpy as np
 import pandas as pd
 import torch
 
-from noisy_student.core.errors import Refusal
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_csv
 from noisy_student.core.metrics import accuracy, accuracy_interval, nll, one_hot, softmax
 from noisy_student.core.progress import Meter, meter
 from noisy_student.core.randomness import generator
-from noisy_student.core.signals import Stopped, finishes_the_step
+from noisy_student.core.signals import Stopped, defer_signals
 from noisy_student.models.checkpoint import Checkpoints, save_model
 from noisy_student.models.classifier import Classifier, ensemble, load_classifier, new_classifier
-from noisy_student.models.device import RuntimeParams, explained, memory_format, reseed_torch
-from noisy_student.models.prediction import predict
+from noisy_student.models.device import RuntimeParams, memory_format, reseed_torch, translate_torch_errors
+from noisy_student.models.prediction import predict_logits
 from noisy_student.models.registry import input_size, size_and_cost
 from noisy_student.store.pseudo_labels import PseudoLabels
 from noisy_student.store.splits import Split
-from noisy_student.training.batches import Batches, Examples, examples
-from noisy_student.training.forward import as_student
-from noisy_student.training.init import transferred
+from noisy_student.training.batches import Batches, ResidentDataset, examples
+from noisy_student.training.forward import forward_passes
+from noisy_student.training.init import from_pretrained
 from noisy_student.training.objectives import loss
 from noisy_student.training.optim import set_learning_rate
 from noisy_student.training.params import TrainingParams, scope
 from noisy_student.training.recipes import Recipe
-from noisy_student.training.state import State
+from noisy_student.training.state import TrainState
 
 SMALLER_BATCH = "raise training.accumulation or lower training.batch_size"
 
@@ -87,29 +87,29 @@ def fit(
     device: torch.device,
     seed: int,
     checkpoints: Path | None = None,
-    begins_with: Path | None = None,
+    init_from: Path | None = None,
 ) -> Trained:
     """Train the model called `name` by `recipe`, on labels alone where `data` has no pool.
 
-    The weights are drawn anew, or those in the folder that it `begins_with`, all of them (`initial: warm`) or all but
+    The weights are drawn anew, or those in the folder that it `init_from`, all of them (`initial: warm`) or all but
     the head's (`initial: pretrained`). The run goes on from the last of its `checkpoints`, a folder, and keeps the next
     ones there. The members of a model are trained one after another; its learning curve is their mean, but for the last
     row, where the model as a whole is looked at.
     """
-    with explained(SMALLER_BATCH):
+    with translate_torch_errors(SMALLER_BATCH):
         resident = _resident(data, device)
     names = [name] if recipe.members == 1 else [f"{name} member {number}" for number in range(1, recipe.members + 1)]
     members, curves = [], []
     for number, each in enumerate(names, start=1):
         folder = checkpoints / f"member-{number}" if checkpoints and recipe.members > 1 else checkpoints
-        classifier, curve = _fit_one(each, recipe, data.labeled, resident, runtime, seed, folder, begins_with)
+        classifier, curve = _fit_one(each, recipe, data.labeled, resident, runtime, seed, folder, init_from)
         members.append(classifier)
         curves.append(pd.DataFrame(curve))
     if recipe.members == 1:
         return Trained(name, recipe, members[0], curve)
     rows: list[dict[str, Any]] = pd.concat(curves).groupby("step", as_index=False).mean().to_dict("records")
     whole = ensemble(members)
-    rows[-1] |= figures(whole, resident.held_out, runtime)
+    rows[-1] |= validation_metrics(whole, resident.held_out, runtime)
     return Trained(name, recipe, whole, rows)
 
 
@@ -117,8 +117,8 @@ def fit(
 class Resident:
     """What is trained on, on the device, and what is looked at."""
 
-    labeled: Examples
-    pool: Examples | None
+    labeled: ResidentDataset
+    pool: ResidentDataset | None
     held_out: HeldOut
 
 
@@ -138,7 +138,7 @@ def _fit_one(
     runtime: RuntimeParams,
     seed: int,
     checkpoints: Path | None,
-    begins_with: Path | None,
+    init_from: Path | None,
 ) -> tuple[Classifier, list[dict[str, float]]]:
     """One net: its averaged weights and its learning curve."""
     device = resident.labeled.targets.device
@@ -146,23 +146,23 @@ def _fit_one(
     reseed_torch(run_seed, "initial weights")
     images = recipe.training.steps * recipe.training.batch_size
     print(f"{name}: {recipe.model}, {images:,} images in {recipe.training.steps:,} steps on {device}", flush=True)
-    with meter(name, images) as progress, explained(SMALLER_BATCH):
-        classifier = _beginning(recipe, labeled, begins_with, device)
+    with meter(name, images) as progress, translate_torch_errors(SMALLER_BATCH):
+        classifier = initial_model(recipe, labeled, init_from, device)
         kept = Checkpoints(checkpoints) if checkpoints else None
         of = (resident.labeled, resident.pool, resident.held_out)
         return train(classifier, recipe, *of, runtime, run_seed, progress, kept)
 
 
-def _beginning(recipe: Recipe, labeled: Split, begins_with: Path | None, device: torch.device) -> Classifier:
+def initial_model(recipe: Recipe, labeled: Split, init_from: Path | None, device: torch.device) -> Classifier:
     """The model before its first step."""
     rates, initial = (recipe.noise.dropout, recipe.noise.stochastic_depth), recipe.training.initial
     if initial == "scratch":
         return new_classifier(recipe.model, labeled, *rates).to(device)
-    if not begins_with:
-        raise Refusal(f"there is no folder of weights for training.initial {initial}")
+    if not init_from:
+        raise UserError(f"there is no folder of weights for training.initial {initial}")
     if initial == "warm":
-        return load_classifier(begins_with, device, rates)[0]
-    return transferred(recipe.model, labeled, *rates, begins_with, device)
+        return load_classifier(init_from, device, rates)[0]
+    return from_pretrained(recipe.model, labeled, *rates, init_from, device)
 
 
 def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
@@ -200,8 +200,8 @@ def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
 def train(
     classifier: Classifier,
     recipe: Recipe,
-    labeled: Examples,
-    pool: Examples | None,
+    labeled: ResidentDataset,
+    pool: ResidentDataset | None,
     held_out: HeldOut,
     runtime: RuntimeParams,
     seed: int,
@@ -213,24 +213,24 @@ def train(
     Every draw is a function of `seed` and the step alone, so that a run that goes on from the last of its `checkpoints`
     is the run that was never interrupted. A row of the curve has step, loss (the mean since the row before),
     validation_loss and validation_accuracy (of the averaged weights on `held_out`).
-    Raises `Refusal` when the loss is no longer finite, and `Stopped`, after a checkpoint, when a signal asks for it.
+    Raises `UserError` when the loss is no longer finite, and `Stopped`, after a checkpoint, when a signal asks for it.
     """
     params = recipe.training
     report_after = report_steps(params)
-    classifier.laid_out(memory_format(runtime)).requires_grad_(True)
-    state, batches = State.start(classifier, params, runtime.fused), Batches(recipe, labeled, pool, seed)
+    classifier.to_memory_format(memory_format(runtime)).requires_grad_(True)
+    state, batches = TrainState.start(classifier, params, runtime.fused), Batches(recipe, labeled, pool, seed)
     if runtime.compile:
         classifier.network.compile()
     if checkpoints and (found := checkpoints.latest()):
         state.restore(*found)
         progress.resume(state.step * params.batch_size, f"goes on after step {state.step:,} of {params.steps:,}")
 
-    with finishes_the_step() as asked:  # all in one: DVC passes Ctrl-C on, so that a second signal often comes
+    with defer_signals() as asked:  # all in one: DVC passes Ctrl-C on, so that a second signal often comes
         while state.step < params.steps and not asked:
             take_step(state, batches, runtime)
             progress.advance(params.batch_size)
             if state.step in report_after:  # the only steps that wait for the device
-                look(state, held_out, runtime)
+                validate(state, held_out, runtime)
                 progress.show(**{name: state.curve[-1][name] for name in ("loss", "validation_accuracy")})
             if checkpoints and checkpoints.due():
                 checkpoints.save(state.step, *state.dump())
@@ -238,22 +238,22 @@ def train(
             raise _stopped(asked.signal, state, params.steps, checkpoints)
         if checkpoints:  # what comes now, another member or the writing of the model, may be interrupted as well
             checkpoints.save(state.step, *state.dump())
-    return state.average.classifier, state.curve
+    return state.ema.classifier, state.curve
 
 
-def take_step(state: State, batches: Batches, runtime: RuntimeParams) -> None:
+def take_step(state: TrainState, batches: Batches, runtime: RuntimeParams) -> None:
     """Take `state` one optimiser step on."""
     params, step = batches.recipe.training, state.step
     set_learning_rate(state.optimizer, params, step)
     reseed_torch(batches.seed, "model noise", step)
-    student = as_student(state.classifier, runtime, scope(params, step))
+    student = forward_passes(state.classifier, runtime, scope(params, step))
     for part in batches.parts(step):
-        lost = loss(batches.recipe, student, part)
-        lost.backward()
-        state.losses[step] += lost.detach()
+        part_loss = loss(batches.recipe, student, part)
+        part_loss.backward()
+        state.losses[step] += part_loss.detach()
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
-    state.average.update(params.ema_decay, step)
+    state.ema.update(params.ema_decay, step)
     state.step = step + 1
 
 
@@ -262,31 +262,31 @@ def report_steps(params: TrainingParams) -> set[int]:
     return set(np.linspace(0, params.steps, params.validations + 1).round().astype(int)[1:].tolist())
 
 
-def look(state: State, held_out: HeldOut, runtime: RuntimeParams) -> None:
+def validate(state: TrainState, held_out: HeldOut, runtime: RuntimeParams) -> None:
     """Add a row to the learning curve: the mean loss since the row before and the figures on the held-out images.
 
-    Raises `Refusal` when one of them is not finite.
+    Raises `UserError` when one of them is not finite.
     """
     since = int(state.curve[-1]["step"]) if state.curve else 0
     row = {"step": state.step, "loss": float(state.losses[since : state.step].mean())}
-    row |= figures(state.average.classifier, held_out, runtime)
+    row |= validation_metrics(state.ema.classifier, held_out, runtime)
     for name in ("loss", "validation_loss"):
         if not math.isfinite(row[name]):
             remedy = "lower training.learning_rate or use precision float32"
-            raise Refusal(f"the {name.replace('_', ' ')} became {row[name]}; {remedy}")
+            raise UserError(f"the {name.replace('_', ' ')} became {row[name]}; {remedy}")
     state.curve.append(row)
 
 
-def figures(classifier: Classifier, held_out: HeldOut, runtime: RuntimeParams) -> dict[str, float]:
+def validation_metrics(classifier: Classifier, held_out: HeldOut, runtime: RuntimeParams) -> dict[str, float]:
     """Loss and accuracy of `classifier` on the held-out images, as a learning curve names them."""
-    probabilities = softmax(predict(classifier, held_out.images, runtime))
+    probabilities = softmax(predict_logits(classifier, held_out.images, runtime))
     return {
         "validation_loss": nll(probabilities, held_out.labels),
         "validation_accuracy": accuracy(probabilities.argmax(axis=1), held_out.labels),
     }
 
 
-def _stopped(signal: int, state: State, steps: int, checkpoints: Checkpoints | None) -> Stopped:
+def _stopped(signal: int, state: TrainState, steps: int, checkpoints: Checkpoints | None) -> Stopped:
     """What a run that was asked to stop ends with, once its last step is kept."""
     if not checkpoints:
         return Stopped(signal)

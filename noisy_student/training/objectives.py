@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisy_student.training.batches import Part
-from noisy_student.training.forward import Student
+from noisy_student.training.batches import MicroBatch
+from noisy_student.training.forward import ForwardPasses
 from noisy_student.training.params import TrainingParams
 from noisy_student.training.recipes import DistillationParams, Recipe
 
@@ -20,12 +20,12 @@ def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> 
     return -(weights * (targets * F.log_softmax(logits, dim=1)).sum(dim=1)).sum()
 
 
-def pseudo_labels(student: Student, part: Part, params: TrainingParams) -> Tensor:
+def pseudo_labels(student: ForwardPasses, part: MicroBatch, params: TrainingParams) -> Tensor:
     """Learn what the teacher said about the pool, and the labels (Xie et al. 2019, algorithm 1)."""
     return weighted_cross_entropy(student.logits(part.images), part.targets, part.weights)
 
 
-def consistency(student: Student, part: Part, params: TrainingParams) -> Tensor:
+def consistency(student: ForwardPasses, part: MicroBatch, params: TrainingParams) -> Tensor:
     """Say of a strongly noised pool image what one says of the weakly noised one, where one is sure; and the labels.
 
     The labels are the model's own, made on the fly; the teacher's decide alone which pool images are there. Soft and
@@ -33,18 +33,18 @@ def consistency(student: Student, part: Part, params: TrainingParams) -> Tensor:
     hard ones, those of FixMatch (Sohn et al. 2020, arXiv 2001.07685, section 2.2). Other than there the labels are made
     without model noise, and labeled images are noised as strongly as the others.
     """
-    targets, sure = own_labels(student, part, params)
+    targets, sure = online_labels(student, part, params)
     return weighted_cross_entropy(student.logits(part.images), targets, part.weights * sure)
 
 
-def joined(student: Student, part: Part, params: TrainingParams) -> Tensor:
+def joined(student: ForwardPasses, part: MicroBatch, params: TrainingParams) -> Tensor:
     """Both of the above, half and half: the teacher where the model is not sure yet, and more and more itself."""
-    targets, sure = own_labels(student, part, params)
+    targets, sure = online_labels(student, part, params)
     share = (0.5 * sure * part.from_pool)[:, None]
     return weighted_cross_entropy(student.logits(part.images), torch.lerp(part.targets, targets, share), part.weights)
 
 
-def own_labels(student: Student, part: Part, params: TrainingParams) -> tuple[Tensor, Tensor]:
+def online_labels(student: ForwardPasses, part: MicroBatch, params: TrainingParams) -> tuple[Tensor, Tensor]:
     """What the model says of the weakly noised pool images, and the labels of the others (B,K); 1 where sure (B,)."""
     labeled = len(part.images) - len(part.weak)
     always = torch.ones_like(part.weights[:labeled])
@@ -60,7 +60,7 @@ def own_labels(student: Student, part: Part, params: TrainingParams) -> tuple[Te
     return torch.cat([part.targets[:labeled], labels]), torch.cat([always, sure])
 
 
-def distillation(student: Student, part: Part, params: DistillationParams) -> Tensor:
+def distillation(student: ForwardPasses, part: MicroBatch, params: DistillationParams) -> Tensor:
     """Say what the teacher says, and of labeled images also the truth (Hinton et al. 2015, section 2).
 
     Soft targets are probabilities at a temperature T; their divergence is scaled by T squared, so that its gradients
@@ -77,14 +77,14 @@ def distillation(student: Student, part: Part, params: DistillationParams) -> Te
     return (part.weights * torch.lerp(true, told, share)).sum()
 
 
-OBJECTIVES: dict[str, Callable[[Student, Part, TrainingParams], Tensor]] = {
+OBJECTIVES: dict[str, Callable[[ForwardPasses, MicroBatch, TrainingParams], Tensor]] = {
     "pseudo_labels": pseudo_labels,
     "consistency": consistency,
     "joined": joined,
 }
 
 
-def loss(recipe: Recipe, student: Student, part: Part) -> Tensor:
+def loss(recipe: Recipe, student: ForwardPasses, part: MicroBatch) -> Tensor:
     """What `recipe` has `student` learn of `part`, a scalar."""
     if recipe.distillation:
         return distillation(student, part, recipe.distillation)

@@ -121,7 +121,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer | Muon, params: TrainingP
         group["lr"] = params.learning_rate * factor * group.get("rate_share", 1.0)
 
 
-class Average:
+class EMA:
     """An exponential moving average of a classifier's weights and statistics (Tarvainen and Valpola 2017)."""
 
     def __init__(self, classifier: Classifier):

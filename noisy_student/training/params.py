@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from noisy_student.core.config import Section
+from noisy_student.core.config import ParamsModel
 
 TRANSFER = ("body_rate", "layer_decay", "unfreeze")  # options of training that mean nothing but for pretrained weights
 Scope = Literal["all", "head", "deep half"]  # which of a model's tensors a step trains
 
 
-class TrainingParams(Section):
+class TrainingParams(ParamsModel):
     """One training run of `steps` batches."""
 
     steps: int = Field(ge=1, le=10**8)  # optimiser steps

@@ -4,13 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from noisy_student.core.config import Section, overlay, validated
-from noisy_student.core.errors import Refusal
+from noisy_student.core.config import ParamsModel, overlay, validated
+from noisy_student.core.errors import UserError
 from noisy_student.models.registry import parameters
 from noisy_student.training.augmentation.policy import NoiseOptions, NoiseParams
 from noisy_student.training.params import TRANSFER, TrainingParams
 
-OWN_LABELS = frozenset({"consistency", "joined"})  # objectives whose labels are the student's own, made on the fly
+ONLINE_LABELS = frozenset({"consistency", "joined"})  # objectives whose labels are the student's own, made on the fly
 STUDENTS_ALONE = frozenset(  # options of training that mean nothing without a pool or a teacher
     {
         "pool_ratio",
@@ -27,7 +27,7 @@ BOTH = ("pool_ratio", "pool_weight")  # options of training for batches of label
 Members = Annotated[int, Field(ge=1, le=100)]  # nets of a model, each from weights and draws of its own
 
 
-class TeacherParams(Section):
+class TeacherParams(ParamsModel):
     """iter0, trained on labels alone."""
 
     model: str  # its name, see models.py
@@ -36,7 +36,7 @@ class TeacherParams(Section):
     training: dict[str, Any] = {}  # in place of the defaults
 
 
-class IterationParams(Section):
+class IterationParams(ParamsModel):
     """A student and whose pseudo-labels it learns from."""
 
     teacher: str  # the iteration that labels the pool for it
@@ -47,7 +47,7 @@ class IterationParams(Section):
     training: dict[str, Any] = {}
 
 
-class ControlParams(Section):
+class ControlParams(ParamsModel):
     """A run that answers "would it have worked without this?" about an iteration."""
 
     kind: Literal["supervised"]  # the iteration's model and steps, on labels alone
@@ -57,7 +57,7 @@ class ControlParams(Section):
     training: dict[str, Any] = {}  # in place of the defaults
 
 
-class PoolControlParams(Section):
+class PoolControlParams(ParamsModel):
     """A control that sees the pool: its iteration's recipe, but for one thing.
 
     An unnoised one has no noise; an oracle is taught by a teacher that is always right and sure, so that no filter
@@ -68,7 +68,7 @@ class PoolControlParams(Section):
     of: str  # the iteration
 
 
-class DistillationParams(Section):
+class DistillationParams(ParamsModel):
     """How a model is taught into another one (Hinton et al. 2015, arXiv 1503.02531)."""
 
     images: Literal["both", "pool", "labeled"]  # on which it is taught; of those of the pool the teacher alone tells
@@ -83,7 +83,7 @@ class DistillationParams(Section):
         return self
 
 
-class DistilledParams(Section):
+class DistilledParams(ParamsModel):
     """A model that an iteration's is taught into, to be deployed in its place."""
 
     teacher: str  # the iteration
@@ -93,7 +93,7 @@ class DistilledParams(Section):
     distillation: dict[str, Any] = {}
 
 
-class Recipe(Section):
+class Recipe(ParamsModel):
     """All that one training run is made of, but its images and its seed."""
 
     model: str
@@ -106,7 +106,7 @@ class Recipe(Section):
 
 def teacher_recipe(defaults: TrainingParams, teacher: TeacherParams) -> Recipe:
     """How iter0 is trained."""
-    _refuse_student_options(teacher.training, "teacher")
+    _check_no_student_options(teacher.training, "teacher")
     training = overlay(_on_labels_alone(defaults), teacher.training, "teacher.training")
     return Recipe(
         model=teacher.model, noise=_fitted(teacher.noise, teacher.model), training=training, members=teacher.members
@@ -131,34 +131,35 @@ def _on_labels_alone(training: TrainingParams) -> TrainingParams:
     return training.model_copy(update=without)
 
 
-def _refuse_idle_options(training: TrainingParams, named: dict[str, Any], key: str) -> None:
-    """Raise `Refusal` where a student's own section names an option that its other options leave without effect."""
+def _check_idle_options(training: TrainingParams, named: dict[str, Any], key: str) -> None:
+    """Raise `UserError` where a student's own section names an option that its other options leave without effect."""
     idle = {"pool_ratio": "finetune", "pool_weight": "finetune"} if training.finetune else {}
-    if training.objective not in OWN_LABELS:
+    if training.objective not in ONLINE_LABELS:
         idle |= {"consistency_threshold": "objective", "consistency_temperature": "objective"}
     if wrong := idle.keys() & named.keys():
         option = min(wrong)
-        raise Refusal(
+        raise UserError(
             f"params.yaml: {key}.training.{option} changes nothing with {idle[option]} "
             f"{getattr(training, idle[option])}; take it out"
         )
 
 
-def _refuse_student_options(training: dict[str, Any], key: str, why: str = "sees labels alone") -> None:
-    """Raise `Refusal` where a model that is no iteration's is given an option that means something for those alone."""
+def _check_no_student_options(training: dict[str, Any], key: str, why: str = "sees labels alone") -> None:
+    """Raise `UserError` where a model that is no iteration's is given an option that means something for those
+    alone."""
     if training.get("initial") == "warm":
-        raise Refusal(
+        raise UserError(
             f"params.yaml: {key}.training.initial was warm, and only an iteration can begin with its teacher's "
             "weights; set it to scratch"
         )
     if wrong := STUDENTS_ALONE & training.keys():
-        raise Refusal(f"params.yaml: {key}.training.{min(wrong)} changes nothing, for {key} {why}; take it out")
+        raise UserError(f"params.yaml: {key}.training.{min(wrong)} changes nothing, for {key} {why}; take it out")
 
 
 def iteration_recipe(noise: NoiseOptions, training: TrainingParams, iteration: IterationParams, name: str) -> Recipe:
     """How the student of the iteration called `name` is trained."""
     training = overlay(training, iteration.training, f"iterations.{name}.training")
-    _refuse_idle_options(training, iteration.training, f"iterations.{name}")
+    _check_idle_options(training, iteration.training, f"iterations.{name}")
     return Recipe(
         model=iteration.model,
         noise=_fitted(overlay(noise, iteration.noise, f"iterations.{name}.noise"), iteration.model),
@@ -169,9 +170,9 @@ def iteration_recipe(noise: NoiseOptions, training: TrainingParams, iteration: I
 
 def pretraining_recipe(noise: NoiseOptions, training: dict[str, Any], model: str) -> Recipe:
     """How pretrained weights of `model` are made by a training on labels, from scratch."""
-    _refuse_student_options(training, "pretraining")
+    _check_no_student_options(training, "pretraining")
     if wrong := {"initial", *TRANSFER} & training.keys():
-        raise Refusal(f"params.yaml: pretraining.training.{min(wrong)} would need pretrained weights; take it out")
+        raise UserError(f"params.yaml: pretraining.training.{min(wrong)} would need pretrained weights; take it out")
     whole = validated(TrainingParams, {"pool_ratio": 1.0, "pool_weight": 1.0, **training}, "pretraining.training")
     return Recipe(model=model, noise=_fitted(noise, model), training=whole)
 
@@ -186,13 +187,13 @@ def distilled_recipe(
     """How the model called `name` that another is taught into is trained."""
     key = f"distilled.{name}"
     chosen = overlay(distillation, distilled.distillation, f"{key}.distillation")
-    _refuse_idle_distillation(chosen, distilled, key)
+    _check_idle_distillation(chosen, distilled, key)
     kept = {option: getattr(training, option) for option in BOTH}
     named = {option: value for option, value in distilled.training.items() if option not in kept}
     if chosen.images == "both":
-        _refuse_student_options(named, key, "is told what to say by logits")
+        _check_no_student_options(named, key, "is told what to say by logits")
     else:
-        _refuse_student_options(distilled.training, key, f"sees images of one kind, {chosen.images}")
+        _check_no_student_options(distilled.training, key, f"sees images of one kind, {chosen.images}")
     training = overlay(_on_labels_alone(training).model_copy(update=kept), distilled.training, f"{key}.training")
     noise = overlay(noise, distilled.noise, f"{key}.noise")
     return Recipe(
@@ -204,8 +205,8 @@ def distilled_recipe(
     )
 
 
-def _refuse_idle_distillation(chosen: DistillationParams, distilled: DistilledParams, key: str) -> None:
-    """Raise `Refusal` where a distilled model's own section names an option that others leave without effect."""
+def _check_idle_distillation(chosen: DistillationParams, distilled: DistilledParams, key: str) -> None:
+    """Raise `UserError` where a distilled model's own section names an option that others leave without effect."""
     idle = {}
     if chosen.images == "pool":
         idle = {"distillation.weight": "images pool", "training.label_smoothing": "images pool"}
@@ -215,12 +216,12 @@ def _refuse_idle_distillation(chosen: DistillationParams, distilled: DistilledPa
     named |= {f"training.{option}" for option in distilled.training}
     if wrong := idle.keys() & named:
         option = min(wrong)
-        raise Refusal(f"params.yaml: {key}.{option} changes nothing with distillation.{idle[option]}; take it out")
+        raise UserError(f"params.yaml: {key}.{option} changes nothing with distillation.{idle[option]}; take it out")
 
 
 def control_recipe(training: TrainingParams, model: str, control: ControlParams, name: str) -> Recipe:
     """How the control called `name` is trained, `model` being that of its iteration."""
-    _refuse_student_options(control.training, f"controls.{name}")
+    _check_no_student_options(control.training, f"controls.{name}")
     training = overlay(_on_labels_alone(training), control.training, f"controls.{name}.training")
     return Recipe(model=model, noise=_fitted(control.noise, model), training=training, members=control.members)
 
@@ -231,12 +232,12 @@ def pool_control_recipe(
     """How a control that sees the pool is trained: as `iteration`, which it is of, from weights of its own."""
     whole = iteration_recipe(noise, training, iteration, control.of)
     if control.kind != "unnoised" and whole.training.objective == "consistency":
-        raise Refusal(
+        raise UserError(
             f"params.yaml: a control of kind {control.kind} is about the teacher's labels, and {control.of} learns its "
             "own (training.objective consistency); take the control out"
         )
     if whole.training.initial == "warm":
-        raise Refusal(
+        raise UserError(
             f"params.yaml: {control.of} begins with its teacher's weights (training.initial warm), and a pool control "
             "with weights of its own, so that two things would differ; take the control out"
         )

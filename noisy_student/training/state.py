@@ -7,32 +7,32 @@ import torch
 from torch import Tensor
 
 from noisy_student.models.classifier import Classifier
-from noisy_student.training.optim import Average, Muon, make_optimizer
+from noisy_student.training.optim import EMA, Muon, make_optimizer
 from noisy_student.training.params import TrainingParams
 
 
 @dataclass
-class State:
+class TrainState:
     """After `step` optimiser steps."""
 
     classifier: Classifier
     optimizer: torch.optim.Optimizer | Muon
-    average: Average
+    ema: EMA
     losses: Tensor  # float32 (steps,), on the device; zeros from `step` on
     curve: list[dict[str, float]] = field(default_factory=list)
     step: int = 0
 
     @classmethod
-    def start(cls, classifier: Classifier, params: TrainingParams, fused: bool) -> "State":
+    def start(cls, classifier: Classifier, params: TrainingParams, fused: bool) -> "TrainState":
         """Before the first step; `fused` is the optimizer."""
         losses = torch.zeros(params.steps, device=classifier.mean.device)
-        return cls(classifier, make_optimizer(classifier, params, fused), Average(classifier), losses)
+        return cls(classifier, make_optimizer(classifier, params, fused), EMA(classifier), losses)
 
     def dump(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The state as tensors by name, and the rest of it, which JSON can hold."""
         tensors = {
             **{f"classifier.{name}": tensor for name, tensor in self.classifier.state_dict().items()},
-            **{f"average.{name}": tensor for name, tensor in self.average.classifier.state_dict().items()},
+            **{f"ema.{name}": tensor for name, tensor in self.ema.classifier.state_dict().items()},
             **{
                 f"optimizer.{number}.{name}": tensor
                 for number, parameter in enumerate(self._parameters())
@@ -45,7 +45,7 @@ class State:
     def restore(self, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
         """Become what `dump` gave; tensors are filled in place, so that they keep their device and memory format."""
         self.classifier.load_state_dict(_below("classifier", tensors))
-        self.average.classifier.load_state_dict(_below("average", tensors))
+        self.ema.classifier.load_state_dict(_below("ema", tensors))
         for number, parameter in enumerate(self._parameters()):
             for name, tensor in _below(f"optimizer.{number}", tensors).items():
                 like = self._count_of_steps(parameter) if name == "step" else torch.empty_like(parameter)

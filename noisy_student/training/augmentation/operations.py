@@ -49,7 +49,7 @@ def randaugment(images: Tensor, operation: np.ndarray, strength: np.ndarray, fil
     return images.index_select(0, _on(images.device, place))
 
 
-def warp(images: Tensor, amount: np.ndarray, fill: int) -> Tensor:
+def affine(images: Tensor, amount: np.ndarray, fill: int) -> Tensor:
     """Each image turned, sheared, scaled and moved at once.
 
     amount: (N,6) degrees counterclockwise, tangents of the shear left and up, the logarithm of the scale, pixels right
@@ -61,7 +61,7 @@ def warp(images: Tensor, amount: np.ndarray, fill: int) -> Tensor:
     return _whole(_sample(images, np.concatenate([square, -amount[:, 4:, None]], axis=2), fill))
 
 
-def recolor(images: Tensor, factor: np.ndarray) -> Tensor:
+def jitter(images: Tensor, factor: np.ndarray) -> Tensor:
     """Each image with its brightness, contrast and, where it has three channels, color times `factor` (N,3).
 
     As Pillow's ImageEnhance, whose factor 1 changes nothing, one after another.
@@ -74,7 +74,7 @@ def recolor(images: Tensor, factor: np.ndarray) -> Tensor:
     return _whole(changed)
 
 
-def move(images: Tensor, shift: np.ndarray, mirrored: np.ndarray, fill: int) -> Tensor:
+def crop_and_flip(images: Tensor, shift: np.ndarray, mirrored: np.ndarray, fill: int) -> Tensor:
     """Each image cut out anew `shift` (N,2) pixels down and right of its corner, then mirrored left-right if so marked.
 
     mirrored: bool (N,). What lies outside the image is of the grey value `fill`.
@@ -91,7 +91,7 @@ def move(images: Tensor, shift: np.ndarray, mirrored: np.ndarray, fill: int) -> 
     return chosen.gather(3, xs[:, None, None].expand(n, c, h, w))
 
 
-def erase(images: Tensor, centre: np.ndarray, side: int, fill: int) -> Tensor:
+def cutout(images: Tensor, centre: np.ndarray, side: int, fill: int) -> Tensor:
     """Cutout (DeVries and Taylor 2017, arXiv 1708.04552): a square of `side` pixels around `centre` (N,2: row, column)
     is of the grey value `fill`; what of the square lies outside the image is lost.
     """

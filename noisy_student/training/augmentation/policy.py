@@ -15,9 +15,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from noisy_student.core.config import Section
-from noisy_student.core.errors import Refusal
-from noisy_student.training.augmentation.operations import OPERATIONS, erase, move, randaugment, recolor, warp
+from noisy_student.core.config import ParamsModel
+from noisy_student.core.errors import UserError
+from noisy_student.training.augmentation.operations import (
+    OPERATIONS,
+    affine,
+    crop_and_flip,
+    cutout,
+    jitter,
+    randaugment,
+)
 
 PER_SLOT = ("operation", "strength")  # of a draw: its arrays (slots,N)
 JITTER_REACH = 0.9  # of a factor at magnitude 30, to either side of 1, as that of RandAugment's color and so on
@@ -31,7 +38,7 @@ SIZES = (18_000, 280_000)  # trainable numbers of a model, between which FITTED 
 FITTED = {"magnitude": (22.0, 22.0), "dropout": (0.0, 0.2), "stochastic_depth": (0.1, 0.1)}  # best at each of SIZES
 
 
-class NoiseOptions(Section):
+class NoiseOptions(ParamsModel):
     """Input noise, in the order in which `apply` does it, and the rates of model noise, which the models carry out."""
 
     operations: int = Field(ge=0, le=16)  # RandAugment: operations applied to an image, one after another (0: none)
@@ -118,7 +125,7 @@ def scales(height: int, width: int) -> dict[str, Scale]:
 
 
 def affine_reach(size: tuple[int, int]) -> np.ndarray:
-    """How far each of the six amounts of `operations.warp` goes at magnitude 30, (6,): as far as the operation of its
+    """How far each of the six amounts of `operations.affine` goes at magnitude 30, (6,): as far as the operation of its
     kind in RandAugment, and e to the 0.3 for the scale, which has none."""
     table = scales(*size)
     kinds = ("rotate", "shear_x", "shear_y", None, "translate_x", "translate_y")
@@ -144,31 +151,33 @@ class Draw:
     shift: np.ndarray  # int64 (N,2): pixels down and right, each within plus or minus the crop
     mirrored: np.ndarray  # bool (N,)
     centre: np.ndarray  # int64 (N,2): row and column of the erased square's centre
-    affine: np.ndarray  # float64 (N,6): see operations.warp
-    jitter: np.ndarray  # float64 (N,3): see operations.recolor
+    affine: np.ndarray  # float64 (N,6): see operations.affine
+    jitter: np.ndarray  # float64 (N,3): see operations.jitter
 
     def rows(self, index: slice | np.ndarray) -> "Draw":
         """The draw of the images at `index`."""
         return Draw(**{name: each[:, index] if name in PER_SLOT else each[index] for name, each in vars(self).items()})
 
     @classmethod
-    def joined(cls, draws: Sequence["Draw"]) -> "Draw":
+    def combined(cls, draws: Sequence["Draw"]) -> "Draw":
         """The draw of the images of all `draws`, in their order."""
         arrays = {name: [getattr(draw, name) for draw in draws] for name in vars(draws[0])}
         return cls(**{name: np.concatenate(each, axis=int(name in PER_SLOT)) for name, each in arrays.items()})
 
 
 def check_crop(params: NoiseParams, size: tuple[int, int]) -> None:
-    """Raise `Refusal` when the crop could leave nothing of an image of `size` (height, width)."""
+    """Raise `UserError` when the crop could leave nothing of an image of `size` (height, width)."""
     if params.crop >= min(size):
-        raise Refusal(f"noise.crop was {params.crop} for images of {size[0]}x{size[1]} pixels; set it below their side")
+        raise UserError(
+            f"noise.crop was {params.crop} for images of {size[0]}x{size[1]} pixels; set it below their side"
+        )
 
 
 def draw(params: NoiseParams, count: int, size: tuple[int, int], generator: np.random.Generator) -> Draw:
     """All random numbers for `count` images of `size` (height, width), each image its own.
 
     Every option takes its numbers whether it is on or not, so switching one leaves the draws of the others alone.
-    Raises `Refusal` when a crop could miss the image.
+    Raises `UserError` when a crop could miss the image.
     """
     check_crop(params, size)
     mirrored = generator.random(count) < 0.5
@@ -186,12 +195,12 @@ def apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
     """`images` uint8 (N,C,H,W), C 1 or 3, on any device, with the noise that `params` switch on, as `draw` says.
 
     A tensor of the same shape and device, `images` itself when all input noise is off. What becomes of an image depends
-    on its own row of the draw alone. Raises `Refusal` for images of another type or number.
+    on its own row of the draw alone. Raises `UserError` for images of another type or number.
     """
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
-        raise Refusal(f"noise takes uint8 images (N, 1 or 3, H, W), was given {images.dtype} {tuple(images.shape)}")
+        raise UserError(f"noise takes uint8 images (N, 1 or 3, H, W), was given {images.dtype} {tuple(images.shape)}")
     if len(images) != len(draw.mirrored):
-        raise Refusal(f"noise was drawn for {len(draw.mirrored)} images and given {len(images)}; draw it for as many")
+        raise UserError(f"noise was drawn for {len(draw.mirrored)} images and given {len(images)}; draw it for as many")
     if len(images) == 0:
         return images
     at_once = max(1, CPU_VALUES // images[0].numel()) if images.device.type == "cpu" else len(images)
@@ -205,14 +214,14 @@ def _apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
     if len(draw.operation):
         images = randaugment(images, draw.operation, draw.strength, params.fill)
     if params.affine:
-        images = warp(images, draw.affine, params.fill)
+        images = affine(images, draw.affine, params.fill)
     if params.jitter:
-        images = recolor(images, draw.jitter)
+        images = jitter(images, draw.jitter)
     if params.crop or params.flip:
-        images = move(images, draw.shift, draw.mirrored, params.fill)
+        images = crop_and_flip(images, draw.shift, draw.mirrored, params.fill)
     if params.cutout:
         side = max(1, round(params.cutout * min(images.shape[2:])))
-        images = erase(images, draw.centre, side, params.fill)
+        images = cutout(images, draw.centre, side, params.fill)
     return images
 
 
