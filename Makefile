@@ -5,7 +5,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-slow lint study bench bench-check clean-work lock
+.PHONY: repro test test-slow lint study bench bench-check clean-work lock docs
 
 repro: $(INSTALLED)
 	@python -m commands.plan
@@ -31,6 +31,9 @@ bench: $(INSTALLED)
 
 bench-check: $(INSTALLED)
 	python -m benchmarks.speed --check
+
+docs: $(INSTALLED)
+	python -m commands.docs
 
 clean-work: $(INSTALLED)
 	python -m commands.clean_work

@@ -42,7 +42,7 @@ PARTS: dict[str, tuple[Any, str]] = {  # each a function that a step calls, and 
     "optimizer": (OPTIMIZERS[pipeline()[1]["training"]["optimizer"]], "step"),
     "average of the weights": (optim.EMA, "update"),
 }
-WHOLE = (loop, "take_step")
+WHOLE = (loop.Trainer, "take_step")
 IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1])"
 
 

@@ -28,10 +28,11 @@ from noisy_student.core.metrics import one_hot
 from noisy_student.core.randomness import generator
 from noisy_student.models.device import setup
 from noisy_student.models.prediction import predict_logits, predict_split
+from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.splits import pixel_hash, read_split, write_split
 from noisy_student.training.augmentation import policy
-from noisy_student.training.batches import examples
-from noisy_student.training.loop import HeldOut
+from noisy_student.training.batches import resident
+from noisy_student.training.loop import HeldOut, ResidentData, Trainer
 
 CLASSES, AT_WORK = 10, 1.0
 
@@ -52,13 +53,14 @@ def training(images: np.ndarray, recipe, params, device: torch.device) -> float:
     one_pass = recipe.training.model_copy(update={"objective": "pseudo_labels"})
     recipe = recipe.model_copy(update={"training": one_pass})
     labels = np.arange(len(images)) % CLASSES
-    pool = examples(images, one_hot(labels, CLASSES), device)
-    labeled = examples(images[:100], one_hot(labels[:100], CLASSES), device)
-    held_out = HeldOut(images[:1], labels[:1])
+    pool = resident(LabeledImages(images, one_hot(labels, CLASSES)), device)
+    labeled = resident(LabeledImages(images[:100], one_hot(labels[:100], CLASSES)), device)
+    data = ResidentData(labeled, pool, HeldOut(images[:1], labels[:1]))
+    trainer = Trainer(recipe, data, params.runtime, seed=0)
     classifier = made_up_classifier(recipe, images.shape[1:], CLASSES, device)
 
     def seconds(steps: int) -> float:
-        return training_seconds(steps, classifier, recipe, labeled, pool, held_out, params.runtime)
+        return training_seconds(steps, classifier, trainer)
 
     seconds(3)  # the first ones warm up
     steps = max(5, round(limits.SECONDS * 5 / seconds(5)))

@@ -4,6 +4,7 @@ The time is a forecast: a few steps of each model, measured now, times the steps
 """
 
 import time
+from dataclasses import replace
 
 import networkx
 import numpy as np
@@ -23,8 +24,9 @@ from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, setup, translate_torch_errors
 from noisy_student.models.registry import build
 from noisy_student.pretraining import description
-from noisy_student.training.batches import ResidentDataset, examples
-from noisy_student.training.loop import SMALLER_BATCH, HeldOut, train
+from noisy_student.store.labeled_images import LabeledImages
+from noisy_student.training.batches import resident
+from noisy_student.training.loop import SMALLER_BATCH, HeldOut, ResidentData, Trainer
 from noisy_student.training.recipes import Recipe
 
 WITH_POOL = ("train_student@", "train_pool_control@", "distill@")
@@ -105,11 +107,12 @@ def forecast(
     images = np.zeros((recipe.training.batch_size, *data.shape()), dtype=np.uint8)
     labels = np.arange(len(images)) % classes
     targets = one_hot(labels, classes)
-    made_up = examples(images, targets, device, teacher_logits=targets if recipe.distillation else None)
-    held_out = HeldOut(images[:1], labels[:1])
-    pool = made_up if with_pool else None
+    logits = targets if recipe.distillation else None
+    made_up = resident(LabeledImages(images, targets, teacher_logits=logits), device)
+    of = ResidentData(made_up, made_up if with_pool else None, HeldOut(images[:1], labels[:1]))
+    trainer = Trainer(recipe, of, runtime, seed=0)
     for steps in (1, 3):  # the first one warms up
-        seconds = training_seconds(steps, classifier, recipe, made_up, pool, held_out, runtime)
+        seconds = training_seconds(steps, classifier, trainer)
     return seconds / steps * recipe.training.steps * recipe.members
 
 
@@ -135,20 +138,13 @@ def made_up_classifier(
     return Classifier(network, torch.zeros(channels), torch.ones(channels)).to(device)
 
 
-def training_seconds(
-    steps: int,
-    classifier: Classifier,
-    recipe: Recipe,
-    labeled: ResidentDataset,
-    pool: ResidentDataset | None,
-    held_out: HeldOut,
-    runtime: RuntimeParams,
-) -> float:
-    """How many seconds the training loop takes for so many `steps` of `recipe`, with one look at `held_out`."""
-    few = recipe.model_copy(update={"training": recipe.training.model_copy(update={"steps": steps, "validations": 1})})
+def training_seconds(steps: int, classifier: Classifier, trainer: Trainer) -> float:
+    """How many seconds the `trainer` takes for so many `steps`, with one validation."""
+    training = trainer.recipe.training.model_copy(update={"steps": steps, "validations": 1})
+    few = replace(trainer, recipe=trainer.recipe.model_copy(update={"training": training}))
     started = time.monotonic()
     with translate_torch_errors(SMALLER_BATCH):
-        train(classifier, few, labeled, pool, held_out, runtime, 0, Meter("forecast", 1, None))
+        few.train(classifier, Meter("forecast", 1, None))
     return time.monotonic() - started
 
 

@@ -17,9 +17,9 @@ from noisy_student.models.registry import check_head, check_name, check_rates, c
 from noisy_student.pretraining import PretrainingParams, description
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams, of_iteration
 from noisy_student.training.augmentation.policy import NoiseOptions, check_crop
+from noisy_student.training.objectives import OBJECTIVES
 from noisy_student.training.params import TRANSFER, TrainingParams
 from noisy_student.training.recipes import (
-    ONLINE_LABELS,
     ControlParams,
     DistillationParams,
     DistilledParams,
@@ -235,7 +235,7 @@ def _check_mixtures(params: Params, recipes: dict[str, Recipe]) -> None:
             )
     for name in params.iterations:
         mix, objective = recipes[name].noise.mix, recipes[name].training.objective
-        if mix != "none" and objective in ONLINE_LABELS:
+        if mix != "none" and OBJECTIVES[objective].online_labels:
             raise UserError(
                 f"params.yaml: iterations.{name} would have noise.mix {mix} with training.objective {objective}, which "
                 "labels single images; set noise.mix to none or training.objective to pseudo_labels"

@@ -6,11 +6,10 @@ Writes  a folder of logits, float32 (n,K), pool-00000.npy and so on, one for eac
 Params  runtime, labeling
 """
 
-from argparse import ArgumentParser
 from pathlib import Path
 
+from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
-from noisy_student.core.errors import cli_main
 from noisy_student.core.workspace import Work, work
 from noisy_student.models.classifier import Classifier, load_classifier
 from noisy_student.models.device import RuntimeParams, machine, setup
@@ -18,27 +17,19 @@ from noisy_student.models.prediction import LabelingParams, predict_split
 from noisy_student.store.splits import Split, read_split
 
 
-@cli_main
-def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--teacher", type=Path, required=True)
-    parser.add_argument("--pool", type=Path, required=True)
-    parser.add_argument("--calibration", type=Path, required=True)
-    parser.add_argument("--labeled", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args(argv)
-
+@command
+def main(*, teacher: Path, pool: Path, calibration: Path, labeled: Path, out: Path) -> None:
     params = ParamsFile()
     runtime, labeling = params.section("runtime", RuntimeParams), params.section("labeling", LabelingParams)
     device = setup(runtime)
-    splits = {"pool": args.pool, "calibration": args.calibration, "labeled": args.labeled}
-    inputs = {"teacher": args.teacher, **splits}
-    with work(args.out, __file__, params, inputs, machine(device)) as job:
+    splits = {"pool": pool, "calibration": calibration, "labeled": labeled}
+    inputs = {"teacher": teacher, **splits}
+    with work(out, __file__, params, inputs, machine(device)) as job:
         if not job.finished:
-            teacher, description = load_classifier(args.teacher, device)
+            classifier, description = load_classifier(teacher, device)
             for name, folder in splits.items():
                 title = f"{description['name']} looks at the {name} split"
-                label(job, teacher, read_split(folder), name, runtime, labeling, title)
+                label(job, classifier, read_split(folder), name, runtime, labeling, title)
 
 
 def label(

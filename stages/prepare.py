@@ -6,68 +6,83 @@ Writes  a folder for each split, the pool's truth in a file of its own, the file
 Params  seed, data
 """
 
-from argparse import ArgumentParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
-from noisy_student.core.errors import cli_main
 from noisy_student.core.files import write_csv, write_json
 from noisy_student.core.randomness import Seed
 from noisy_student.core.workspace import guarded, work_folder
+from noisy_student.data import splitting
 from noisy_student.data.corrections import read_corrections
 from noisy_student.data.data_card import write_card
 from noisy_student.data.near_duplicates import leaks
 from noisy_student.data.sources import DataParams, check_sizes, load
-from noisy_student.data.splitting import check_every_class_has_labels, draw, left_out, report
 from noisy_student.store.splits import write_split, write_truth
 
 MEGABYTE = 1_000_000
-SPLITS = ("labeled", "pool", "calibration", "validation", "test")
 
 
-@cli_main
-def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    for name in (*SPLITS, "pool-truth", "corrections", "quarantine", "left-out", "card", "report"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    args = parser.parse_args(argv)
-
+@command
+def main(
+    *,
+    labeled: Path,
+    pool: Path,
+    calibration: Path,
+    validation: Path,
+    test: Path,
+    pool_truth: Path,
+    corrections: Path,
+    quarantine: Path,
+    left_out: Path,
+    card: Path,
+    report: Path,
+) -> None:
     params = ParamsFile()
-    data = params.section("data", DataParams)
-    seed = params.section("seed", Seed)
+    data, seed = params.section("data", DataParams), params.section("seed", Seed)
     check_sizes(data)
 
-    with guarded(__file__, params, {"corrections": args.corrections}, data.user_path()):
+    folders = {"labeled": labeled, "pool": pool, "calibration": calibration, "validation": validation, "test": test}
+    with guarded(__file__, params, {"corrections": corrections}, data.user_path()):
         dataset = load(data, work_folder())
         images, index, ids = dataset.all_images(), dataset.index(), dataset.all_ids()
-        splits = draw(data, seed, index)
-        corrections = read_corrections(args.corrections, ids, index.hashes, dataset.classes)
-        splits = splits.with_labels_of(np.array(list(corrections), np.int64))
+        corrected = read_corrections(corrections, ids, index.hashes, dataset.classes)
+        splits = splitting.draw(data, seed, index).with_labels_of(np.array(list(corrected), np.int64))
         labels = index.labels.copy()
-        labels[list(corrections)] = list(corrections.values())
+        labels[list(corrected)] = list(corrected.values())
         if data.near_duplicates:
             splits = splits.without(leaks(images, splits.rows, data.near_duplicates))
-        check_every_class_has_labels(splits, labels, dataset.classes)
+        splitting.check_every_class_has_labels(splits, labels, dataset.classes)
 
-        preparation, shard_bytes = data.preparation(), data.shard_megabytes * MEGABYTE
         for name, rows in splits.rows.items():
-            known = {"label": labels[rows]} if name != "pool" else {}
-            hashes = pd.arrays.ArrowExtensionArray(pa.array(index.hashes[rows]))  # no object for each
-            split = pd.DataFrame({"id": ids.iloc[rows].array, **known, "sha256": hashes})
-            drops = index.drops[rows] if index.drops is not None and name == "pool" else None
-            write_split(getattr(args, name), images.at(rows), split, dataset.classes, preparation, shard_bytes, drops)
-        write_truth(args.pool_truth, ids.iloc[splits.rows["pool"]].array, labels[splits.rows["pool"]])
+            table, drops = index_of_split(name, rows, ids, index, labels)
+            how = data.preparation(), data.shard_megabytes * MEGABYTE, drops
+            write_split(folders[name], images.at(rows), table, dataset.classes, *how)
+        write_truth(pool_truth, ids.iloc[splits.rows["pool"]].array, labels[splits.rows["pool"]])
+        figures = splitting.report(splits, labels, dataset.classes)
+        figures = {"source": data.source, **figures, **dataset.figures()}
+        tables = {
+            "left_out": splitting.left_out(splits, labels, ids, dataset.classes),
+            "quarantine": dataset.quarantine(),
+        }
+        write_card(card, figures, images, labels, splits.rows, splits.near, tables)
+        write_csv(quarantine, tables["quarantine"])
+        write_csv(left_out, tables["left_out"])
+        write_json(report, figures)
 
-        figures = {"source": data.source, **report(splits, labels, dataset.classes), **dataset.figures()}
-        tables = {"left_out": left_out(splits, labels, ids, dataset.classes), "quarantine": dataset.quarantine()}
-        write_card(args.card, figures, images, labels, splits.rows, splits.near, tables)
-        write_csv(args.quarantine, tables["quarantine"])
-        write_csv(args.left_out, tables["left_out"])
-        write_json(args.report, figures)
+
+def index_of_split(
+    name: str, rows: np.ndarray, ids: pd.Series, index: splitting.Index, labels: np.ndarray
+) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """The index of the split's images, whose labels are left out for the pool, and the pool's drops, if it has any."""
+    known = {"label": labels[rows]} if name != "pool" else {}
+    hashes = pd.arrays.ArrowExtensionArray(pa.array(index.hashes[rows]))  # no object for each
+    drops = index.drops[rows] if index.drops is not None and name == "pool" else None
+    return pd.DataFrame({"id": ids.iloc[rows].array, **known, "sha256": hashes}), drops
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@ Writes  a folder with one for each model: weights and description, and where the
 Params  seed, runtime, pretraining
 """
 
-from argparse import ArgumentParser
 from pathlib import Path
 
+from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
-from noisy_student.core.errors import cli_main
 from noisy_student.core.files import write_json
 from noisy_student.core.randomness import Seed
 from noisy_student.core.workspace import work, work_folder
@@ -17,23 +16,19 @@ from noisy_student.models.checkpoint import save_model
 from noisy_student.models.device import RuntimeParams, machine, setup
 from noisy_student.pretraining import PretrainingParams, fetched, labeled_images
 from noisy_student.training.init import folder_of
-from noisy_student.training.loop import TrainingData, fit, save_trained
+from noisy_student.training.loop import TrainingData, TrainingRun, fit, save_trained
 from noisy_student.training.recipes import pretraining_recipe
 
 
-@cli_main
-def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args(argv)
-
+@command
+def main(*, out: Path) -> None:
     params = ParamsFile()
     seed = params.section("seed", Seed)
     runtime = params.section("runtime", RuntimeParams)
     pretraining = params.section("pretraining", PretrainingParams)
 
     device = setup(runtime)
-    with work(args.out, __file__, params, {"path": pretraining.reads()}, machine(device)) as job:
+    with work(out, __file__, params, {"path": pretraining.reads()}, machine(device)) as job:
         if not job.finished:
             if pretraining.trains:
                 data = TrainingData(*labeled_images(pretraining, seed, work_folder()))
@@ -41,7 +36,8 @@ def main(argv: list[str] | None = None) -> None:
                 if pretraining.trains:
                     recipe = pretraining_recipe(pretraining.noise, pretraining.training, model)
                     checkpoints = folder_of(job.checkpoints, model)
-                    trained = fit(f"pretrained {model}", recipe, data, runtime, device, seed, checkpoints)
+                    run = TrainingRun(f"pretrained {model}", recipe, runtime, device, seed)
+                    trained = fit(run, data, checkpoints)
                     save_trained(folder_of(job.part, model), trained, data)
                 else:
                     save_model(folder_of(job.part, model), *fetched(pretraining, model))

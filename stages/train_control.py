@@ -5,48 +5,31 @@ Writes  the model's folder: weights, description, learning curve
 Params  seed, runtime, training, controls.<control>, iterations.<the iteration it is of>.model
 """
 
-from argparse import ArgumentParser
 from pathlib import Path
 
+from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
-from noisy_student.core.errors import cli_main
 from noisy_student.core.randomness import Seed
-from noisy_student.core.workspace import work
-from noisy_student.models.device import RuntimeParams, machine, setup
+from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.store.splits import read_split
 from noisy_student.training.init import pretrained_folder
-from noisy_student.training.loop import TrainingData, fit, save_trained
+from noisy_student.training.loop import TrainingData, TrainingRun
 from noisy_student.training.params import TrainingParams
 from noisy_student.training.recipes import ControlParams, control_recipe
+from noisy_student.training.stage import train_stage
 
 
-@cli_main
-def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--control", required=True)
-    parser.add_argument("--of", required=True)
-    parser.add_argument("--labeled", type=Path, required=True)
-    parser.add_argument("--validation", type=Path, required=True)
-    parser.add_argument("--pretrained", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args(argv)
-
+@command
+def main(*, control: str, of: str, labeled: Path, validation: Path, pretrained: Path, out: Path) -> None:
     params = ParamsFile()
-    seed = params.section("seed", Seed)
-    runtime = params.section("runtime", RuntimeParams)
-    training = params.section("training", TrainingParams)
-    model = params.section(f"iterations.{args.of}.model", str)
-    control = params.section(f"controls.{args.control}", ControlParams)
-    recipe = control_recipe(training, model, control, args.control)
+    seed, runtime = params.section("seed", Seed), params.section("runtime", RuntimeParams)
+    training, model = params.section("training", TrainingParams), params.section(f"iterations.{of}.model", str)
+    recipe = control_recipe(training, model, params.section(f"controls.{control}", ControlParams), control)
 
-    device = setup(runtime)
-    pretrained = pretrained_folder(recipe, args.pretrained)
-    inputs = {"labeled": args.labeled, "validation": args.validation, "pretrained": pretrained}
-    with work(args.out, __file__, params, inputs, machine(device)) as job:
-        if not job.finished:
-            data = TrainingData(read_split(args.labeled), read_split(args.validation))
-            trained = fit(args.control, recipe, data, runtime, device, seed, job.checkpoints, pretrained)
-            save_trained(job.part, trained, data)
+    weights = pretrained_folder(recipe, pretrained)
+    run = TrainingRun(control, recipe, runtime, setup(runtime), seed, weights)
+    inputs = {"labeled": labeled, "validation": validation, "pretrained": weights}
+    train_stage(__file__, params, run, inputs, lambda: TrainingData(read_split(labeled), read_split(validation)), out)
 
 
 if __name__ == "__main__":

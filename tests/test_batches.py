@@ -8,20 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noisy_student.core.errors import UserError
+from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.batches import (
     MOST_AHEAD,
     Batches,
-    MicroBatch,
     ResidentDataset,
-    examples,
     has_room,
+    resident,
     rows_of_step,
     shrunk,
     smooth,
     steps_ahead,
 )
-from noisy_student.training.recipes import DistillationParams
+from noisy_student.training.micro_batch import MicroBatch
+from noisy_student.training.params import DistillationParams
 
 CPU = torch.device("cpu")
 NOISE = {"operations": 2, "magnitude": 15.0, "crop": 1, "flip": True, "cutout": 0.3}
@@ -34,7 +35,8 @@ def numbered(first: int, count: int, target: list[float], copies: np.ndarray | N
     """
     images = np.arange(first, first + count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
     teacher = np.repeat(np.arange(first, first + count), 3).reshape(count, 3)
-    return examples(images, np.tile(np.array(target, np.float32), (count, 1)), CPU, copies, teacher)
+    targets = np.tile(np.array(target, np.float32), (count, 1))
+    return resident(LabeledImages(images, targets, copies, teacher), CPU)
 
 
 LABELED, POOL = numbered(0, 10, [1, 0, 0]), numbered(100, 30, [0.2, 0.3, 0.5])
@@ -152,7 +154,7 @@ def tensors(part: MicroBatch) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("first", [0, 3])
 @pytest.mark.parametrize(
     ("objective", "mix"),
-    [("pseudo_labels", "none"), ("pseudo_labels", "cutmix"), ("consistency", "none"), ("joined", "none")],
+    [("pseudo_labels", "none"), ("pseudo_labels", "cutmix"), ("consistency", "none"), ("combined", "none")],
 )
 def test_batches_made_several_at_once_are_those_made_one_by_one(make_recipe, monkeypatch, ahead, first, objective, mix):
     recipe = make_recipe(noise=NOISE | {"mix": mix}, steps=9, objective=objective, label_smoothing=0.1)
@@ -187,7 +189,7 @@ def test_a_finetuned_student_sees_the_pool_first_and_then_the_labels(make_recipe
     assert max(numbers(batch(recipe, pool=None)[0])) < 100
 
 
-@pytest.mark.parametrize("objective", ["consistency", "joined"])
+@pytest.mark.parametrize("objective", ["consistency", "combined"])
 def test_weak_and_strong_views_are_of_the_same_images(make_recipe, objective):
     recipe = make_recipe(noise=NOISE | {"crop": 0, "flip": False}, objective=objective)
     part = next(Batches(recipe, LABELED, POOL, 0).parts(0))
@@ -199,15 +201,16 @@ def test_weak_and_strong_views_are_of_the_same_images(make_recipe, objective):
 
 @pytest.mark.parametrize("accumulation", [2, 3, 6])
 def test_weak_views_stay_beside_their_images_in_every_part_of_a_batch(make_recipe, accumulation):
-    recipe = make_recipe(batch_size=24, pool_ratio=2, accumulation=accumulation, objective="joined")
+    recipe = make_recipe(batch_size=24, pool_ratio=2, accumulation=accumulation, objective="combined")
     for part in Batches(recipe, LABELED, POOL, 0).parts(0):
         assert torch.equal(part.weak, part.images[part.from_pool > 0])  # without noise
 
 
 def test_weak_views_are_made_in_the_phase_with_the_pool_alone(make_recipe):
-    recipe = make_recipe(steps=8, finetune=0.25, objective="joined")
+    recipe = make_recipe(steps=8, finetune=0.25, objective="combined")
     batches = Batches(recipe, LABELED, POOL, 0)
-    assert [len(next(batches.parts(step)).weak) for step in range(8)] == [16] * 6 + [0] * 2
+    views = [next(batches.parts(step)).weak for step in range(8)]
+    assert [0 if weak is None else len(weak) for weak in views] == [16] * 6 + [0] * 2
 
 
 def test_images_are_trained_on_smaller_and_at_last_whole_and_without_noise(make_recipe):
@@ -248,7 +251,8 @@ def test_a_distilled_model_sees_what_it_is_taught_on_beside_its_teachers_logits(
 
 
 def test_an_image_is_noised_anew_in_every_step(make_recipe):
-    one = examples(np.random.default_rng(0).integers(256, size=(1, 8, 8, 1), dtype=np.uint8), np.eye(1), CPU)
+    images = np.random.default_rng(0).integers(256, size=(1, 8, 8, 1), dtype=np.uint8)
+    one = resident(LabeledImages(images, np.eye(1)), CPU)
     batches = Batches(make_recipe(noise=NOISE), one, None, 0)
     noised = [next(batches.parts(step)).images for step in range(2)]
     assert not torch.equal(*noised)
@@ -277,7 +281,9 @@ def test_an_image_stands_in_an_epoch_as_often_as_it_has_copies(make_recipe):
 
 def test_channels_come_first():
     images = np.random.default_rng(0).integers(256, size=(2, 4, 5, 3), dtype=np.uint8)
-    assert torch.equal(examples(images, np.eye(2), CPU).images, torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    assert torch.equal(
+        resident(LabeledImages(images, np.eye(2)), CPU).images, torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    )
 
 
 @given(smoothing=st.floats(0, 0.9), classes=st.integers(2, 5))

@@ -64,7 +64,7 @@ def test_every_shipped_configuration_is_accepted(path):
         ("pool_controls", {"oracle": {"kind": "oracle", "of": "iter7"}}, "pool_controls.oracle.of was 'iter7'"),
         ("pool_controls", {"oracle": {"kind": "truth", "of": "iter2"}}, "pool_controls.oracle.kind"),
         ("iterations.iter2", {"teacher": "iter1", "model": "cnn", "members": 2}, "set controls.same_size.members to 2"),
-        ("noise.mix", "cutmix", "iterations.iter1 would have noise.mix cutmix with training.objective joined"),
+        ("noise.mix", "cutmix", "iterations.iter1 would have noise.mix cutmix with training.objective combined"),
         ("labeling", {"views": "mirrored"}, "labeling.views was mirrored, and mnist_5k has digits; set it to shifts"),
         ("iterations.iter2.training", {"initial": "warm"}, "iterations.iter2 cannot begin with the weights of iter1"),
         ("controls.same_size.of", "iter9", "controls.same_size.of was 'iter9'"),

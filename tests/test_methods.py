@@ -1,4 +1,4 @@
-"""The methods of the README's table: each is a parameter, is taken by the check, and runs through the pipeline."""
+"""The methods of the table in docs/methods.md: each is a parameter, is taken by the check, and runs through the pipeline."""
 
 import copy
 import re
@@ -39,7 +39,7 @@ METHODS = [
     {"pseudo_labels.in_distribution": 0.9},
     FEATURES,
     {"training.objective": "consistency", "training.consistency_threshold": 0.2},
-    {"training.objective": "joined", "training.consistency_temperature": 0},
+    {"training.objective": "combined", "training.consistency_temperature": 0},
     {"training.pool_ratio": 1, "training.pool_weight": 2},
     {"training.finetune": 0.5},
     {"training.initial": "warm", **dict.fromkeys(("teacher.model", *MODELS), "cnn_4")},
@@ -64,7 +64,7 @@ TOGETHER = [  # numbers of METHODS: as many as go together, so that few runs hav
 
 
 def table() -> str:
-    return (ROOT / "README.md").read_text().split("## Methods")[1].split("\n## ")[0]
+    return (ROOT / "docs/methods.md").read_text()
 
 
 def with_changes(base: dict, *methods: dict) -> dict:

@@ -59,7 +59,7 @@ def read_params(stage: dict) -> set[str]:
     lines = " ".join(command_lines(stage))
     given = dict(re.findall(r"--(\S+) (\$\{[^}]+\})", lines))
     read = set().union(*(sections_read(script) for script in scripts(stage)))
-    return {re.sub(r"\{args\.(\w+)\}", lambda match: given[match[1]], name) for name in read}
+    return {re.sub(r"\{(\w+)\}", lambda match: given[match[1]], name) for name in read}
 
 
 def declared_params(stage: dict) -> set[str]:

@@ -4,14 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from noisy_student.core.config import overlay
 from noisy_student.core.errors import UserError
 from noisy_student.models.prediction import VIEWS, LabelingParams
-from noisy_student.training.augmentation.mixing import MASKS
 from noisy_student.training.augmentation.policy import NoiseParams
-from noisy_student.training.objectives import OBJECTIVES
-from noisy_student.training.params import TrainingParams, labeled_in_batch
+from noisy_student.training.objectives import check_objective
+from noisy_student.training.params import labeled_in_batch
 from noisy_student.training.recipes import (
-    ONLINE_LABELS,
     STUDENTS_ALONE,
     ControlParams,
     DistillationParams,
@@ -58,14 +57,18 @@ def test_the_names_that_params_may_have_are_those_that_there_are():
     def names(section, key: str) -> set[str]:
         return set(get_args(section.model_fields[key].annotation))
 
-    assert names(TrainingParams, "objective") == set(OBJECTIVES) > ONLINE_LABELS
-    assert names(NoiseParams, "mix") == {"none", *MASKS}
+    check_objective("consistency", "training.objective")
+    for name in ("distillation", "x"):
+        with pytest.raises(UserError, match=r"training.objective was .*; it must be one of pseudo_labels, c"):
+            check_objective(name, "training.objective")
+    with pytest.raises(UserError, match=r"noise.mix was 'x'; it must be one of none, mixup, cutmix, fmix"):
+        overlay(NoiseParams.none(), {"mix": "x"}, "noise")
     assert names(LabelingParams, "views") == set(VIEWS)
 
 
 @pytest.mark.parametrize("kind", ["unnoised", "oracle", "shuffled"])
 def test_a_control_that_sees_the_pool_is_its_iteration_but_for_one_thing(defaults, kind):
-    changed = {"training": {"objective": "joined"}, "noise": {"crop": 3}}
+    changed = {"training": {"objective": "combined"}, "noise": {"crop": 3}}
     iteration = IterationParams(teacher="iter0", model="cnn_8", **changed)
     whole = iteration_recipe(defaults.noise, defaults.training, iteration, "iter1")
     control = pool_control_recipe(
@@ -93,7 +96,7 @@ def test_a_distilled_model_replaces_the_defaults_that_it_names(defaults):
 
 
 def test_how_students_learn_does_not_reach_a_distilled_model(defaults):
-    students = {"objective": "joined", "finetune": 0.5, "initial": "warm"}
+    students = {"objective": "combined", "finetune": 0.5, "initial": "warm"}
     whole = defaults.model_copy(update={"training": defaults.training.model_copy(update=students)})
     assert distilled(whole) == distilled(defaults)
 
@@ -101,7 +104,7 @@ def test_how_students_learn_does_not_reach_a_distilled_model(defaults):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"training": {"objective": "joined"}}, "small.training.objective changes nothing, .* told what to say"),
+        ({"training": {"objective": "combined"}}, "small.training.objective changes nothing, .* told what to say"),
         ({"training": {"initial": "warm"}}, "small.training.initial was warm"),
         (
             {"training": {"pool_ratio": 2}, "distillation": {"images": "pool"}},

@@ -150,7 +150,7 @@ def test_the_profile_says_what_its_tables_say():
     from benchmarks import profile
 
     step = pd.DataFrame({"share": {profile.BATCH: 0.1, "loss": 0.6, "all else": 0.3, "the step": 1.0}})
-    said = profile.about_step(step, {"batch_size": 8, "objective": "joined"})
+    said = profile.about_step(step, {"batch_size": 8, "objective": "combined"})
     assert "a batch of 8 images" in said
     assert "Most of it, 60%, is: loss; choosing and noising the batch is 10%." in said
     stages = pd.DataFrame(

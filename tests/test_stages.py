@@ -82,22 +82,22 @@ def project(tmp_path, monkeypatch, digits, torch_settings) -> Project:
     return made
 
 
-def recorded(monkeypatch, stage) -> list[dict]:
-    """What `stage` asks to be trained, which is not trained."""
+def recorded(monkeypatch) -> list[dict]:
+    """What a stage asks to be trained, which is not trained."""
     asked: list[dict] = []
 
-    def fit(name, recipe, data, runtime, device, seed, checkpoints=None, init_from=None):
-        asked.append({"recipe": recipe, "pool": data.pool, "init_from": init_from})
+    def fit(run, data, checkpoints=None):
+        asked.append({"recipe": run.recipe, "pool": data.pool, "init_from": run.init_from})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stage, "fit", fit)
+    monkeypatch.setattr("noisy_student.training.stage.fit", fit)
     return asked
 
 
 @pytest.mark.parametrize("kind", ["unnoised", "oracle", "shuffled"])
 def test_a_control_that_sees_the_pool_is_told_what_its_kind_says(project, monkeypatch, digits, kind):
     told = project.pseudo_labels(project.logits())
-    asked = recorded(monkeypatch, train_pool_control)
+    asked = recorded(monkeypatch)
     flags = [
         *project.splits("labeled", "pool", "validation", "pretrained"),
         "--pseudo-labels",
@@ -108,7 +108,7 @@ def test_a_control_that_sees_the_pool_is_told_what_its_kind_says(project, monkey
     with pytest.raises(KeyboardInterrupt):
         train_pool_control.main([*flags, "--control", kind, "--of", "iter1", "--out", "out"])
     (found,) = asked
-    _, targets, _ = found["pool"]
+    targets = found["pool"].targets
     truth = digits[1][slice(*ROWS["pool"])]
     assert np.array_equal(targets, told.targets) == (kind == "unnoised")
     assert np.array_equal(targets.argmax(axis=1), truth) == (kind == "oracle")

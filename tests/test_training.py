@@ -1,5 +1,6 @@
 import os
 import signal
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -18,8 +19,9 @@ from noisy_student.models.classifier import Classifier, load_classifier, new_cla
 from noisy_student.models.prediction import predict_logits
 from noisy_student.pseudo_labeling.calibration import fit_temperature
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams, make
-from noisy_student.training.batches import Batches, examples
-from noisy_student.training.loop import TrainingData, fit, report_steps, save_trained, take_step
+from noisy_student.store.labeled_images import LabeledImages
+from noisy_student.training.batches import Batches
+from noisy_student.training.loop import Trainer, TrainingData, TrainingRun, fit, report_steps, save_trained
 from noisy_student.training.recipes import IterationParams, TeacherParams, iteration_recipe, teacher_recipe
 from noisy_student.training.state import TrainState
 
@@ -47,7 +49,7 @@ def run(make_recipe, make_split, runtime):
     ):
         precision = runtime.model_copy(update=setting)
         data = TrainingData(make_split(0, 30), make_split(*validation), pool)
-        return fit(name, recipe, data, precision, CPU, seed, checkpoints, init_from)
+        return fit(TrainingRun(name, recipe, precision, CPU, seed, init_from), data, checkpoints)
 
     return train
 
@@ -63,7 +65,7 @@ def make_pool(make_split):
         if params.calibrate:
             temperature = fit_temperature(teacher_logits(calibration.labels, 1), calibration.labels)
         made = make(teacher_logits(images.labels, 0), params, temperature, np.random.default_rng(0))
-        return images.images(made.rows), made.targets, made.copies
+        return LabeledImages.from_pseudo_labels(images, made)
 
     return pool
 
@@ -159,7 +161,7 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole(run, make_recipe, mak
     ("training", "label_smoothing", 0.0), ("training", "pool_weight", 0.5), ("training", "pool_ratio", 1.0),
     ("training", "learning_rate", 0.001), ("training", "optimizer", "sgd"), ("training", "weight_decay", 1.0),
     ("training", "warmup", 0.9), ("training", "momentum", 0.0), ("training", "objective", "consistency"),
-    ("training", "objective", "joined"), ("training", "finetune", 0.4), ("noise", "mix", "mixup"),
+    ("training", "objective", "combined"), ("training", "finetune", 0.4), ("noise", "mix", "mixup"),
     ("training", "optimizer", "muon"), ("training", "resolution_fix", 0.4),
     ("noise", "affine", 10.0), ("noise", "jitter", 10.0),
     ("noise", "mix", "cutmix"), ("noise", "mix", "fmix"),
@@ -188,9 +190,9 @@ def test_weights_that_the_last_step_made_infinite_are_refused(run, make_recipe):
 
 
 def test_targets_that_are_no_numbers_are_refused(run, make_recipe, make_pool):
-    images, targets, copies = make_pool()
+    pool = make_pool()
     with pytest.raises(UserError, match="loss became nan"):
-        run(make_recipe(), (images, np.full_like(targets, np.nan), copies))
+        run(make_recipe(), replace(pool, targets=np.full_like(pool.targets, np.nan)))
 
 
 @pytest.mark.parametrize(("steps", "validations"), [(6, 1), (6, 4), (100, 10), (3, 10)])
@@ -353,7 +355,7 @@ PLAIN = {"channels_last": False, "fused": False, "compile": False, "precision": 
     ],
     ids=str,
 )
-@pytest.mark.parametrize("objective", ["pseudo_labels", "joined"])
+@pytest.mark.parametrize("objective", ["pseudo_labels", "combined"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_every_fast_path_trains_to_the_weights_of_the_plain_one(
     run, make_recipe, make_pool, monkeypatch, fast, tolerance, optimizer, objective
@@ -409,11 +411,12 @@ def test_the_last_phase_trains_the_deep_half_alone_without_model_noise(make_reci
     recipe, labeled = make_recipe("cnn_4", {"dropout": 0.5}, steps=2, resolution_fix=0.5), make_split(0, 30)
     classifier = new_classifier("cnn_4", labeled, dropout=0.5, stochastic_depth=0.5)
     state = TrainState.start(classifier, recipe.training, fused=True)
-    batches = Batches(recipe, examples(labeled.images(), one_hot(labeled.labels, 3), CPU), None, 0)
+    trainer = Trainer(recipe, TrainingData(labeled, labeled).resident(CPU), runtime, seed=0)
+    batches = Batches(recipe, trainer.data.labeled, None, 0)
     moved = []
     for _ in range(2):
         before = [weight.detach().clone() for weight in classifier.parameters()]
-        take_step(state, batches, runtime)
+        trainer.take_step(state, batches)
         moved.append([not torch.equal(*pair) for pair in zip(before, classifier.parameters(), strict=True)])
     half = len(moved[0]) // 2
     assert moved == [[True] * len(moved[0]), [False] * half + [True] * (len(moved[0]) - half)]

@@ -14,9 +14,9 @@ from noisy_student.models.prediction import predict_logits
 from noisy_student.models.registry import bare, check_head, heads
 from noisy_student.training.forward import forward_passes, learn_head
 from noisy_student.training.init import body, folder_of, from_pretrained, pretrained_folder
-from noisy_student.training.loop import TrainingData, fit, save_trained
+from noisy_student.training.loop import TrainingData, TrainingRun, fit, save_trained
 from noisy_student.training.optim import make_optimizer, rate_shares, set_learning_rate
-from noisy_student.training.params import scope
+from noisy_student.training.params import phase_of
 
 CPU = torch.device("cpu")
 
@@ -136,7 +136,9 @@ def test_a_model_that_began_with_pretrained_weights_is_saved_and_comes_back(
     labeled, validation = make_split(0, 30), make_split(400, 450)
     save_model(tmp_path / "weights", new_classifier(model, labeled).state_dict(), description(model))
     recipe = make_recipe(model, initial="pretrained")
-    trained = fit("iter0", recipe, TrainingData(labeled, validation), runtime, CPU, 0, init_from=tmp_path / "weights")
+    trained = fit(
+        TrainingRun("iter0", recipe, runtime, CPU, 0, tmp_path / "weights"), TrainingData(labeled, validation)
+    )
     save_trained(tmp_path / "model", trained, TrainingData(labeled, validation))
     loaded, described = load_classifier(tmp_path / "model", CPU)
     logits = predict_logits(trained.classifier, validation.images(), runtime)
@@ -149,7 +151,7 @@ def test_which_part_learns(pretrained, make_split, make_recipe, runtime, options
     """With the head alone the whole body stays, its running statistics, too; else it moves in the end."""
     data = TrainingData(make_split(0, 30), make_split(400, 450))
     recipe = make_recipe("cnn_2", {"dropout": 0.5}, initial="pretrained", ema_decay=0.0, steps=8, **options)
-    trained = fit("iter0", recipe, data, runtime, CPU, 0, init_from=pretrained)
+    trained = fit(TrainingRun("iter0", recipe, runtime, CPU, 0, pretrained), data)
     before, after = (body(bare(each.network)) for each in (begin(pretrained, data.labeled), trained.classifier))
     same = {name: torch.equal(before[name], after[name]) for name in before if before[name].ndim}
     assert all(same.values()) if options == {"body_rate": 0.0} else not any(same.values())
@@ -157,9 +159,9 @@ def test_which_part_learns(pretrained, make_split, make_recipe, runtime, options
 
 def test_the_head_learns_alone_in_the_steps_before_unfreezing(make_recipe):
     training = make_recipe(initial="pretrained", unfreeze=0.25, resolution_fix=0.25, steps=8).training
-    assert [scope(training, step) for step in range(8)] == ["head"] * 2 + ["all"] * 4 + ["deep half"] * 2
+    assert [phase_of(training, step).scope for step in range(8)] == ["head"] * 2 + ["all"] * 4 + ["deep half"] * 2
     alone = make_recipe(initial="pretrained", body_rate=0.0, steps=2).training
-    assert [scope(alone, step) for step in range(2)] == ["head"] * 2
+    assert [phase_of(alone, step).scope for step in range(2)] == ["head"] * 2
 
 
 def test_a_frozen_body_is_in_eval_mode_and_its_head_has_dropout(pretrained, make_split, runtime):
@@ -213,7 +215,7 @@ def test_images_that_are_made_smaller_are_smoothed():
 def test_there_is_no_beginning_without_weights(make_split, make_recipe, runtime):
     data = TrainingData(make_split(0, 30), make_split(400, 450))
     with pytest.raises(UserError, match=r"no folder of weights for training.initial pretrained"):
-        fit("iter0", make_recipe("cnn_2", initial="pretrained"), data, runtime, CPU, 0)
+        fit(TrainingRun("iter0", make_recipe("cnn_2", initial="pretrained"), runtime, CPU, 0), data)
 
 
 def test_a_model_with_a_second_head_cannot_begin_anew():

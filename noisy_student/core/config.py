@@ -56,12 +56,16 @@ class ParamsFile:
         self.path = path
         self.values = _read(path)
         self.asked: dict[str, Any] = {}  # the sections that were asked for, as they stand in the file
+        self.frozen = False  # whether a fingerprint was made of them, so that a further one would not count
 
     def section(self, name: str, kind: Any) -> Any:
         """The value under the dotted `name` (`iterations.iter1`), checked against `kind`, a type or a `ParamsModel`.
 
-        Raises `UserError` naming the key, what it was and what it may be.
+        Raises `UserError` naming the key, what it was and what it may be, and `RuntimeError` for a section that a
+        fingerprint made before would miss.
         """
+        if self.frozen and name not in self.asked:
+            raise RuntimeError(f"the section {name} is asked for after the fingerprint was made; ask for it before")
         value: Any = self.values
         for i, key in enumerate(name.split(".")):
             if not isinstance(value, dict) or key not in value:

@@ -55,6 +55,8 @@ def provenance(
         if written > STARTED:
             raise _changed(path.relative_to(ROOT), Path(file).stem)
     paths = {role: path for role, path in inputs.items() if path}
+    if params:
+        params.frozen = True
     return Provenance(
         stage=Path(file).stem,
         code={str(path.relative_to(ROOT)): digest(path) for path in code},

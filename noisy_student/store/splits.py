@@ -90,9 +90,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def selection(self, rows: np.ndarray | None = None) -> Selection:
+        """The images at `rows` (n,), or all, of which only the slices that are asked for are read."""
+        return Selection(self.shards, np.arange(len(self)) if rows is None else np.asarray(rows))
+
     def images(self, rows: np.ndarray | None = None) -> np.ndarray:
         """The images at `rows` (n,), in that order and as often as they stand there, or all: uint8 (n,H,W,C)."""
-        return gather(self.shards, np.arange(len(self)) if rows is None else np.asarray(rows))
+        return self.selection(rows)[:]
 
 
 def gather(arrays: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:

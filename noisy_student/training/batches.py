@@ -5,8 +5,9 @@ B images in a batch, N in a split, C channels, H x W pixels, K classes.
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +16,18 @@ from torch import Tensor
 
 from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import generator
+from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.training.augmentation import policy
 from noisy_student.training.augmentation.mixing import mix
 from noisy_student.training.augmentation.policy import NoiseParams
-from noisy_student.training.params import TrainingParams, first_step, labeled_in_batch
-from noisy_student.training.recipes import ONLINE_LABELS, Recipe
+from noisy_student.training.micro_batch import MicroBatch
+from noisy_student.training.objectives import OBJECTIVES
+from noisy_student.training.params import Phase, Recipe, labeled_in_batch, phase_of
 
 AHEAD = "NOISY_STUDENT_STEPS_AHEAD"  # environment variable: batches noised together, in place of what follows
 ROOM = 0.4  # of a GPU's free memory, the most that the images of a split may take
 MOST_AHEAD, VALUES_AHEAD = 16, 2**21  # batches noised together, and uint8 values in them
+VALUES_READ = 2**24  # uint8 values that are read from the disk at once
 
 
 @dataclass(frozen=True)
@@ -36,43 +40,26 @@ class ResidentDataset:
     teacher_logits: Tensor | None = None  # float32 (N,K), on the device, where a teacher is distilled
 
 
-def examples(
-    images: np.ndarray,
-    targets: np.ndarray,
-    device: torch.device,
-    copies: np.ndarray | None = None,
-    teacher_logits: np.ndarray | None = None,
-) -> ResidentDataset:
-    """`images` uint8 (N,H,W,C), `targets` (N,K) and `teacher_logits` (N,K) for `device`, the i-th standing
-    `copies[i]` times in an epoch."""
-    order = np.arange(len(images)) if copies is None else np.repeat(np.arange(len(images)), copies)
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()  # (N,H,W,C) -> (N,C,H,W)
-    home = device if has_room(device, pixels.numel()) else torch.device("cpu")
-    logits = None if teacher_logits is None else torch.tensor(teacher_logits, dtype=torch.float32, device=device)
-    return ResidentDataset(pixels.to(home), torch.tensor(targets, dtype=torch.float32, device=device), order, logits)
+def resident(data: LabeledImages, device: torch.device) -> ResidentDataset:
+    """`data` on the `device`. Its pixels are read a few at a time, so that they stand in memory once."""
+    height, width, channels = data.images.shape[1:]
+    home = device if has_room(device, len(data) * height * width * channels) else torch.device("cpu")
+    pixels = torch.empty((len(data), channels, height, width), dtype=torch.uint8, device=home)
+    at_once = max(1, VALUES_READ // (height * width * channels))
+    for start in range(0, len(data), at_once):
+        read = torch.from_numpy(np.array(data.images[start : start + at_once]))  # copied: the disk's are read-only
+        pixels[start : start + at_once] = read.permute(0, 3, 1, 2)  # (n,H,W,C) -> (n,C,H,W)
+    rows = np.arange(len(data))
+    order = rows if data.copies is None else np.repeat(rows, data.copies)
+    targets = torch.tensor(data.targets, dtype=torch.float32, device=device)
+    given = data.teacher_logits
+    logits = None if given is None else torch.tensor(given, dtype=torch.float32, device=device)
+    return ResidentDataset(pixels, targets, order, logits)
 
 
 def has_room(device: torch.device, values: int) -> bool:
     """Whether so many uint8 `values` leave a GPU most of its free memory for training."""
     return device.type != "cuda" or values < ROOM * torch.cuda.mem_get_info(device)[0]
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """B images of a batch, or as many of them as fit the memory at once; the last P of them are from the pool."""
-
-    images: Tensor  # uint8 (B,C,H,W), noised
-    targets: Tensor  # float32 (B,K), rows sum to 1
-    weights: Tensor  # float32 (B,); those of a batch sum to 1
-    from_pool: Tensor  # float32 (B,), 1 for pool images and 0 for labeled ones
-    weak: Tensor  # uint8 (P,C,H,W), the pool images weakly noised, for an objective whose labels are its own, else none
-    teacher_logits: Tensor  # float32 (B,K), a teacher's logits for images without noise, in a distillation, else none
-
-    def micro_batch(self, stride: int, first: int) -> "MicroBatch":
-        """Every `stride`-th image from the `first` on."""
-        labeled = len(self.images) - len(self.weak)
-        cut = {field.name: getattr(self, field.name)[first::stride] for field in fields(self)}
-        return MicroBatch(**cut | {"weak": self.weak[(first - labeled) % stride :: stride]})
 
 
 class Batches:
@@ -90,28 +77,33 @@ class Batches:
     def parts(self, step: int) -> Iterator[MicroBatch]:
         """The batch of `step` in `accumulation` parts, among which its labeled and pool images are spread evenly."""
         if step not in self.made:
-            self.made = self._make(range(step, min(step + self.ahead, phase_end(self.recipe.training, step))))
+            end = max(step + 1, phase_of(self.recipe.training, step).end)
+            self.made = self._make(range(step, min(step + self.ahead, end)))
         batch, count = self.made.pop(step), self.recipe.training.accumulation
         return (batch.micro_batch(count, first) for first in range(count))
 
     def _make(self, steps: range) -> dict[int, MicroBatch]:
         """The batches of `steps`, which are of one phase."""
-        plain = [self._plain(step) for step in steps]
-        if steps[0] >= first_step(self.recipe.training, "resolution_fix"):
+        phase = phase_of(self.recipe.training, steps[0])
+        plain = [self._plain(step, phase) for step in steps]
+        if not phase.noised:
             return dict(zip(steps, plain, strict=True))
-        noised = self._noised([part.images for part in plain], steps, self.recipe.noise, "input noise")
-        weak = self._noised([part.weak for part in plain], steps, self.recipe.noise.weak(), "weak noise")
-        made = [replace(part, images=noised[i], weak=weak[i]) for i, part in enumerate(plain)]
+        noised = self._noised([part.images for part in plain], steps, phase, self.recipe.noise, "input noise")
+        made = [replace(part, images=images) for part, images in zip(plain, noised, strict=True)]
+        views = [part.weak for part in plain if part.weak is not None]
+        if views:
+            weak = self._noised(views, steps, phase, self.recipe.noise.weak(), "weak noise")
+            made = [replace(part, weak=images) for part, images in zip(made, weak, strict=True)]
         return {step: self._mixed(part, step) for step, part in zip(steps, made, strict=True)}
 
-    def _noised(self, images: list[Tensor], steps: range, params: NoiseParams, purpose: str) -> Sequence[Tensor]:
-        """The `images` of each of `steps`, equally many, with the noise of its draw, at the resolution of training."""
+    def _noised(
+        self, images: list[Tensor], steps: range, phase: Phase, params: NoiseParams, purpose: str
+    ) -> Sequence[Tensor]:
+        """The `images` of each of `steps`, equally many, with the noise of its draw, at the resolution of the phase."""
         count, (height, width) = len(images[0]), images[0].shape[2:]
-        if not count:
-            return images
         draws = [policy.draw(params, count, (height, width), generator(self.seed, purpose, step)) for step in steps]
         noised = policy.apply(torch.cat(images), policy.Draw.combined(draws), params)
-        return shrunk(noised, self.recipe.training.resolution).split(count)
+        return shrunk(noised, phase.resolution).split(count)
 
     def _mixed(self, part: MicroBatch, step: int) -> MicroBatch:
         params = self.recipe.noise
@@ -121,20 +113,23 @@ class Batches:
         images, targets, weights = mix(part.images, part.targets, part.weights, params.mix, params.mix_alpha, draw)
         return replace(part, images=images, targets=targets, weights=weights)
 
-    def _plain(self, step: int) -> MicroBatch:
+    def _plain(self, step: int, phase: Phase) -> MicroBatch:
         """The batch of `step` without noise, the labeled images first."""
         params = self.recipe.training
-        labeled, pool = composition(self.recipe, step, self.pool is not None)
-        images, targets, teacher = take(self.labeled, self._rows(self.labeled, labeled, "labeled", step))
-        targets = smooth(targets, params.label_smoothing)
-        if self.pool:
-            more = take(self.pool, self._rows(self.pool, pool, "pool", step))
-            images, targets, teacher = (torch.cat(pair) for pair in zip((images, targets, teacher), more, strict=True))
-        weak = images[labeled:] if params.objective in ONLINE_LABELS else images[:0]
-        return MicroBatch(images, targets, *_roles(params.pool_weight, labeled, pool, images.device), weak, teacher)
-
-    def _rows(self, of: ResidentDataset, count: int, name: str, step: int) -> np.ndarray:
-        return rows_of_step(of.order, count, self.seed, name, step)
+        labeled, pool = composition(self.recipe, phase, self.pool is not None)
+        sources = [("labeled", self.labeled, labeled), *([("pool", self.pool, pool)] if self.pool else [])]
+        taken = [take(of, rows_of_step(of.order, count, self.seed, name, step)) for name, of, count in sources]
+        images = torch.cat([each.images for each in taken])
+        targets = [smooth(taken[0].targets, params.label_smoothing), *(each.targets for each in taken[1:])]
+        logits = [each.teacher_logits for each in taken if each.teacher_logits is not None]
+        weak = images[labeled:] if pool and OBJECTIVES[self.recipe.objective].online_labels else None
+        return MicroBatch(
+            images,
+            torch.cat(targets),
+            *_roles(params.pool_weight, labeled, pool, images.device),
+            weak,
+            torch.cat(logits) if logits else None,
+        )
 
 
 def steps_ahead(values: int) -> int:
@@ -150,12 +145,6 @@ def steps_ahead(values: int) -> int:
     return int(asked)
 
 
-def phase_end(params: TrainingParams, step: int) -> int:
-    """The first step after `step` that is of another phase of the run, or comes after its end."""
-    ends = (first_step(params, "finetune"), first_step(params, "resolution_fix"), params.steps)
-    return min((end for end in ends if end > step), default=step + 1)
-
-
 def shrunk(images: Tensor, resolution: float) -> Tensor:
     """`images` uint8 (B,C,H,W) with sides of that fraction, at least a pixel."""
     if resolution == 1:
@@ -165,16 +154,15 @@ def shrunk(images: Tensor, resolution: float) -> Tensor:
     return small.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def composition(recipe: Recipe, step: int, with_pool: bool) -> tuple[int, int]:
-    """How many labeled and how many pool images the batch of `step` has."""
-    params, size = recipe.training, recipe.training.batch_size
-    if not with_pool:
+def composition(recipe: Recipe, phase: Phase, with_pool: bool) -> tuple[int, int]:
+    """How many labeled and how many pool images a batch of the `phase` has."""
+    size = recipe.training.batch_size
+    sees = recipe.distillation.images if recipe.distillation else phase.sees
+    if not with_pool or sees == "labeled":
         return size, 0
-    if recipe.distillation and recipe.distillation.images == "pool":
+    if sees == "pool":
         return 0, size
-    if params.finetune:  # pretrain, then finetune (Xie et al. 2019, section 4.1 and appendix A.2)
-        return (size, 0) if step >= first_step(params, "finetune") else (0, size)
-    return labeled_in_batch(params), size - labeled_in_batch(params)
+    return labeled_in_batch(recipe.training), size - labeled_in_batch(recipe.training)
 
 
 @lru_cache(maxsize=8)
@@ -194,13 +182,21 @@ def image_weights(pool_weight: float, labeled: int, pool: int) -> Tensor:
     return whole / (sum(shares) if labeled and pool else 1)
 
 
-def take(source: ResidentDataset, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """The images and targets that stand at `rows`, and the teacher's logits, if there are any, on the device."""
+class Taken(NamedTuple):
+    """Some rows of a resident dataset, on the device."""
+
+    images: Tensor  # uint8 (n,C,H,W)
+    targets: Tensor  # float32 (n,K)
+    teacher_logits: Tensor | None  # float32 (n,K)
+
+
+def take(source: ResidentDataset, rows: np.ndarray) -> Taken:
+    """What stands at `rows` (n,) of `source`."""
     device, where = source.targets.device, torch.from_numpy(rows)
     images = source.images.index_select(0, where.to(source.images.device, non_blocking=True))
     there = where.to(device, non_blocking=True)
-    teacher = source.targets[:0] if source.teacher_logits is None else source.teacher_logits.index_select(0, there)
-    return images.to(device, non_blocking=True), source.targets.index_select(0, there), teacher
+    logits = None if source.teacher_logits is None else source.teacher_logits.index_select(0, there)
+    return Taken(images.to(device, non_blocking=True), source.targets.index_select(0, there), logits)
 
 
 def rows_of_step(order: np.ndarray, count: int, seed: int, purpose: str, step: int) -> np.ndarray:

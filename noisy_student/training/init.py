@@ -21,7 +21,7 @@ from noisy_student.models.classifier import Classifier
 from noisy_student.models.external import load_tensors
 from noisy_student.models.registry import LARGEST_SIDE, bare, build, head_name
 from noisy_student.store.splits import Split
-from noisy_student.training.recipes import Recipe
+from noisy_student.training.params import Recipe
 
 COUNTER = "num_batches_tracked"  # of a batch norm, which uses it for nothing here and older files do not have
 

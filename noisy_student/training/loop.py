@@ -14,7 +14,7 @@ import torch
 
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_csv
-from noisy_student.core.metrics import accuracy, accuracy_interval, nll, one_hot, softmax
+from noisy_student.core.metrics import accuracy, accuracy_interval, nll, softmax
 from noisy_student.core.progress import Meter, meter
 from noisy_student.core.randomness import generator
 from noisy_student.core.signals import Stopped, defer_signals
@@ -23,15 +23,14 @@ from noisy_student.models.classifier import Classifier, ensemble, load_classifie
 from noisy_student.models.device import RuntimeParams, memory_format, reseed_torch, translate_torch_errors
 from noisy_student.models.prediction import predict_logits
 from noisy_student.models.registry import input_size, size_and_cost
-from noisy_student.store.pseudo_labels import PseudoLabels
+from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.splits import Split
-from noisy_student.training.batches import Batches, ResidentDataset, examples
+from noisy_student.training.batches import Batches, ResidentDataset, resident
 from noisy_student.training.forward import forward_passes
 from noisy_student.training.init import from_pretrained
 from noisy_student.training.objectives import loss
 from noisy_student.training.optim import set_learning_rate
-from noisy_student.training.params import TrainingParams, scope
-from noisy_student.training.recipes import Recipe
+from noisy_student.training.params import Recipe, TrainingParams, phase_of
 from noisy_student.training.state import TrainState
 
 SMALLER_BATCH = "raise training.accumulation or lower training.batch_size"
@@ -47,26 +46,39 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a model is trained on and looked at with."""
+    """What a model is trained on and validated with."""
 
     labeled: Split
     validation: Split
-    pool: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # uint8 (N,H,W,C), targets float32 (N,K), copies (N,)
-    teacher_logits: tuple[np.ndarray, np.ndarray] | None = None  # (.,K), for the labeled images and for the pool's
+    pool: LabeledImages | None = None
+    teacher_logits: np.ndarray | None = None  # float32 (N,K), for the labeled images, where a teacher is distilled
+
+    def resident(self, device: torch.device) -> "ResidentData":
+        """What the training loop takes, on the `device`."""
+        labeled = resident(LabeledImages.from_labels(self.labeled, self.teacher_logits), device)
+        pool = resident(self.pool, device) if self.pool else None
+        return ResidentData(labeled, pool, HeldOut(self.validation.images(), self.validation.labels))
 
 
-def distilled(
-    labeled: Split, validation: Split, pool: Split | None, logits: tuple[np.ndarray, np.ndarray]
-) -> TrainingData:
-    """What a teacher is taught into another model with, by its `logits` (.,K) for the labeled images and the pool."""
-    unknown = np.zeros_like(logits[1])  # (N,K), the true labels of pool images, which no loss asks for
-    images = (pool.images(), unknown, np.ones(len(pool), np.int64)) if pool else None
-    return TrainingData(labeled, validation, images, logits)
+@dataclass(frozen=True)
+class ResidentData:
+    """What is trained on, on the device, and what is validated with."""
+
+    labeled: ResidentDataset
+    pool: ResidentDataset | None
+    held_out: HeldOut
 
 
-def taught(pool: Split, told: PseudoLabels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `TrainingData` has of the `pool` when it is labeled as `told`."""
-    return pool.images(told.rows), told.targets, told.copies
+@dataclass(frozen=True)
+class TrainingRun:
+    """Which model is trained, by what recipe, from which seed and weights, and how it runs."""
+
+    name: str
+    recipe: Recipe
+    runtime: RuntimeParams
+    device: torch.device
+    seed: int
+    init_from: Path | None = None  # a folder of weights, for `training.initial` warm and pretrained
 
 
 @dataclass(frozen=True)
@@ -79,90 +91,56 @@ class Trained:
     curve: list[dict[str, float]]
 
 
-def fit(
-    name: str,
-    recipe: Recipe,
-    data: TrainingData,
-    runtime: RuntimeParams,
-    device: torch.device,
-    seed: int,
-    checkpoints: Path | None = None,
-    init_from: Path | None = None,
-) -> Trained:
-    """Train the model called `name` by `recipe`, on labels alone where `data` has no pool.
+def fit(run: TrainingRun, data: TrainingData, checkpoints: Path | None = None) -> Trained:
+    """Train the model of `run`, on labels alone where `data` has no pool.
 
-    The weights are drawn anew, or those in the folder that it `init_from`, all of them (`initial: warm`) or all but
-    the head's (`initial: pretrained`). The run goes on from the last of its `checkpoints`, a folder, and keeps the next
-    ones there. The members of a model are trained one after another; its learning curve is their mean, but for the last
-    row, where the model as a whole is looked at.
+    The run goes on from the last of its `checkpoints`, a folder, and keeps the next ones there. The members of a model
+    are trained one after another; its learning curve is their mean, but for the last row, where the model as a whole is
+    validated.
     """
+    recipe, count = run.recipe, run.recipe.members
     with translate_torch_errors(SMALLER_BATCH):
-        resident = _resident(data, device)
-    names = [name] if recipe.members == 1 else [f"{name} member {number}" for number in range(1, recipe.members + 1)]
+        on_device = data.resident(run.device)
+    if count == 1:
+        return Trained(run.name, recipe, *_fit_one(run, run.name, data.labeled, on_device, checkpoints))
     members, curves = [], []
-    for number, each in enumerate(names, start=1):
-        folder = checkpoints / f"member-{number}" if checkpoints and recipe.members > 1 else checkpoints
-        classifier, curve = _fit_one(each, recipe, data.labeled, resident, runtime, seed, folder, init_from)
+    for number in range(1, count + 1):
+        folder = checkpoints / f"member-{number}" if checkpoints else None
+        classifier, curve = _fit_one(run, f"{run.name} member {number}", data.labeled, on_device, folder)
         members.append(classifier)
         curves.append(pd.DataFrame(curve))
-    if recipe.members == 1:
-        return Trained(name, recipe, members[0], curve)
     rows: list[dict[str, Any]] = pd.concat(curves).groupby("step", as_index=False).mean().to_dict("records")
     whole = ensemble(members)
-    rows[-1] |= validation_metrics(whole, resident.held_out, runtime)
-    return Trained(name, recipe, whole, rows)
-
-
-@dataclass(frozen=True)
-class Resident:
-    """What is trained on, on the device, and what is looked at."""
-
-    labeled: ResidentDataset
-    pool: ResidentDataset | None
-    held_out: HeldOut
-
-
-def _resident(data: TrainingData, device: torch.device) -> Resident:
-    truth = one_hot(data.labeled.labels, len(data.labeled.classes))
-    of_labeled, of_pool = data.teacher_logits or (None, None)
-    labeled = examples(data.labeled.images(), truth, device, teacher_logits=of_labeled)
-    pool = examples(*data.pool[:2], device, data.pool[2], of_pool) if data.pool else None
-    return Resident(labeled, pool, HeldOut(data.validation.images(), data.validation.labels))
+    rows[-1] |= validation_metrics(whole, on_device.held_out, run.runtime)
+    return Trained(run.name, recipe, whole, rows)
 
 
 def _fit_one(
-    name: str,
-    recipe: Recipe,
-    labeled: Split,
-    resident: Resident,
-    runtime: RuntimeParams,
-    seed: int,
-    checkpoints: Path | None,
-    init_from: Path | None,
+    run: TrainingRun, name: str, labeled: Split, data: ResidentData, checkpoints: Path | None
 ) -> tuple[Classifier, list[dict[str, float]]]:
     """One net: its averaged weights and its learning curve."""
-    device = resident.labeled.targets.device
-    run_seed = int(generator(seed, f"training of {name}").integers(2**32))
-    reseed_torch(run_seed, "initial weights")
+    recipe = run.recipe
+    seed = int(generator(run.seed, f"training of {name}").integers(2**32))
+    reseed_torch(seed, "initial weights")
     images = recipe.training.steps * recipe.training.batch_size
-    print(f"{name}: {recipe.model}, {images:,} images in {recipe.training.steps:,} steps on {device}", flush=True)
+    print(f"{name}: {recipe.model}, {images:,} images in {recipe.training.steps:,} steps on {run.device}", flush=True)
     with meter(name, images) as progress, translate_torch_errors(SMALLER_BATCH):
-        classifier = initial_model(recipe, labeled, init_from, device)
-        kept = Checkpoints(checkpoints) if checkpoints else None
-        of = (resident.labeled, resident.pool, resident.held_out)
-        return train(classifier, recipe, *of, runtime, run_seed, progress, kept)
+        classifier = initial_model(run, labeled)
+        trainer = Trainer(recipe, data, run.runtime, seed)
+        return trainer.train(classifier, progress, Checkpoints(checkpoints) if checkpoints else None)
 
 
-def initial_model(recipe: Recipe, labeled: Split, init_from: Path | None, device: torch.device) -> Classifier:
-    """The model before its first step."""
-    rates, initial = (recipe.noise.dropout, recipe.noise.stochastic_depth), recipe.training.initial
+def initial_model(run: TrainingRun, labeled: Split) -> Classifier:
+    """The model before its first step: drawn anew, its teacher's, or a pretrained body with a new head."""
+    recipe, initial = run.recipe, run.recipe.training.initial
+    rates = recipe.noise.dropout, recipe.noise.stochastic_depth
     if initial == "scratch":
-        return new_classifier(recipe.model, labeled, *rates).to(device)
-    if not init_from:
+        return new_classifier(recipe.model, labeled, *rates).to(run.device)
+    if not run.init_from:
         raise UserError(f"there is no folder of weights for training.initial {initial}")
     if initial == "warm":
-        return load_classifier(init_from, device, rates)[0]
-    return from_pretrained(recipe.model, labeled, *rates, init_from, device)
+        return load_classifier(run.init_from, run.device, rates)[0]
+    return from_pretrained(recipe.model, labeled, *rates, run.init_from, run.device)
 
 
 def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
@@ -197,84 +175,88 @@ def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
     write_csv(folder / "curve.csv", pd.DataFrame(trained.curve))
 
 
-def train(
-    classifier: Classifier,
-    recipe: Recipe,
-    labeled: ResidentDataset,
-    pool: ResidentDataset | None,
-    held_out: HeldOut,
-    runtime: RuntimeParams,
-    seed: int,
-    progress: Meter,
-    checkpoints: Checkpoints | None = None,
-) -> tuple[Classifier, list[dict[str, float]]]:
-    """Train `classifier` in place by `recipe`; return the classifier with averaged weights and the learning curve.
+@dataclass(frozen=True)
+class Trainer:
+    """Trains one network.
 
-    Every draw is a function of `seed` and the step alone, so that a run that goes on from the last of its `checkpoints`
-    is the run that was never interrupted. A row of the curve has step, loss (the mean since the row before),
-    validation_loss and validation_accuracy (of the averaged weights on `held_out`).
-    Raises `UserError` when the loss is no longer finite, and `Stopped`, after a checkpoint, when a signal asks for it.
+    Every draw is a function of the seed and the step alone, so that a run that goes on from a checkpoint is the run
+    that was never interrupted.
     """
-    params = recipe.training
-    report_after = report_steps(params)
-    classifier.to_memory_format(memory_format(runtime)).requires_grad_(True)
-    state, batches = TrainState.start(classifier, params, runtime.fused), Batches(recipe, labeled, pool, seed)
-    if runtime.compile:
-        classifier.network.compile()
-    if checkpoints and (found := checkpoints.latest()):
-        state.restore(*found)
-        progress.resume(state.step * params.batch_size, f"goes on after step {state.step:,} of {params.steps:,}")
 
-    with defer_signals() as asked:  # all in one: DVC passes Ctrl-C on, so that a second signal often comes
-        while state.step < params.steps and not asked:
-            take_step(state, batches, runtime)
-            progress.advance(params.batch_size)
-            if state.step in report_after:  # the only steps that wait for the device
-                validate(state, held_out, runtime)
-                progress.show(**{name: state.curve[-1][name] for name in ("loss", "validation_accuracy")})
-            if checkpoints and checkpoints.due():
+    recipe: Recipe
+    data: ResidentData
+    runtime: RuntimeParams
+    seed: int
+
+    def train(
+        self, classifier: Classifier, progress: Meter, checkpoints: Checkpoints | None = None
+    ) -> tuple[Classifier, list[dict[str, float]]]:
+        """Train `classifier` in place; return the classifier with averaged weights and the learning curve.
+
+        The run goes on from the last of its `checkpoints`. A row of the curve has step, loss (the mean since the row
+        before), validation_loss and validation_accuracy (of the averaged weights on the held-out images).
+        Raises `UserError` when the loss is no longer finite, and `Stopped`, after a checkpoint, when a signal asks for
+        it.
+        """
+        params = self.recipe.training
+        report_after = report_steps(params)
+        classifier.to_memory_format(memory_format(self.runtime)).requires_grad_(True)
+        state = TrainState.start(classifier, params, self.runtime.fused)
+        batches = Batches(self.recipe, self.data.labeled, self.data.pool, self.seed)
+        if self.runtime.compile:
+            classifier.network.compile()
+        if checkpoints and (found := checkpoints.latest()):
+            state.restore(*found)
+            progress.resume(state.step * params.batch_size, f"goes on after step {state.step:,} of {params.steps:,}")
+
+        with defer_signals() as stop:  # all in one: DVC passes Ctrl-C on, so that a second signal often comes
+            while state.step < params.steps and not stop:
+                self.take_step(state, batches)
+                progress.advance(params.batch_size)
+                if state.step in report_after:  # the only steps that wait for the device
+                    self.validate(state)
+                    progress.show(**{name: state.curve[-1][name] for name in ("loss", "validation_accuracy")})
+                if checkpoints and checkpoints.due():
+                    checkpoints.save(state.step, *state.dump())
+            if stop:
+                raise _stopped(stop.signal, state, params.steps, checkpoints)
+            if checkpoints:  # what comes now, another member or the writing of the model, may be interrupted as well
                 checkpoints.save(state.step, *state.dump())
-        if asked:
-            raise _stopped(asked.signal, state, params.steps, checkpoints)
-        if checkpoints:  # what comes now, another member or the writing of the model, may be interrupted as well
-            checkpoints.save(state.step, *state.dump())
-    return state.ema.classifier, state.curve
+        return state.ema.classifier, state.curve
 
+    def take_step(self, state: TrainState, batches: Batches) -> None:
+        """Take `state` one optimizer step on."""
+        params, step = self.recipe.training, state.step
+        set_learning_rate(state.optimizer, params, step)
+        reseed_torch(self.seed, "model noise", step)
+        student = forward_passes(state.classifier, self.runtime, phase_of(params, step).scope)
+        for part in batches.parts(step):
+            part_loss = loss(self.recipe, student, part)
+            part_loss.backward()
+            state.losses[step] += part_loss.detach()
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.ema.update(params.ema_decay, step)
+        state.step = step + 1
 
-def take_step(state: TrainState, batches: Batches, runtime: RuntimeParams) -> None:
-    """Take `state` one optimiser step on."""
-    params, step = batches.recipe.training, state.step
-    set_learning_rate(state.optimizer, params, step)
-    reseed_torch(batches.seed, "model noise", step)
-    student = forward_passes(state.classifier, runtime, scope(params, step))
-    for part in batches.parts(step):
-        part_loss = loss(batches.recipe, student, part)
-        part_loss.backward()
-        state.losses[step] += part_loss.detach()
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    state.ema.update(params.ema_decay, step)
-    state.step = step + 1
+    def validate(self, state: TrainState) -> None:
+        """Add a row to the learning curve: the mean loss since the row before and the metrics on held-out images.
+
+        Raises `UserError` when one of them is not finite.
+        """
+        since = int(state.curve[-1]["step"]) if state.curve else 0
+        row = {"step": state.step, "loss": float(state.losses[since : state.step].mean())}
+        row |= validation_metrics(state.ema.classifier, self.data.held_out, self.runtime)
+        for name in ("loss", "validation_loss"):
+            if not math.isfinite(row[name]):
+                remedy = "lower training.learning_rate or use precision float32"
+                raise UserError(f"the {name.replace('_', ' ')} became {row[name]}; {remedy}")
+        state.curve.append(row)
 
 
 def report_steps(params: TrainingParams) -> set[int]:
     """After how many steps the learning curve has a row: evenly spread, the last step among them."""
     return set(np.linspace(0, params.steps, params.validations + 1).round().astype(int)[1:].tolist())
-
-
-def validate(state: TrainState, held_out: HeldOut, runtime: RuntimeParams) -> None:
-    """Add a row to the learning curve: the mean loss since the row before and the figures on the held-out images.
-
-    Raises `UserError` when one of them is not finite.
-    """
-    since = int(state.curve[-1]["step"]) if state.curve else 0
-    row = {"step": state.step, "loss": float(state.losses[since : state.step].mean())}
-    row |= validation_metrics(state.ema.classifier, held_out, runtime)
-    for name in ("loss", "validation_loss"):
-        if not math.isfinite(row[name]):
-            remedy = "lower training.learning_rate or use precision float32"
-            raise UserError(f"the {name.replace('_', ' ')} became {row[name]}; {remedy}")
-    state.curve.append(row)
 
 
 def validation_metrics(classifier: Classifier, held_out: HeldOut, runtime: RuntimeParams) -> dict[str, float]:

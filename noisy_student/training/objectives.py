@@ -4,15 +4,16 @@ B images in the part, K classes.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisy_student.training.batches import MicroBatch
+from noisy_student.core.errors import UserError
 from noisy_student.training.forward import ForwardPasses
-from noisy_student.training.params import TrainingParams
-from noisy_student.training.recipes import DistillationParams, Recipe
+from noisy_student.training.micro_batch import MicroBatch
+from noisy_student.training.params import Recipe, TrainingParams
 
 
 def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -20,12 +21,12 @@ def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> 
     return -(weights * (targets * F.log_softmax(logits, dim=1)).sum(dim=1)).sum()
 
 
-def pseudo_labels(student: ForwardPasses, part: MicroBatch, params: TrainingParams) -> Tensor:
+def pseudo_labels(student: ForwardPasses, part: MicroBatch, recipe: Recipe) -> Tensor:
     """Learn what the teacher said about the pool, and the labels (Xie et al. 2019, algorithm 1)."""
     return weighted_cross_entropy(student.logits(part.images), part.targets, part.weights)
 
 
-def consistency(student: ForwardPasses, part: MicroBatch, params: TrainingParams) -> Tensor:
+def consistency(student: ForwardPasses, part: MicroBatch, recipe: Recipe) -> Tensor:
     """Say of a strongly noised pool image what one says of the weakly noised one, where one is sure; and the labels.
 
     The labels are the model's own, made on the fly; the teacher's decide alone which pool images are there. Soft and
@@ -33,23 +34,23 @@ def consistency(student: ForwardPasses, part: MicroBatch, params: TrainingParams
     hard ones, those of FixMatch (Sohn et al. 2020, arXiv 2001.07685, section 2.2). Other than there the labels are made
     without model noise, and labeled images are noised as strongly as the others.
     """
-    targets, sure = online_labels(student, part, params)
+    targets, sure = online_labels(student, part, recipe.training)
     return weighted_cross_entropy(student.logits(part.images), targets, part.weights * sure)
 
 
-def joined(student: ForwardPasses, part: MicroBatch, params: TrainingParams) -> Tensor:
+def combined(student: ForwardPasses, part: MicroBatch, recipe: Recipe) -> Tensor:
     """Both of the above, half and half: the teacher where the model is not sure yet, and more and more itself."""
-    targets, sure = online_labels(student, part, params)
+    targets, sure = online_labels(student, part, recipe.training)
     share = (0.5 * sure * part.from_pool)[:, None]
     return weighted_cross_entropy(student.logits(part.images), torch.lerp(part.targets, targets, share), part.weights)
 
 
 def online_labels(student: ForwardPasses, part: MicroBatch, params: TrainingParams) -> tuple[Tensor, Tensor]:
     """What the model says of the weakly noised pool images, and the labels of the others (B,K); 1 where sure (B,)."""
-    labeled = len(part.images) - len(part.weak)
+    if part.weak is None:
+        return part.targets, torch.ones_like(part.weights)
+    labeled = part.labeled
     always = torch.ones_like(part.weights[:labeled])
-    if labeled == len(part.images):
-        return part.targets, always
     logits = student.noiseless_logits(part.weak)
     confidence, best = F.softmax(logits, dim=1).max(dim=1)
     if params.consistency_temperature:
@@ -60,12 +61,15 @@ def online_labels(student: ForwardPasses, part: MicroBatch, params: TrainingPara
     return torch.cat([part.targets[:labeled], labels]), torch.cat([always, sure])
 
 
-def distillation(student: ForwardPasses, part: MicroBatch, params: DistillationParams) -> Tensor:
+def distillation(student: ForwardPasses, part: MicroBatch, recipe: Recipe) -> Tensor:
     """Say what the teacher says, and of labeled images also the truth (Hinton et al. 2015, section 2).
 
     Soft targets are probabilities at a temperature T; their divergence is scaled by T squared, so that its gradients
     are as large as those of the labels whatever T is. On pool images the teacher's loss has all the weight.
     """
+    params = recipe.distillation
+    if params is None or part.teacher_logits is None:
+        raise ValueError("a distillation takes its options and a teacher's logits")
     logits = student.logits(part.images)
     true = -(part.targets * F.log_softmax(logits, dim=1)).sum(dim=1)  # (B,)
     if params.kind == "hard":
@@ -77,15 +81,29 @@ def distillation(student: ForwardPasses, part: MicroBatch, params: DistillationP
     return (part.weights * torch.lerp(true, told, share)).sum()
 
 
-OBJECTIVES: dict[str, Callable[[ForwardPasses, MicroBatch, TrainingParams], Tensor]] = {
-    "pseudo_labels": pseudo_labels,
-    "consistency": consistency,
-    "joined": joined,
+class Objective(NamedTuple):
+    """A loss and what it asks for."""
+
+    loss: Callable[[ForwardPasses, MicroBatch, Recipe], Tensor]  # a scalar
+    online_labels: bool = False  # whether it labels weakly noised pool images on the fly
+    of_students: bool = True  # whether `training.objective` may name it
+
+
+OBJECTIVES = {
+    "pseudo_labels": Objective(pseudo_labels),
+    "consistency": Objective(consistency, online_labels=True),
+    "combined": Objective(combined, online_labels=True),
+    "distillation": Objective(distillation, of_students=False),
 }
+
+
+def check_objective(name: str, key: str) -> None:
+    """Raise `UserError` unless the objective called `name`, which stands under `key`, is one of a student."""
+    known = [each for each, objective in OBJECTIVES.items() if objective.of_students]
+    if name not in known:
+        raise UserError(f"params.yaml: {key} was {name!r}; it must be one of {', '.join(known)}")
 
 
 def loss(recipe: Recipe, student: ForwardPasses, part: MicroBatch) -> Tensor:
     """What `recipe` has `student` learn of `part`, a scalar."""
-    if recipe.distillation:
-        return distillation(student, part, recipe.distillation)
-    return OBJECTIVES[recipe.training.objective](student, part, recipe.training)
+    return OBJECTIVES[recipe.objective].loss(student, part, recipe)

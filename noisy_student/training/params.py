@@ -1,13 +1,18 @@
 """One training run: its options, and what each of its steps is about."""
 
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from noisy_student.core.config import ParamsModel
+from noisy_student.training.augmentation.policy import NoiseParams
 
 TRANSFER = ("body_rate", "layer_decay", "unfreeze")  # options of training that mean nothing but for pretrained weights
 Scope = Literal["all", "head", "deep half"]  # which of a model's tensors a step trains
+Sees = Literal["both", "labeled", "pool"]  # which images a batch is made of
 
 
 class TrainingParams(ParamsModel):
@@ -18,7 +23,7 @@ class TrainingParams(ParamsModel):
     pool_ratio: float = Field(gt=0)  # pool images for each labeled image of a batch
     pool_weight: float = Field(gt=0)  # weight of the pool's mean loss beside the labeled images'
     # of students, see objectives.py
-    objective: Literal["pseudo_labels", "consistency", "joined"] = "pseudo_labels"
+    objective: str = "pseudo_labels"
     consistency_threshold: float = Field(default=0.8, ge=0, le=1)  # least confidence in a label made on the fly
     consistency_temperature: float = Field(default=0.4, ge=0)  # that sharpens it, 0: a hard label
     initial: Literal["scratch", "warm", "pretrained"] = "scratch"  # the first weights: drawn; of students, the
@@ -93,14 +98,70 @@ def first_step(training: TrainingParams, phase: Literal["finetune", "resolution_
     return round(training.steps * (1 - getattr(training, phase)))
 
 
-def scope(training: TrainingParams, step: int) -> Scope:
-    """Which of a model's tensors the `step` trains."""
+@dataclass(frozen=True)
+class Phase:
+    """Steps of a training that are alike."""
+
+    end: int  # the first step after the phase
+    scope: Scope  # which of the model's tensors are trained
+    sees: Sees  # which images a student's batch is made of
+    noised: bool  # whether images go through input noise
+    resolution: float  # side of the images, a fraction of the whole one's
+
+
+@lru_cache(maxsize=64)
+def phases(training: TrainingParams) -> tuple[Phase, ...]:
+    """The phases of a training, one after another: the head first, the pool before the labels (Xie et al. 2019,
+    section 4.1 and appendix A.2), whole images without noise last (Touvron et al. 2019)."""
+    unfreeze = round(training.unfreeze * training.steps)
+    finetune, fix = (first_step(training, name) for name in ("finetune", "resolution_fix"))
+    starts = sorted({0, *(step for step in (unfreeze, finetune, fix) if 0 < step < training.steps)})
     frozen = training.initial == "pretrained" and training.body_rate == 0
-    if frozen or step < round(training.unfreeze * training.steps):
-        return "head"
-    return "deep half" if step >= first_step(training, "resolution_fix") else "all"
+    found = []
+    for start, end in pairwise([*starts, training.steps]):
+        last = start >= fix
+        scope: Scope = "head" if frozen or start < unfreeze else "deep half" if last else "all"
+        sees: Sees = "both" if not training.finetune else "labeled" if start >= finetune else "pool"
+        found.append(Phase(end, scope, sees, not last, 1.0 if last else training.resolution))
+    return tuple(found)
+
+
+def phase_of(training: TrainingParams, step: int) -> Phase:
+    """The phase of the `step`."""
+    return next((phase for phase in phases(training) if step < phase.end), phases(training)[-1])
 
 
 def labeled_in_batch(training: TrainingParams) -> int:
     """How many images of a student's batch are labeled ones; the rest come from the pool."""
     return round(training.batch_size / (1 + training.pool_ratio))
+
+
+class DistillationParams(ParamsModel):
+    """How a model is taught into another one (Hinton et al. 2015, arXiv 1503.02531)."""
+
+    images: Literal["both", "pool", "labeled"]  # on which it is taught; of those of the pool the teacher alone tells
+    kind: Literal["soft", "hard"]  # the teacher's probabilities, or its most probable class
+    temperature: float = Field(ge=0.1, le=1000)  # that divides the logits of both for soft targets
+    weight: float = Field(ge=0, le=1)  # of the teacher's loss on labeled images; the true labels' is the rest
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> "DistillationParams":
+        if self.kind == "hard" and self.temperature != 1:
+            raise ValueError("should have temperature 1 where kind is hard, for it softens soft ones")
+        return self
+
+
+class Recipe(ParamsModel):
+    """All that one training run is made of, but its images and its seed."""
+
+    model: str
+    noise: NoiseParams
+    training: TrainingParams
+    members: int = 1
+    distillation: DistillationParams | None = None  # of a model that another is taught into
+    distilled_from: str | None = None  # the iteration whose model that is
+
+    @property
+    def objective(self) -> str:
+        """The name of the objective that the model is trained by, see objectives.py."""
+        return "distillation" if self.distillation else self.training.objective

@@ -2,15 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from noisy_student.core.config import ParamsModel, overlay, validated
 from noisy_student.core.errors import UserError
 from noisy_student.models.registry import parameters
 from noisy_student.training.augmentation.policy import NoiseOptions, NoiseParams
-from noisy_student.training.params import TRANSFER, TrainingParams
+from noisy_student.training.objectives import OBJECTIVES, check_objective
+from noisy_student.training.params import TRANSFER, DistillationParams, Recipe, TrainingParams
 
-ONLINE_LABELS = frozenset({"consistency", "joined"})  # objectives whose labels are the student's own, made on the fly
 STUDENTS_ALONE = frozenset(  # options of training that mean nothing without a pool or a teacher
     {
         "pool_ratio",
@@ -68,21 +68,6 @@ class PoolControlParams(ParamsModel):
     of: str  # the iteration
 
 
-class DistillationParams(ParamsModel):
-    """How a model is taught into another one (Hinton et al. 2015, arXiv 1503.02531)."""
-
-    images: Literal["both", "pool", "labeled"]  # on which it is taught; of those of the pool the teacher alone tells
-    kind: Literal["soft", "hard"]  # the teacher's probabilities, or its most probable class
-    temperature: float = Field(ge=0.1, le=1000)  # that divides the logits of both for soft targets
-    weight: float = Field(ge=0, le=1)  # of the teacher's loss on labeled images; the true labels' is the rest
-
-    @model_validator(mode="after")
-    def _options_agree(self) -> "DistillationParams":
-        if self.kind == "hard" and self.temperature != 1:
-            raise ValueError("should have temperature 1 where kind is hard, for it softens soft ones")
-        return self
-
-
 class DistilledParams(ParamsModel):
     """A model that an iteration's is taught into, to be deployed in its place."""
 
@@ -93,19 +78,9 @@ class DistilledParams(ParamsModel):
     distillation: dict[str, Any] = {}
 
 
-class Recipe(ParamsModel):
-    """All that one training run is made of, but its images and its seed."""
-
-    model: str
-    noise: NoiseParams
-    training: TrainingParams
-    members: int = 1
-    distillation: DistillationParams | None = None  # of a model that another is taught into
-    distilled_from: str | None = None  # the iteration whose model that is
-
-
 def teacher_recipe(defaults: TrainingParams, teacher: TeacherParams) -> Recipe:
     """How iter0 is trained."""
+    check_objective(defaults.objective, "training.objective")
     _check_no_student_options(teacher.training, "teacher")
     training = overlay(_on_labels_alone(defaults), teacher.training, "teacher.training")
     return Recipe(
@@ -134,7 +109,7 @@ def _on_labels_alone(training: TrainingParams) -> TrainingParams:
 def _check_idle_options(training: TrainingParams, named: dict[str, Any], key: str) -> None:
     """Raise `UserError` where a student's own section names an option that its other options leave without effect."""
     idle = {"pool_ratio": "finetune", "pool_weight": "finetune"} if training.finetune else {}
-    if training.objective not in ONLINE_LABELS:
+    if not OBJECTIVES[training.objective].online_labels:
         idle |= {"consistency_threshold": "objective", "consistency_temperature": "objective"}
     if wrong := idle.keys() & named.keys():
         option = min(wrong)
@@ -159,6 +134,7 @@ def _check_no_student_options(training: dict[str, Any], key: str, why: str = "se
 def iteration_recipe(noise: NoiseOptions, training: TrainingParams, iteration: IterationParams, name: str) -> Recipe:
     """How the student of the iteration called `name` is trained."""
     training = overlay(training, iteration.training, f"iterations.{name}.training")
+    check_objective(training.objective, f"iterations.{name}.training.objective")
     _check_idle_options(training, iteration.training, f"iterations.{name}")
     return Recipe(
         model=iteration.model,

@@ -12,11 +12,12 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from noisy_student.core.config import ParamsModel
 from noisy_student.core.errors import UserError
+from noisy_student.training.augmentation.mixing import MASKS
 from noisy_student.training.augmentation.operations import (
     OPERATIONS,
     affine,
@@ -50,10 +51,18 @@ class NoiseOptions(ParamsModel):
     flip: bool  # mirror left-right with probability 1/2
     cutout: float = Field(ge=0, le=1)  # side of the erased square, as a fraction of the image's shorter side (0: off)
     fill: int = Field(ge=0, le=255)  # grey value of what a move or a cutout uncovers
-    mix: Literal["none", "mixup", "cutmix", "fmix"] = "none"  # how two images of a batch become one, see mixing.py
+    mix: str = "none"  # how two images of a batch become one, see mixing.py
     mix_alpha: float = Field(default=1.0, gt=0, le=100)  # of Beta(alpha, alpha), from which an image's share is drawn
     dropout: Rate | Auto  # fraction of the features before the classifier dropped in training
     stochastic_depth: Rate | Auto  # rate at which the deepest residual branch is skipped, linear decay
+
+    @field_validator("mix")
+    @classmethod
+    def _known_mix(cls, mix: str) -> str:
+        known = ("none", *MASKS)
+        if mix not in known:
+            raise ValueError(f"one of {', '.join(known)}")
+        return mix
 
     @model_validator(mode="after")
     def _magnitude_has_operations(self) -> "NoiseOptions":

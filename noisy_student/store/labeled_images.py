@@ -1,0 +1,40 @@
+"""Images with what is to be learned of them: labels, pseudo-labels, or a teacher's logits.
+
+N images, H x W pixels, C channels, K classes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from noisy_student.core.metrics import one_hot, softmax
+from noisy_student.store.pseudo_labels import PseudoLabels
+from noisy_student.store.splits import Selection, Split
+
+
+@dataclass(frozen=True, eq=False)
+class LabeledImages:
+    """Images and their targets; pixels stay on the disk until a slice of them is asked for."""
+
+    images: Selection | np.ndarray  # uint8 (N,H,W,C)
+    targets: np.ndarray  # float32 (N,K), rows sum to 1
+    copies: np.ndarray | None = None  # int64 (N,), how often each image stands in an epoch; None: once
+    teacher_logits: np.ndarray | None = None  # float32 (N,K), of images that a teacher is distilled on
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @classmethod
+    def from_labels(cls, split: Split, teacher_logits: np.ndarray | None = None) -> "LabeledImages":
+        """The images of a labeled `split` with their labels as targets."""
+        return cls(split.selection(), one_hot(split.labels, len(split.classes)), teacher_logits=teacher_logits)
+
+    @classmethod
+    def from_pseudo_labels(cls, pool: Split, pseudo_labels: PseudoLabels) -> "LabeledImages":
+        """The images of the `pool` that have a pseudo-label."""
+        return cls(pool.selection(pseudo_labels.rows), pseudo_labels.targets, pseudo_labels.copies)
+
+    @classmethod
+    def from_logits(cls, pool: Split, logits: np.ndarray) -> "LabeledImages":
+        """All images of the `pool` with a teacher's `logits` (N,K), whose probabilities are the targets."""
+        return cls(pool.selection(), softmax(logits).astype(np.float32), teacher_logits=logits)

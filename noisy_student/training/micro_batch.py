@@ -1,0 +1,36 @@
+"""What goes through a network at once: a batch, or a part of one where memory is short.
+
+B images, the last P of them from the pool, C channels, H x W pixels, K classes.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """B noised images with what is to be learned of them, the labeled ones first."""
+
+    images: Tensor  # uint8 (B,C,H,W), noised
+    targets: Tensor  # float32 (B,K), rows sum to 1
+    weights: Tensor  # float32 (B,); those of a batch sum to 1
+    from_pool: Tensor  # float32 (B,), 1 for pool images and 0 for labeled ones
+    weak: Tensor | None = None  # uint8 (P,C,H,W), the pool images weakly noised, for objectives with online labels
+    teacher_logits: Tensor | None = None  # float32 (B,K), a teacher's logits for the images without noise
+
+    @property
+    def labeled(self) -> int:
+        """How many images are labeled ones; to be asked only where there are weak views."""
+        return len(self.images) - (len(self.weak) if self.weak is not None else 0)
+
+    def micro_batch(self, stride: int, first: int) -> "MicroBatch":
+        """Every `stride`-th image from the `first` on."""
+        return MicroBatch(
+            self.images[first::stride],
+            self.targets[first::stride],
+            self.weights[first::stride],
+            self.from_pool[first::stride],
+            None if self.weak is None else self.weak[(first - self.labeled) % stride :: stride],
+            None if self.teacher_logits is None else self.teacher_logits[first::stride],
+        )
