@@ -3,10 +3,10 @@
     python -m benchmarks.baselines            # all of them
     python -m benchmarks.baselines cnn_8      # one of them
 
-Nearest neighbours, on pixels and on the features of iter0, and nets trained as iter0 is, each at its own learning rate
+Nearest neighbors, on pixels and on the features of iter0, and nets trained as iter0 is, each at its own learning rate
 (`choose_baselines` in benchmarks/studies.yaml; vgg11 at alexnet's). Beside them stands what the study `distillation`
 has: the small model trained alone on labels, and the one that the last student was taught into. Writes
-benchmarks/studies/baselines.csv, going on where it stopped, baselines.md, and how neighbours scale with their number,
+benchmarks/studies/baselines.csv, going on where it stopped, baselines.md, and how neighbors scale with their number,
 neighbours.csv; and puts into the tables of the two studies of distillation how many images a second each model labels.
 
 N images, D numbers an image.
@@ -53,7 +53,7 @@ NETS: dict[str, dict[str, Any]] = {  # by name: what is other than iter0's
 }
 BASELINES: dict[str, dict[str, Any]] = {"pixels": {}, "features": {}, **NETS}
 NEIGHBOURS = (1, 3, 5, 9)  # of which validation chooses
-GROWTH = (100, 1_000, 10_000, 59_000)  # images of Fashion-MNIST to be neighbours
+GROWTH = (100, 1_000, 10_000, 59_000)  # images of Fashion-MNIST to be neighbors
 DISTILLED = ("distillation", "distillation_fashion_mnist")
 SMALL, ALONE = "pool_4", "alone"  # of the study distillation
 COLUMNS = ["baseline", "seed", "params", "accuracy", "parameters", "megabytes", "train_seconds", "images_per_second"]
@@ -112,7 +112,7 @@ def baselines(seed: int, names: Iterable[str], done: pd.DataFrame) -> Iterator[d
             if len(found):
                 yield found.iloc[0].to_dict()
                 continue
-            figures = trained(Path(folder) / name, params) if name in NETS else neighbours(Path(folder), name, params)
+            figures = trained(Path(folder) / name, params) if name in NETS else neighbors(Path(folder), name, params)
             yield {"baseline": name, "seed": seed, "params": key, **figures}
 
 
@@ -141,8 +141,8 @@ def clocked(call: Callable[[], Any]) -> float:
     return time.monotonic() - started
 
 
-def neighbours(folder: Path, kind: str, params: dict[str, Any]) -> dict[str, float]:
-    """The figures of nearest neighbours among the labeled images, how many of them chosen on validation."""
+def neighbors(folder: Path, kind: str, params: dict[str, Any]) -> dict[str, float]:
+    """The figures of nearest neighbors among the labeled images, how many of them chosen on validation."""
     project = folder / "neighbours"
     if not project.exists():
         run_commands(project, params)
@@ -173,7 +173,7 @@ def pixels(split: Split) -> np.ndarray:
 
 def features(classifier: Classifier, split: Split) -> np.ndarray:
     """What the last layer sees, float32 (N,D)."""
-    seen = predict(classifier, split.images(), runtime(), labeling=LabelingParams(views="one", features=True))
+    seen = predict(classifier, split.images(), runtime(), labeling=LabelingParams(tta="one", features=True))
     return np.asarray(seen.features, dtype=np.float32)
 
 
@@ -182,7 +182,7 @@ def runtime() -> RuntimeParams:
 
 
 def growth() -> list[dict[str, Any]]:
-    """What nearest neighbours cost as their number grows, on images of Fashion-MNIST and on features of a `cnn_16`."""
+    """What nearest neighbors cost as their number grows, on images of Fashion-MNIST and on features of a `cnn_16`."""
     given = yaml.safe_load((ROOT / "params.yaml").read_text())["pretraining"]
     wanted = {**given, "source": "fashion_mnist", "models": ["cnn_16"], "validation": 1000}
     params = validated(PretrainingParams, wanted, "pretraining")
@@ -219,7 +219,7 @@ def markdown(rows: pd.DataFrame, distillation: pd.DataFrame) -> str:
         "",
         "Mean ± half of the 95 % t interval over n seeds from 0 on. Nets are trained as iter0 is, 300 steps of 64 "
         "images, the one that was taught, and the same net alone, 2,000 of 128. One thread of a CPU, which another run "
-        "shares, all of them for neighbours; seconds of training are of one stage, its start included; megabytes are "
+        "shares, all of them for neighbors; seconds of training are of one stage, its start included; megabytes are "
         "those of the weights, or of what is compared with.",
         "",
         "| baseline | n | parameters | megabytes | test accuracy, % | training, s | images/s | taught one ahead by |",
@@ -231,7 +231,7 @@ def markdown(rows: pd.DataFrame, distillation: pd.DataFrame) -> str:
         mean = group[["parameters", "megabytes", "train_seconds", "images_per_second"]].astype(float).mean()
         cells = (f"{mean.parameters:,.0f}", f"{mean.megabytes:,.2f}", percent(group["accuracy"]))
         times = (f"{mean.train_seconds:,.0f}", f"{mean.images_per_second:,.0f}", percent(ahead, "+"))
-        label = f"nearest neighbours on {name}" if name not in NETS else name
+        label = f"nearest neighbors on {name}" if name not in NETS else name
         lines.append(f"| {label} | {len(group)} | {' | '.join((*cells, *times))} |".replace("nan", ""))
     size = f"{distillation.loc[distillation['iteration'] == SMALL, 'parameters'].iloc[0]:,}"
     ahead = percent((small - alone).dropna(), "+")

@@ -3,7 +3,7 @@
     python -m benchmarks.digits_folder SOURCE FOLDER [--others 3700]
 
 The first 130 digits of each class become labeled/<class>/, the other 3,700 pool/digits/, and --others photographs of
-CIFAR-10, grey and of the digits' 28 pixels, out of SOURCE/cifar10-train.parquet, pool/others/.
+CIFAR-10, gray and of the digits' 28 pixels, out of SOURCE/cifar10-train.parquet, pool/others/.
 """
 
 import io

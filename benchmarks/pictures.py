@@ -3,7 +3,7 @@
     python -m benchmarks.pictures FOLDER NUMBER [SIDE]
 
 FOLDER then has labeled/<one of two classes>/, one image in ten, and pool/ with the others, in subfolders of 10,000:
-JPEG files of SIDE pixels, 32 if it is not named, each another blur of random colours.
+JPEG files of SIDE pixels, 32 if it is not named, each another blur of random colors.
 """
 
 import sys
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-COARSE, QUALITY = 8, 90  # colours a side of the blur; of the JPEG
+COARSE, QUALITY = 8, 90  # colors a side of the blur; of the JPEG
 A_FOLDER = 10_000
 
 
@@ -25,8 +25,8 @@ def write(folder: Path, number: int, side: int = 32) -> None:
     for picture in range(number):
         where = below(folder, picture)
         where.mkdir(parents=True, exist_ok=True)
-        colours = np.random.default_rng(picture).integers(256, size=(COARSE, COARSE, 3), dtype=np.uint8)
-        image = Image.fromarray(colours).resize((side, side), Image.Resampling.BICUBIC)
+        colors = np.random.default_rng(picture).integers(256, size=(COARSE, COARSE, 3), dtype=np.uint8)
+        image = Image.fromarray(colors).resize((side, side), Image.Resampling.BICUBIC)
         image.save(where / f"{picture:07}.jpg", quality=QUALITY)
 
 

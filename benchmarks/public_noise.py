@@ -21,7 +21,7 @@ RANDAUGMENT = NoiseParams.none().model_copy(update={"operations": OPERATIONS, "m
 NOISE = RANDAUGMENT.model_copy(update={"crop": CROP, "flip": True})
 WHAT = f"RandAugment {OPERATIONS} at {MAGNITUDE}, crop {CROP}, flip"
 CLASSES, BATCH, WORKERS = 10, 128, 2
-MEAN, DEVIATION = 0.5, 0.25  # that a pixel from 0 to 1 is normalised by
+MEAN, DEVIATION = 0.5, 0.25  # that a pixel from 0 to 1 is normalized by
 Noise = Callable[[Tensor], Tensor]
 
 

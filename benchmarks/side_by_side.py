@@ -1,6 +1,6 @@
 """The same work by what public trainers use: python -m benchmarks.side_by_side
 
-    noise      RandAugment, a crop and a flip, from uint8 images to normalised batches: whole batches here; image by
+    noise      RandAugment, a crop and a flip, from uint8 images to normalized batches: whole batches here; image by
                image with torchvision in processes of a loader; with kornia, where it is installed, whole batches too,
                all of whose images go through the same operations
     training   steps of the same net with that noise: ours, in float32 and bfloat16, and a plain loop in float32 over

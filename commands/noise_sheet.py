@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="a PNG file to write")
     parser.add_argument("--images", type=Path, default=Path("data/labeled"), help="a split that prepare made")
     parser.add_argument("--image", type=int, default=0, help="the number of the one in it that is shown")
-    parser.add_argument("--fill", type=int, default=0, help="the grey value, 0 to 255, of what a move uncovers")
+    parser.add_argument("--fill", type=int, default=0, help="the gray value, 0 to 255, of what a move uncovers")
     args = parser.parse_args(argv)
     if args.out.suffix.lower() != ".png":
         raise UserError(f"OUT was {args.out}; name a file that ends in .png")

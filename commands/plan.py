@@ -53,7 +53,7 @@ def main() -> None:
         given = sees(recipe, params)
         seconds = forecast(recipe, data, params.runtime, device, stage.startswith(WITH_POOL), given)
         total += seconds
-        images = recipe.members * recipe.training.steps * recipe.training.batch_size
+        images = recipe.ensemble_size * recipe.training.steps * recipe.training.batch_size
         table.add_row(stage, recipe.model, f"{images:,}", clock(seconds))
     others = len(set(stages) - {stage for stage, _, _ in planned})
     Console().print(table, f"and {others} quick stages; about {clock(total)} in all on {device}\n", sep="")
@@ -113,7 +113,7 @@ def forecast(
     trainer = Trainer(recipe, of, runtime, seed=0)
     for steps in (1, 3):  # the first one warms up
         seconds = training_seconds(steps, classifier, trainer)
-    return seconds / steps * recipe.training.steps * recipe.members
+    return seconds / steps * recipe.training.steps * recipe.ensemble_size
 
 
 def sees(recipe: Recipe, params: Params) -> tuple[int, int] | None:

@@ -16,7 +16,7 @@ from noisy_student.models.prediction import LabelingParams
 from noisy_student.models.registry import check_head, check_name, check_rates, check_side
 from noisy_student.pretraining import PretrainingParams, description
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams, of_iteration
-from noisy_student.training.augmentation.policy import NoiseOptions, check_crop
+from noisy_student.training.augmentation.policy import NoiseParams, check_crop
 from noisy_student.training.objectives import OBJECTIVES
 from noisy_student.training.params import TRANSFER, TrainingParams
 from noisy_student.training.recipes import (
@@ -49,7 +49,7 @@ class Params(ParamsModel):
     runtime: RuntimeParams
     data: DataParams
     teacher: TeacherParams
-    noise: NoiseOptions
+    noise: NoiseParams
     labeling: LabelingParams
     pseudo_labels: PseudoLabelParams
     training: TrainingParams
@@ -195,7 +195,7 @@ def _check_teachers(params: Params) -> None:
 def _check_controls(params: Params, recipes: dict[str, Recipe]) -> None:
     """A control sees as many images as the iteration that it is of, or it would answer another question."""
     for name, control in params.controls.items():
-        same = ["members", "training.steps", "training.batch_size"]
+        same = ["ensemble_size", "training.steps", "training.batch_size"]
         if recipes[control.of].training.initial != "warm":
             same += ["training.initial", *(f"training.{option}" for option in TRANSFER)]
         for key in same:
@@ -210,17 +210,17 @@ def _check_controls(params: Params, recipes: dict[str, Recipe]) -> None:
 
 def _check_views(params: Params) -> None:
     source = params.data.source
-    if params.labeling.views == "mirrored" and source in DIGITS:
-        raise UserError(f"params.yaml: labeling.views was mirrored, and {source} has digits; set it to shifts")
+    if params.labeling.tta == "mirrored" and source in DIGITS:
+        raise UserError(f"params.yaml: labeling.tta was mirrored, and {source} has digits; set it to shifts")
 
 
 def _check_features(params: Params) -> None:
-    """A filter by neighbours needs the features that they are neighbours in."""
+    """A filter by neighbors needs the features that they are neighbors in."""
     for name, iteration in params.iterations.items():
         chosen = of_iteration(params.pseudo_labels, iteration.pseudo_labels, name)
-        if chosen.neighbours and not params.labeling.features:
+        if chosen.ood_neighbors and not params.labeling.features:
             raise UserError(
-                f"params.yaml: iterations.{name}.pseudo_labels asks for neighbours, which need features; set "
+                f"params.yaml: iterations.{name}.pseudo_labels has ood_neighbors, which need features; set "
                 "labeling.features to true"
             )
 
@@ -245,8 +245,8 @@ def _check_mixtures(params: Params, recipes: dict[str, Recipe]) -> None:
 def _check_warm(params: Params, recipes: dict[str, Recipe]) -> None:
     """A student that begins with its teacher's weights is of the teacher's size."""
     for name, iteration in params.iterations.items():
-        own, teacher = (f"{recipes[model].members} {recipes[model].model}" for model in (name, iteration.teacher))
-        if recipes[name].training.initial == "warm" and (own != teacher or recipes[name].members > 1):
+        own, teacher = (f"{recipes[model].ensemble_size} {recipes[model].model}" for model in (name, iteration.teacher))
+        if recipes[name].training.initial == "warm" and (own != teacher or recipes[name].ensemble_size > 1):
             raise UserError(
                 f"params.yaml: iterations.{name} cannot begin with the weights of {iteration.teacher}, for it is {own} "
                 f"and its teacher {teacher}: only one net can begin as another of the same name; set "

@@ -28,7 +28,7 @@ from noisy_student.data.splitting import allocate
 from noisy_student.models import external
 from noisy_student.models.checkpoint import DESCRIPTION, WEIGHTS
 from noisy_student.store.splits import Split
-from noisy_student.training.augmentation.policy import NoiseOptions
+from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.init import weights_spec
 
 HALF = ([0.5] * 3, [0.5] * 3)
@@ -46,14 +46,15 @@ class PretrainingParams(SourceParams):
     more: ClassVar[tuple[str, ...]] = ("none", *LIBRARIES, "file")
 
     path: str  # of a file: the weights (.safetensors), or a model's folder; of one's own images: where they are
-    models: list[str]  # their names, see models.py; each for itself
-    weights: str  # which of a library's: a name such as IMAGENET1K_V1, or timm's tag; DEFAULT: the library's choice
-    mean: list[float] | None  # of a file without a model.json beside it: its normalisation of pixels scaled to 0..1,
-    std: list[Positive] | None  # for each channel
-    image_size: int = Field(ge=4, le=1024)  # of one's own images or of such a file: pixels a side
-    validation: int = Field(ge=1)  # images of the source that are looked at and not trained on
-    noise: NoiseOptions  # of a training: all of it, as is the following
-    training: dict[str, Any]
+    models: list[str] = []  # their names, see models.py; each for itself
+    weights: str = "DEFAULT"  # which of a library's: a name such as IMAGENET1K_V1, or timm's tag
+    # of a file without a model.json beside it: its normalization of pixels scaled to 0..1, for each channel
+    mean: list[float] | None = None
+    std: list[Positive] | None = None
+    image_size: int = Field(default=32, ge=4, le=1024)  # of one's own images or of such a file: pixels a side
+    validation: int = Field(default=1000, ge=1)  # images of the source that are looked at and not trained on
+    noise: NoiseParams = NoiseParams(operations=2, magnitude=10, crop=2, dropout=0.1)  # of a training
+    training: dict[str, Any] = {}  # of a training, in place of recipes.PRETRAINING
     downloads: str | None = None
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     resize: Literal["crop", "pad"] = "crop"
@@ -220,12 +221,12 @@ def _of_file(params: PretrainingParams, model: str) -> dict[str, Any]:
         given = weights_spec(found if isinstance(found, dict) else {}, beside)
         if given.model != model:
             raise UserError(f"params.yaml: pretraining.models was [{model}], and {weights} is of {given.model}")
-        if found.get("members", 1) != 1:
+        if found.get("ensemble_size", 1) != 1:
             raise UserError(f"{weights} is of {found['members']} nets; take a model of one")
         return {"source": "file", **given.model_dump()}
     if params.mean is None or params.std is None:
         raise UserError(
-            f"{weights} has no {DESCRIPTION} beside it that tells its normalisation; set pretraining.mean, std and "
+            f"{weights} has no {DESCRIPTION} beside it that tells its normalization; set pretraining.mean, std and "
             "image_size"
         )
     return _description(model, "file", (params.image_size, params.image_size), params.mean, params.std)
@@ -247,7 +248,7 @@ def _description(
         "model": model,
         "input_channels": len(mean),
         "input_size": list(size),
-        "normalisation": {"mean": list(mean), "std": list(std)},
+        "normalization": {"mean": list(mean), "std": list(std)},
     }
 
 

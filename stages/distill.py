@@ -14,7 +14,7 @@ from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.pseudo_labels import read_logits
 from noisy_student.store.splits import read_split
-from noisy_student.training.augmentation.policy import NoiseOptions
+from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.init import pretrained_folder
 from noisy_student.training.loop import TrainingData, TrainingRun
 from noisy_student.training.params import DistillationParams, TrainingParams
@@ -28,7 +28,7 @@ def main(
 ) -> None:
     params = ParamsFile()
     seed, runtime = params.section("seed", Seed), params.section("runtime", RuntimeParams)
-    noise, training = params.section("noise", NoiseOptions), params.section("training", TrainingParams)
+    noise, training = params.section("noise", NoiseParams), params.section("training", TrainingParams)
     distillation = params.section("distillation", DistillationParams)
     model = params.section(f"distilled.{distilled}", DistilledParams)
     recipe = distilled_recipe(noise, training, distillation, model, distilled)

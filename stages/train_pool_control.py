@@ -16,7 +16,7 @@ from noisy_student.pseudo_labeling.selection import PseudoLabelParams, of_iterat
 from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.pseudo_labels import read_pseudo_labels
 from noisy_student.store.splits import read_split, read_truth
-from noisy_student.training.augmentation.policy import NoiseOptions
+from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.init import pretrained_folder
 from noisy_student.training.loop import TrainingData, TrainingRun
 from noisy_student.training.params import TrainingParams
@@ -39,7 +39,7 @@ def main(
 ) -> None:
     params = ParamsFile()
     seed, runtime = params.section("seed", Seed), params.section("runtime", RuntimeParams)
-    noise, training = params.section("noise", NoiseOptions), params.section("training", TrainingParams)
+    noise, training = params.section("noise", NoiseParams), params.section("training", TrainingParams)
     iteration = params.section(f"iterations.{of}", IterationParams)
     kind = params.section(f"pool_controls.{control}", PoolControlParams)
     recipe = pool_control_recipe(noise, training, iteration, kind)

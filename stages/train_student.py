@@ -15,7 +15,7 @@ from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.pseudo_labels import read_pseudo_labels
 from noisy_student.store.splits import read_split
-from noisy_student.training.augmentation.policy import NoiseOptions
+from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.init import pretrained_folder
 from noisy_student.training.loop import TrainingData, TrainingRun
 from noisy_student.training.params import TrainingParams
@@ -37,7 +37,7 @@ def main(
 ) -> None:
     params = ParamsFile()
     seed, runtime = params.section("seed", Seed), params.section("runtime", RuntimeParams)
-    noise, training = params.section("noise", NoiseOptions), params.section("training", TrainingParams)
+    noise, training = params.section("noise", NoiseParams), params.section("training", TrainingParams)
     student = params.section(f"iterations.{iteration}", IterationParams)
     recipe = iteration_recipe(noise, training, student, iteration)
 

@@ -12,14 +12,14 @@ def test_every_net_is_a_model():
         check_name(name)
 
 
-def test_neighbours_cost_the_memory_of_what_they_are_compared_with(make_split):
+def test_neighbors_cost_the_memory_of_what_they_are_compared_with(make_split):
     split = make_split(0, 60)
     found = cost(pixels(split), split.labels, pixels(make_split(100, 120)))
     assert found["megabytes"] == pytest.approx(60 * 64 * 4 / 1e6)
     assert found["images_per_second"] > 0
 
 
-def test_neighbours_are_found_in_pixels_and_in_features(make_split):
+def test_neighbors_are_found_in_pixels_and_in_features(make_split):
     split = make_split(0, 20)
     assert pixels(split).shape == (20, 64)
     assert pixels(split).max() <= 1
@@ -47,6 +47,6 @@ def test_the_table_says_how_far_the_taught_model_is_ahead_by_seed():
         ]
     )
     lines = markdown(baselines, distillation).splitlines()
-    assert "| nearest neighbours on pixels | 3 |  | 0.30 | 70.00 ± 0.00 |  | 1,000 | +20.00 ± 0.00 |" in lines
+    assert "| nearest neighbors on pixels | 3 |  | 0.30 | 70.00 ± 0.00 |  | 1,000 | +20.00 ± 0.00 |" in lines
     assert "| mlp_22 | 3 | 18,000 | 0.30 | 81.00 ± 2.48 | 4 | 1,000 | +9.00 ± 2.48 |" in lines
     assert lines[-1] == "| cnn_8, taught by iter2 | 3 | 17,890 | | 90.00 ± 0.00 | | | |"

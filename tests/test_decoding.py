@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noisy_student.data.decoding import BadImage, Preparation, decode, is_grey, read_inside, to_grey
+from noisy_student.data.decoding import BadImage, Preparation, decode, is_gray, read_inside, to_gray
 
 HOW = Preparation(image_size=8, resize="crop", background=100, max_megapixels=1)
 GRADIENT = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
@@ -33,7 +33,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def tiled_tiff(side: int) -> bytes:
-    """A TIFF of 64 x 64 grey pixels in tiles of `side` x `side`, of which there is next to nothing."""
+    """A TIFF of 64 x 64 gray pixels in tiles of `side` x `side`, of which there is next to nothing."""
     tags = {256: 64, 257: 64, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 8, 325: 20}
     fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     return b"II*\0" + struct.pack("<I", 28) + bytes(20) + struct.pack("<H", len(tags)) + fields + bytes(4)
@@ -105,13 +105,13 @@ def test_every_kind_that_is_allowed_is_read(kind):
         assert np.array_equal(image.pixels, np.asarray(COLOURS))
 
 
-def test_grey_images_are_known_as_such_whatever_mode_they_have():
-    grey = Image.fromarray(GRADIENT)
-    for image in (grey, grey.convert("RGB"), grey.convert("RGBA"), grey.convert("LA")):
+def test_gray_images_are_known_as_such_whatever_mode_they_have():
+    gray = Image.fromarray(GRADIENT)
+    for image in (gray, gray.convert("RGB"), gray.convert("RGBA"), gray.convert("LA")):
         found = np.broadcast_to(decode(encoded(image), HOW).pixels, (8, 8, 3))
         assert np.array_equal(found[..., 0], GRADIENT)
-        colours = decode(encoded(COLOURS), HOW).pixels
-        assert is_grey(np.stack([found, colours])).tolist() == [True, False]
+        colors = decode(encoded(COLOURS), HOW).pixels
+        assert is_gray(np.stack([found, colors])).tolist() == [True, False]
 
 
 def test_sixteen_bits_are_rescaled_and_not_cut_off():
@@ -144,7 +144,7 @@ def test_transparent_pixels_show_the_background():
         assert (decode(encoded(palette, kind, transparency=clear_one), HOW).pixels == 100).all()
 
 
-def test_cmyk_and_palettes_become_colours():
+def test_cmyk_and_palettes_become_colors():
     for kind in ("TIFF", "JPEG"):
         cmyk = decode(encoded(COLOURS.convert("CMYK"), kind), HOW).pixels
         assert np.abs(cmyk.astype(int) - np.asarray(COLOURS)).mean() < 40
@@ -197,10 +197,10 @@ def test_crop_takes_the_middle_and_pad_keeps_all():
     assert padded[4, 0, 0] == 0
 
 
-def test_grey_values_are_those_of_pillow():
-    assert np.array_equal(to_grey(np.asarray(COLOURS))[..., 0], np.asarray(COLOURS.convert("L")))
-    grey = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
-    assert np.array_equal(to_grey(grey)[..., 0], grey[..., 0])
+def test_gray_values_are_those_of_pillow():
+    assert np.array_equal(to_gray(np.asarray(COLOURS))[..., 0], np.asarray(COLOURS.convert("L")))
+    gray = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
+    assert np.array_equal(to_gray(gray)[..., 0], gray[..., 0])
 
 
 def peak_in_kilobytes() -> int:

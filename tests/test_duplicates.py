@@ -92,12 +92,12 @@ def test_the_search_finds_what_a_comparison_of_all_with_all_finds(digits):
     assert close_pairs(hashes, RADIUS).tolist() == np.stack([first, second], axis=1).tolist()
 
 
-def test_hashes_of_one_colour_and_of_one_image_are_no_trouble():
+def test_hashes_of_one_color_and_of_one_image_are_no_trouble():
     flat = np.full((3, 32, 32, 3), 7, np.uint8)
     assert np.isfinite(perceptual_hash(flat)).all()
     assert (
         len(near_duplicates(flat, THRESHOLD)[0]) == 0
-    )  # one colour agrees with nothing; identical pixels do by their hash
+    )  # one color agrees with nothing; identical pixels do by their hash
     assert len(near_duplicates(flat[:1], THRESHOLD)[0]) == 0
 
 

@@ -239,7 +239,7 @@ def test_models_begin_with_weights_that_were_pretrained_on_another_source(projec
     assert {"pretrain", "train_teacher", "train_student@iter1"} <= ran
     described = json.loads((project.folder / "models/iter0/model.json").read_text())
     weights = json.loads((project.folder / "models/pretrained/cnn_4/model.json").read_text())
-    assert described["normalisation"] == weights["normalisation"]
+    assert described["normalization"] == weights["normalization"]
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def described(split, model: str) -> dict:
     }
 
 
-def test_logits_are_the_networks_of_the_normalised_pixels(runtime):
+def test_logits_are_the_networks_of_the_normalized_pixels(runtime):
     logits = predict_logits(columns(), IMAGES, runtime)
     assert logits.dtype == np.float32
     assert np.allclose(logits, (IMAGES[..., 0].mean(axis=1) / 255 - 0.5) / 0.25, atol=1e-6)
@@ -53,13 +53,13 @@ def test_logits_are_the_networks_of_the_normalised_pixels(runtime):
 
 def test_several_views_are_averaged(runtime):
     one = predict_logits(columns(), IMAGES, runtime)
-    mirrored = predict(columns(), IMAGES, runtime, labeling=LabelingParams(views="mirrored")).logits
+    mirrored = predict(columns(), IMAGES, runtime, labeling=LabelingParams(tta="mirrored")).logits
     assert np.allclose(mirrored, (one + one[:, ::-1]) / 2, atol=1e-6)
     padded = np.pad(IMAGES, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     windows = [padded[:, 1 + y : 9 + y, 1 + x : 4 + x] for y, x in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))]
     expected = np.mean([predict_logits(columns(), window, runtime) for window in windows], axis=0)
     assert np.allclose(
-        predict(columns(), IMAGES, runtime, labeling=LabelingParams(views="shifts")).logits, expected, atol=1e-6
+        predict(columns(), IMAGES, runtime, labeling=LabelingParams(tta="shifts")).logits, expected, atol=1e-6
     )
 
 
@@ -70,7 +70,7 @@ def test_features_are_what_the_last_layer_makes_the_logits_of(runtime, make_spli
     split = make_split(0, 20)
     nets = [new_classifier("cnn_4", split, dropout=0.5) for _ in range(members)]
     classifier = ensemble(nets) if members > 1 else nets[0]
-    seen = predict(classifier, split.images(), runtime, labeling=LabelingParams(views=views, features=True))
+    seen = predict(classifier, split.images(), runtime, labeling=LabelingParams(tta=views, features=True))
     assert seen.features.dtype == np.float16
     assert seen.features.shape == (20, 16 * members)
     made = [net.network.classifier for net in nets]
@@ -127,7 +127,7 @@ def test_bfloat16_gives_float32_logits_close_to_those_of_float32(runtime):
     assert np.allclose(rough, exact, atol=0.05)
 
 
-def test_a_new_classifier_is_normalised_by_the_labeled_images(make_split):
+def test_a_new_classifier_is_normalized_by_the_labeled_images(make_split):
     split = make_split(0, 50)
     classifier = new_classifier("mlp_8", split)
     pixels = split.images() / 255
@@ -135,14 +135,14 @@ def test_a_new_classifier_is_normalised_by_the_labeled_images(make_split):
     assert classifier.std.flatten().tolist() == pytest.approx([pixels.std()], rel=1e-3)
 
 
-def test_images_of_one_grey_can_be_normalised(runtime, make_split):
+def test_images_of_one_gray_can_be_normalized(runtime, make_split):
     split = make_split(0, 5)
     split.shards[:] = [np.full_like(shard, 9) for shard in split.shards]
     assert np.isfinite(predict_logits(new_classifier("mlp_8", split).eval(), split.images(), runtime)).all()
 
 
 @pytest.mark.parametrize("model", ["mlp_8", "cnn_2"])
-def test_a_saved_classifier_comes_back_without_noise_and_with_its_normalisation(tmp_path, runtime, make_split, model):
+def test_a_saved_classifier_comes_back_without_noise_and_with_its_normalization(tmp_path, runtime, make_split, model):
     split = make_split(0, 30)
     trained = new_classifier(model, split, dropout=0.5, stochastic_depth=0.5 if model == "cnn_2" else 0.0)
     save_model(tmp_path, trained.state_dict(), described(split, model))

@@ -31,14 +31,14 @@ def test_every_row_begins_with_the_image_itself_but_for_what_has_no_magnitude(di
     begins = [np.abs(row[0] - itself).max() <= 1 for row in rows]
     assert begins.count(False) <= 2  # autocontrast and equalize
     changed = [np.abs(row[-1] - row[0]).mean() for row in rows]
-    assert sum(change > 1 for change in changed) >= 15  # color changes no grey image, nor does identity
+    assert sum(change > 1 for change in changed) >= 15  # color changes no gray image, nor does identity
 
 
-def test_what_a_move_uncovers_has_the_grey_value_that_is_asked_for(digits):
+def test_what_a_move_uncovers_has_the_gray_value_that_is_asked_for(digits):
     two = torch.from_numpy(digits[0][:2]).permute(0, 3, 1, 2)
-    dark, grey = (np.asarray(sheet(two, fill).convert("L")).astype(int) for fill in (0, 99))
-    assert (grey >= dark).all()
-    assert np.mean(grey[dark != grey] == 99) > 0.5  # the others lie between it and the image
+    dark, gray = (np.asarray(sheet(two, fill).convert("L")).astype(int) for fill in (0, 99))
+    assert (gray >= dark).all()
+    assert np.mean(gray[dark != gray] == 99) > 0.5  # the others lie between it and the image
 
 
 def test_the_picture_is_written_and_an_image_that_is_not_there_is_refused(split, tmp_path, capsys):

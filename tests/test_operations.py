@@ -63,7 +63,7 @@ def photographs() -> torch.Tensor:
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
 
 
-@pytest.fixture(scope="module", params=["color", "grey"])
+@pytest.fixture(scope="module", params=["color", "gray"])
 def images(request, photographs, digits) -> torch.Tensor:
     """Photographs of three channels, or digits of one at 28x28."""
     if request.param == "color":
@@ -95,7 +95,7 @@ def on_a_plane(name: str, images: torch.Tensor, strength: float, fill: int) -> t
     plane = torch.nn.functional.pad(images, (margin,) * 4, value=fill)
     if name == "rotate":
         moved = functional.rotate(plane, strength, bilinear, fill=fill)
-    else:  # the centre is the image's top left corner, as in torchvision's RandAugment
+    else:  # the center is the image's top left corner, as in torchvision's RandAugment
         slope = np.degrees(np.arctan(strength))
         shear = {"shear_x": [slope, 0.0], "shear_y": [0.0, slope]}.get(name, [0.0, 0.0])
         translate = {"translate_x": [int(strength), 0], "translate_y": [0, int(strength)]}.get(name, [0, 0])
@@ -132,7 +132,7 @@ def test_translation_by_whole_pixels_moves_them_unchanged(name, images):
     assert (moved.narrow(axis, 0, 4) == FILL).all()
 
 
-def test_every_image_goes_through_its_own_operations_whatever_its_neighbours_do(images):
+def test_every_image_goes_through_its_own_operations_whatever_its_neighbors_do(images):
     rng = np.random.default_rng(0)
     operation = rng.integers(len(OPERATIONS), size=(3, len(images)))
     strength = np.vectorize(lambda index: rng.choice(STRENGTHS[OPERATIONS[index]]))(operation)
@@ -178,7 +178,7 @@ def test_a_warp_of_one_kind_is_the_operation_of_that_kind(images):
     assert torch.equal(affine(images, amounts(24, 5, -3), FILL), operate("translate_y", images, -3))
 
 
-def test_a_warp_scales_about_the_centre_and_shears_lines_apart():
+def test_a_warp_scales_about_the_center_and_shears_lines_apart():
     square = torch.zeros(1, 1, 20, 20, dtype=torch.uint8)
     square[..., 5:15, 5:15] = 255
     larger, smaller = (affine(square, amounts(1, 3, value), 0).float() for value in (0.3, -0.3))
@@ -190,8 +190,8 @@ def test_a_warp_scales_about_the_centre_and_shears_lines_apart():
         sheared = affine(square, amounts(1, which, 0.3), 0).float()
         assert sheared.mean() == pytest.approx(float(area), rel=0.02)
         along = torch.arange(20.0).view([-1 if dim == axis else 1 for dim in range(4)])
-        centres = (sheared * along).sum(axis) / sheared.sum(axis).clamp(min=1)
-        ends = centres.flatten()[[6, 13]]
+        centers = (sheared * along).sum(axis) / sheared.sum(axis).clamp(min=1)
+        ends = centers.flatten()[[6, 13]]
         assert (ends[0] - ends[1]).abs() == pytest.approx(0.3 * 7, abs=0.3)
 
 
@@ -225,11 +225,11 @@ def test_move_cuts_each_padded_image_at_its_own_place(images):
 
 
 @pytest.mark.parametrize("side", [1, 8, 40])
-def test_erase_fills_a_square_around_its_centre_and_nothing_else(images, side):
-    centre = np.random.default_rng(2).integers((0, 0), images.shape[2:], size=(len(images), 2))
-    for i, result in enumerate(cutout(images, centre, side, FILL).numpy()):
+def test_erase_fills_a_square_around_its_center_and_nothing_else(images, side):
+    center = np.random.default_rng(2).integers((0, 0), images.shape[2:], size=(len(images), 2))
+    for i, result in enumerate(cutout(images, center, side, FILL).numpy()):
         expected = images[i].numpy().copy()
-        top, left = centre[i] - side // 2
+        top, left = center[i] - side // 2
         expected[:, max(0, top) : top + side, max(0, left) : left + side] = FILL
         assert np.array_equal(result, expected)
-        assert (result[:, centre[i, 0], centre[i, 1]] == FILL).all()
+        assert (result[:, center[i, 0], center[i, 1]] == FILL).all()

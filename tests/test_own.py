@@ -35,18 +35,18 @@ OWN = {
 }
 
 
-def photo(seed: int, colour: bool = True) -> Image.Image:
+def photo(seed: int, color: bool = True) -> Image.Image:
     """Noise that no other seed has, 20 x 16 pixels."""
     noise = np.random.default_rng(seed).integers(0, 256, (16, 20, 3), dtype=np.uint8)
-    return Image.fromarray(noise if colour else noise[..., 0])
+    return Image.fromarray(noise if color else noise[..., 0])
 
 
-def folder_of_photos(root, labeled=15, pool=20, colour=True):
+def folder_of_photos(root, labeled=15, pool=20, color=True):
     """Cats and dogs, as many labeled ones of each, and a pool."""
     for number in range(2 * labeled + pool):
         where = "pool" if number >= 2 * labeled else f"labeled/{('cat', 'a dog')[number % 2]}"
         (root / where).mkdir(parents=True, exist_ok=True)
-        photo(number, colour).save(root / where / f"{number:03}.png")
+        photo(number, color).save(root / where / f"{number:03}.png")
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_folder_becomes_splits_with_the_names_of_its_classes(here):
     assert found["labeled"].preparation == HOW.model_dump()
 
 
-def test_grey_images_stay_one_channel(here):
+def test_gray_images_stay_one_channel(here):
     for path in (here / "images").rglob("*.png"):
         Image.open(path).convert("L").save(path)
     run()
@@ -233,7 +233,7 @@ def test_a_class_that_has_no_label_left_to_train_on_is_refused(here, capsys):
     assert "the class 'cat' has no labeled image left to train on" in refused(capsys)
 
 
-def test_a_colour_picture_in_the_pool_does_not_change_grey_labels(here):
+def test_a_color_picture_in_the_pool_does_not_change_gray_labels(here):
     for path in (here / "images/labeled").rglob("*.png"):
         Image.open(path).convert("L").save(path)
     run()

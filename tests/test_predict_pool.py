@@ -15,7 +15,7 @@ def test_a_shard_is_done_when_all_of_its_files_are_whole(tmp_path, make_split, r
     torch.manual_seed(0)
     split, job = make_split(0, 20, shards=2), Work(tmp_path)
     teacher = new_classifier("cnn_4", split)
-    asked = LabelingParams(views="one", features=True)
+    asked = LabelingParams(tta="one", features=True)
     label(job, teacher, split, "pool", runtime, asked, "looks")
     whole = {file.name: file.read_bytes() for file in job.part.iterdir()}
     assert sorted(whole) == [f"{each}pool-{number:05}.npy" for each in ("features-", "") for number in range(2)]
@@ -27,6 +27,6 @@ def test_a_shard_is_done_when_all_of_its_files_are_whole(tmp_path, make_split, r
 
 def test_without_features_there_are_logits_alone(tmp_path, make_split, runtime):
     split, job = make_split(0, 20), Work(tmp_path)
-    label(job, new_classifier("mlp_8", split), split, "pool", runtime, LabelingParams(views="one"), "looks")
+    label(job, new_classifier("mlp_8", split), split, "pool", runtime, LabelingParams(tta="one"), "looks")
     (file,) = job.part.iterdir()
     assert np.load(file).shape == (20, 3)

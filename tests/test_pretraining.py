@@ -100,11 +100,11 @@ def download(tmp_path, monkeypatch):
     return params(source="torchvision", models=[model]), model, tensors, file
 
 
-def test_weights_of_torchvision_come_with_their_normalisation_and_size(download):
+def test_weights_of_torchvision_come_with_their_normalization_and_size(download):
     given, model, tensors, _ = download
     found, described = fetched(given, model)
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
-    assert described["normalisation"] == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    assert described["normalization"] == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     assert (described["input_size"], described["input_channels"]) == ([224, 224], 3)
 
 
@@ -149,14 +149,14 @@ def test_weights_of_timm_are_read_as_safetensors(tmp_path, monkeypatch):
         fetched(given, model)
 
 
-def test_a_file_needs_a_normalisation_beside_it_or_in_the_parameters(tmp_path, make_split):
+def test_a_file_needs_a_normalization_beside_it_or_in_the_parameters(tmp_path, make_split):
     file = tmp_path / "mine.safetensors"
     save_file(new_classifier("cnn_2", make_split(0, 9)).state_dict(), file)
     given = {"source": "file", "models": ["cnn_2"], "path": str(file), "image_size": 8}
     with pytest.raises(UserError, match=r"set pretraining.mean, std"):
         fetched(params(**given), "cnn_2")
     _, described = fetched(params(**given, mean=[0.5], std=[0.25]), "cnn_2")
-    assert (described["input_size"], described["normalisation"]["mean"]) == ([8, 8], [0.5])
+    assert (described["input_size"], described["normalization"]["mean"]) == ([8, 8], [0.5])
 
 
 @pytest.mark.parametrize("content", [b"", b"no tensors at all", b"\x80\x04pickle"])
@@ -188,7 +188,7 @@ def test_a_stage_without_a_source_leaves_a_constant(project):
 
 
 def test_models_are_pretrained_on_a_source_and_their_folder_is_a_file_to_begin_with(project, tmp_path):
-    short = {**DEFAULTS["training"], "steps": 60, "batch_size": 64, "validations": 1}
+    short = {"steps": 60, "batch_size": 64, "validations": 1}
     source = {"source": "mnist_5k", "models": ["cnn_2", "mlp_8"], "validation": 100, "training": short}
     made = project("made", **source)
     assert read_json(made / "pretrained.json") == {"source": "mnist_5k", "models": ["cnn_2", "mlp_8"]}
@@ -213,7 +213,7 @@ def test_a_library_model_begins_with_what_was_fetched(download, project):
 def test_two_models_were_published_for_pixels_from_minus_one_to_one():
     model = "torchvision/inception_v3"
     described = description(params(source="torchvision", models=[model]), model)
-    assert described["normalisation"] == {"mean": [0.5] * 3, "std": [0.5] * 3}
+    assert described["normalization"] == {"mean": [0.5] * 3, "std": [0.5] * 3}
     assert described["input_size"] == [299, 299]
 
 
@@ -239,8 +239,8 @@ def test_the_check_takes_params_with_pretrained_models_and_refuses_what_is_missi
     with pytest.raises(UserError, match=r"controls.same_size would train with initial scratch and its iteration iter2"):
         checked(**source, iterations__iter2=student)
     for key, value, said in (
-        ("noise", {**DEFAULTS["noise"], "stochastic_depth": 0.1}, "pretraining.noise: the model mlp_16 has no place"),
-        ("noise", {**DEFAULTS["noise"], "crop": 40}, "pretraining.noise: noise.crop was 40"),
+        ("noise", {"stochastic_depth": 0.1}, "pretraining.noise: the model mlp_16 has no place"),
+        ("noise", {"crop": 40}, "pretraining.noise: noise.crop was 40"),
         ("models", ["torchvision/squeezenet1_0"], "pretraining.models: this model has no linear layer"),
     ):
         with pytest.raises(UserError, match=said):
@@ -255,6 +255,6 @@ def test_the_check_takes_params_with_pretrained_models_and_refuses_what_is_missi
     with pytest.raises(UserError, match=r"what stages make here goes when they run again; copy it"):
         checked(pretraining__source="folder", pretraining__models=["cnn_16"], pretraining__path="models")
     with pytest.raises(UserError, match=r"pretraining.training.body_rate would need pretrained weights"):
-        checked(**source, pretraining__training={**DEFAULTS["training"], "body_rate": 0.5})
+        checked(**source, pretraining__training={"body_rate": 0.5})
     with pytest.raises(UserError, match=r"must have initial pretrained where unfreeze is set"):
         checked(training__unfreeze=0.5)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from noisy_student.core.config import overlay
 from noisy_student.core.errors import UserError
-from noisy_student.models.prediction import VIEWS, LabelingParams
+from noisy_student.models.prediction import TTA, LabelingParams
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.objectives import check_objective
 from noisy_student.training.params import labeled_in_batch
@@ -63,7 +63,7 @@ def test_the_names_that_params_may_have_are_those_that_there_are():
             check_objective(name, "training.objective")
     with pytest.raises(UserError, match=r"noise.mix was 'x'; it must be one of none, mixup, cutmix, fmix"):
         overlay(NoiseParams.none(), {"mix": "x"}, "noise")
-    assert names(LabelingParams, "views") == set(VIEWS)
+    assert names(LabelingParams, "tta") == set(TTA)
 
 
 @pytest.mark.parametrize("kind", ["unnoised", "oracle", "shuffled"])

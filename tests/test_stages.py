@@ -116,12 +116,12 @@ def test_a_control_that_sees_the_pool_is_told_what_its_kind_says(project, monkey
     assert (found["recipe"].noise == NoiseParams.none()) == (kind == "unnoised")
 
 
-@pytest.mark.parametrize("neighbours", [None, 3])
-def test_a_filter_by_evidence_leaves_pool_images_out(project, neighbours):
+@pytest.mark.parametrize("neighbors", [None, 3])
+def test_a_filter_by_evidence_leaves_pool_images_out(project, neighbors):
     project.params(labeling__features=True)
     logits = project.logits()
     assert len(project.pseudo_labels(logits).rows) == 200
-    options = {**TINY["pseudo_labels"], "in_distribution": 0.5, "neighbours": neighbours}
+    options = {**TINY["pseudo_labels"], "ood_quantile": 0.5, "ood_neighbors": neighbors}
     project.params(labeling__features=True, pseudo_labels=options)
     kept = project.pseudo_labels(logits, "filtered").rows
     assert 40 < len(kept) < 160
@@ -130,16 +130,16 @@ def test_a_filter_by_evidence_leaves_pool_images_out(project, neighbours):
 def test_the_two_kinds_of_evidence_keep_other_images(project):
     project.params(labeling__features=True)
     logits, kept = project.logits(), {}
-    for neighbours in (None, 3):
-        options = {**TINY["pseudo_labels"], "in_distribution": 0.5, "neighbours": neighbours}
+    for neighbors in (None, 3):
+        options = {**TINY["pseudo_labels"], "ood_quantile": 0.5, "ood_neighbors": neighbors}
         project.params(labeling__features=True, pseudo_labels=options)
-        kept[neighbours] = project.pseudo_labels(logits, f"by-{neighbours}").rows
+        kept[neighbors] = project.pseudo_labels(logits, f"by-{neighbors}").rows
     assert not np.array_equal(kept[None], kept[3])
 
 
 def test_a_teacher_looks_at_as_many_views_as_are_asked_for(project):
     one = np.load(project.folder / project.logits() / "pool-00000.npy")
-    project.params(labeling__views="shifts")
+    project.params(labeling__tta="shifts")
     several = np.load(project.folder / project.logits("several") / "pool-00000.npy")
     assert one.shape == several.shape
     assert not np.allclose(one, several, atol=1e-3)

@@ -7,7 +7,7 @@ from noisy_student.training.state import TrainState
 
 
 class Scaled(nn.Module):
-    """Convolution, normalisation and a parameter without dimensions, as some of timm's models have."""
+    """Convolution, normalization and a parameter without dimensions, as some of timm's models have."""
 
     def __init__(self):
         super().__init__()

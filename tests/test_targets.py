@@ -216,8 +216,8 @@ def test_a_precision_that_cannot_be_had_is_refused_with_the_best_there_is():
 
 
 def test_where_only_the_evidence_is_missing_the_remedy_is_about_it():
-    with pytest.raises(UserError, match=r"no pool image is both sure and like .*; raise pseudo_labels.in_distribution"):
-        make(np.eye(3), options(), 1.0, rng(), Limits(0.1, evidence=5.0), np.zeros(3))
+    with pytest.raises(UserError, match=r"no pool image is both sure and like .*; raise pseudo_labels.ood_quantile"):
+        make(np.eye(3), options(), 1.0, rng(), Limits(0.1, ood_score=5.0), np.zeros(3))
 
 
 def test_without_options_the_threshold_alone_parts_the_pool():
@@ -235,7 +235,7 @@ def test_so_many_images_a_class_as_asked_for_stand_in_an_epoch(per_class):
     [
         ({"per_class": 3, "balance": False}, "should have balance true where per_class is set"),
         ({"precision": 0.9, "threshold": 0.5}, "should have threshold 0 where precision chooses it"),
-        ({"neighbours": 3}, "should have in_distribution, such as 0.95, where neighbours is set"),
+        ({"ood_neighbors": 3}, "should have ood_quantile, such as 0.95, where ood_neighbors is set"),
         ({"kind": "hard", "target_temperature": 0.5}, "should have target_temperature 1 where kind is hard"),
     ],
 )

@@ -226,7 +226,7 @@ def test_a_saved_model_says_what_it_is_and_predicts_as_it_did(tmp_path, run, run
     assert description["parameters"] == sum(parameter.numel() for parameter in trained.classifier.parameters())
     assert description["noise"] == recipe.noise.model_dump()
     assert description["training"] == recipe.training.model_dump()
-    assert description["normalisation"]["mean"] == pytest.approx([labeled.images().mean() / 255], rel=1e-5)
+    assert description["normalization"]["mean"] == pytest.approx([labeled.images().mean() / 255], rel=1e-5)
     assert read_json(tmp_path / "model.json") == description
     pd.testing.assert_frame_equal(read_csv(tmp_path / "curve.csv"), pd.DataFrame(trained.curve))
 
@@ -283,8 +283,8 @@ def test_a_run_that_was_killed_goes_on_to_the_bytes_of_the_uninterrupted_one(
     noise = {**NOISE, "stochastic_depth": 0.3 if model == "cnn_4" else 0.0}
     recipe = make_recipe(model, noise, **{"steps": 12, "validations": 4, "ema_decay": 0.9, "warmup": 0.2, **changed})
     torch.manual_seed(3)
-    normalisation = {"normalisation": {"mean": [0.5], "std": [0.3]}}
-    weights = {"model": model, "input_channels": 1, "input_size": [8, 8], **normalisation}
+    normalization = {"normalization": {"mean": [0.5], "std": [0.3]}}
+    weights = {"model": model, "input_channels": 1, "input_size": [8, 8], **normalization}
     save_model(tmp_path / "weights", new_classifier(model, make_split(0, 30)).state_dict(), weights)
     init_from = {"init_from": tmp_path / "weights"}
     whole = run(recipe, make_pool(), **init_from)
@@ -436,7 +436,7 @@ def test_a_student_may_begin_with_the_weights_of_its_teacher(tmp_path, run, make
 
 
 def test_the_members_of_a_model_differ_and_their_mean_is_the_model(tmp_path, run, runtime, make_recipe, make_split):
-    recipe = make_recipe("cnn_4", NOISE, steps=10, validations=2).model_copy(update={"members": 3})
+    recipe = make_recipe("cnn_4", NOISE, steps=10, validations=2).model_copy(update={"ensemble_size": 3})
     trained, images = run(recipe, name="iter1"), make_split(400, 450).images()
     logits = predict_logits(trained.classifier, images, runtime)
     assert [row["step"] for row in trained.curve] == [5, 10]
@@ -450,13 +450,13 @@ def test_the_members_of_a_model_differ_and_their_mean_is_the_model(tmp_path, run
     assert trained.curve[-1]["validation_accuracy"] == pytest.approx(right)
     save_trained(tmp_path, trained, TrainingData(make_split(0, 30), make_split(400, 450)))
     loaded, description = load_classifier(tmp_path, CPU)
-    assert description["members"] == 3
+    assert description["ensemble_size"] == 3
     assert np.array_equal(predict_logits(loaded, images, runtime), logits)
 
 
 @pytest.mark.parametrize("step", [0, 7])
 def test_a_model_of_several_members_goes_on_where_it_was_killed(tmp_path, run, make_recipe, at_step, step):
-    recipe = make_recipe("cnn_4", NOISE, steps=8).model_copy(update={"members": 2})
+    recipe = make_recipe("cnn_4", NOISE, steps=8).model_copy(update={"ensemble_size": 2})
     whole = run(recipe)
     seen = []
 

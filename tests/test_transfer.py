@@ -22,8 +22,8 @@ CPU = torch.device("cpu")
 
 
 def description(model: str = "cnn_2", channels: int = 1, side: int = 8) -> dict:
-    normalisation = {"mean": [0.25] * channels, "std": [0.5] * channels}
-    return {"model": model, "input_channels": channels, "input_size": [side, side], "normalisation": normalisation}
+    normalization = {"mean": [0.25] * channels, "std": [0.5] * channels}
+    return {"model": model, "input_channels": channels, "input_size": [side, side], "normalization": normalization}
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_body_is_the_pretrained_one_and_the_head_is_drawn_anew(pretrained, m
     assert not torch.equal(head_of(one), tensors["network.classifier.weight"])
 
 
-def test_the_normalisation_is_that_of_the_weights(pretrained, make_split):
+def test_the_normalization_is_that_of_the_weights(pretrained, make_split):
     classifier = begin(pretrained, make_split(0, 30))
     assert (classifier.mean.flatten().tolist(), classifier.std.flatten().tolist()) == ([0.25], [0.5])
 
@@ -67,26 +67,26 @@ def test_images_are_brought_to_the_size_of_the_weights(tmp_path, make_split, run
     assert sizes == [(12, 12)]
 
 
-def test_grey_images_are_seen_by_weights_of_colour_as_three_equal_channels(tmp_path, make_split, runtime):
+def test_gray_images_are_seen_by_weights_of_color_as_three_equal_channels(tmp_path, make_split, runtime):
     torch.manual_seed(7)
     split = make_split(0, 9)
     described = description(channels=3)
-    described["normalisation"]["mean"] = [0.1, 0.2, 0.3]
-    save_model(tmp_path, begin_in_colour(split).state_dict(), described)
+    described["normalization"]["mean"] = [0.1, 0.2, 0.3]
+    save_model(tmp_path, begin_in_color(split).state_dict(), described)
     classifier = begin(tmp_path, split).eval()
-    grey = predict_logits(classifier, split.images(), runtime)
-    assert np.allclose(grey, predict_logits(classifier, split.images().repeat(3, axis=3), runtime), atol=1e-6)
+    gray = predict_logits(classifier, split.images(), runtime)
+    assert np.allclose(gray, predict_logits(classifier, split.images().repeat(3, axis=3), runtime), atol=1e-6)
 
 
-def begin_in_colour(split):
+def begin_in_color(split):
     return new_classifier("cnn_2", replace(split, channels=3, shards=[split.images().repeat(3, axis=3)]))
 
 
-def test_weights_of_grey_images_are_not_for_colour(pretrained, make_split):
+def test_weights_of_gray_images_are_not_for_color(pretrained, make_split):
     split = make_split(0, 9)
-    colour = replace(split, channels=3, shards=[split.images().repeat(3, axis=3)])
+    color = replace(split, channels=3, shards=[split.images().repeat(3, axis=3)])
     with pytest.raises(UserError, match="of images of 1 channels, and these have 3"):
-        begin(pretrained, colour)
+        begin(pretrained, color)
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_weights_of_grey_images_are_not_for_colour(pretrained, make_split):
         ({"description": {"model": "cnn_3"}}, "are of cnn_3 and not of cnn_2"),
         ({"without": "network.features.0.0.weight"}, "have no features.0.0.weight"),
         ({"other": "network.features.0.0.weight"}, r"features.0.0.weight .* is \(1,\) instead of \(2, 1, 3, 3\)"),
-        ({"missing": "normalisation"}, "weights.normalisation is missing"),
+        ({"missing": "normalization"}, "weights.normalization is missing"),
         ({"description": {"input_size": 28}}, "weights.input_size was 28"),
         ({"description": {"input_size": [8, "8"]}}, "weights.input_size.1 was '8'"),
         ({"description": {"input_size": [8, 10**6]}}, "weights.input_size.1 was 1000000"),
-        ({"description": {"normalisation": {"mean": [0.5], "std": [0.0]}}}, "weights.normalisation.std.0 was 0.0"),
-        ({"description": {"input_channels": 3}}, "must have a normalisation of 3 channels"),
+        ({"description": {"normalization": {"mean": [0.5], "std": [0.0]}}}, "weights.normalization.std.0 was 0.0"),
+        ({"description": {"input_channels": 3}}, "must have a normalization of 3 channels"),
         ({"infinite": "network.features.0.0.weight"}, "has numbers that are not finite"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_model_that_began_with_pretrained_weights_is_saved_and_comes_back(
     loaded, described = load_classifier(tmp_path / "model", CPU)
     logits = predict_logits(trained.classifier, validation.images(), runtime)
     assert np.array_equal(predict_logits(loaded, validation.images(), runtime), logits)
-    assert described["normalisation"] == {"mean": [0.25], "std": [0.5]}
+    assert described["normalization"] == {"mean": [0.25], "std": [0.5]}
 
 
 @pytest.mark.parametrize("options", [{"body_rate": 0.0}, {"unfreeze": 0.5}, {"body_rate": 0.1}])
@@ -196,7 +196,7 @@ def test_models_whose_layers_look_for_versions_or_old_names_come_back(tmp_path, 
     old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name): each for name, each in state.items()}
     old = {name: each for name, each in old.items() if not name.startswith("classifier")}
     first = next(name for name, each in old.items() if each.ndim == 4)
-    old[first] = old[first].repeat(1, 3, 1, 1)  # as published, for images in colour
+    old[first] = old[first].repeat(1, 3, 1, 1)  # as published, for images in color
     kept = torchvision_names(model, old)
     assert kept.keys() == {name for name in state if not name.startswith("classifier")}
     save_model(tmp_path, kept, description(model, channels=3, side=64))

@@ -108,8 +108,7 @@ def _sentence(error: ValidationError, kind: Any, name: str) -> str:
     # Of a misspelt key two things are true, one unknown and one missing: the first is what a person did.
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     parts = [str(part) for part in first["loc"]]
-    or_auto = parts[-1:] in (["constrained-float"], ["literal['auto']"])  # of a value that may be either
-    key = ".".join([name, *(parts[:-1] if or_auto else parts)])
+    key = ".".join([name, *parts])
     if first["type"] == "extra_forbidden":
         return f"the key {key} is unknown{_nearest(first['loc'], kind)}"
     if first["type"] == "missing":
@@ -118,7 +117,6 @@ def _sentence(error: ValidationError, kind: Any, name: str) -> str:
     rule = f"must {rule.removeprefix('should ')}" if rule.startswith("should ") else f"must be {rule}"
     if isinstance(first["input"], dict) and first["type"] == "value_error":  # about several of its keys at once
         return f"{key} {rule}"
-    rule += ", or auto" if or_auto else ""
     was = _shown(first["input"])
     return f"{key} was {was if len(was) < 80 else was[:77] + '...'}; it {rule}"
 

@@ -49,10 +49,10 @@ def ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
 
 def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of an accuracy measured on `images` images (Wilson 1927)."""
-    centre = accuracy + Z95**2 / (2 * images)
+    center = accuracy + Z95**2 / (2 * images)
     spread = Z95 * math.sqrt(accuracy * (1 - accuracy) / images + Z95**2 / (4 * images**2))
     scale = 1 + Z95**2 / images
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
 
 
 def paired_gain(correct: np.ndarray, correct_before: np.ndarray) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""One image file to pixels: decoded once and in full, upright, grey or in colour, at one size; or why it cannot be.
+"""One image file to pixels: decoded once and in full, upright, gray or in color, at one size; or why it cannot be.
 
 N images, H x W pixels.
 """
@@ -24,15 +24,15 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # an allow-list: Pillow
 MAX_BYTES = 500_000_000  # of a file
 EXIF_ELSEWHERE = ("TIFF", "PNG")  # formats that may have it outside of what Pillow has read when it opens them
 OPAQUE = {"L", "RGB"}  # modes that are taken as they are
-CONVERTED = {"1", "P", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}  # that are opaque unless they name a transparent colour
+CONVERTED = {"1", "P", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}  # that are opaque unless they name a transparent color
 BITS_PER_SAMPLE, PHOTOMETRIC, TILE_WIDTH, TILE_LENGTH = 258, 262, 322, 323  # tags of TIFF
 WHITE_IS_ZERO = 0
 HOW_RESIZED = Image.Resampling.BILINEAR
 REDUCING_GAP = (
-    3.0  # a large image is made smaller by whole factors first: three times as fast, by a grey value the same
+    3.0  # a large image is made smaller by whole factors first: three times as fast, by a gray value the same
 )
 WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
-DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # grey, 16 bits a pixel; Pillow names some of them I
+DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # gray, 16 bits a pixel; Pillow names some of them I
 
 
 class Preparation(ParamsModel):
@@ -40,8 +40,8 @@ class Preparation(ParamsModel):
 
     image_size: int = Field(ge=4, le=1024)  # pixels a side
     resize: Literal["crop", "pad"]  # crop: the middle square; pad: all of it, with `background` beside it
-    background: int = Field(ge=0, le=255)  # grey value behind transparent pixels and beside what is padded
-    max_megapixels: float = Field(gt=0, le=1000)  # 10^6 pixels; a larger image is not decoded
+    background: int = Field(default=0, ge=0, le=255)  # gray value behind transparent pixels and beside what is padded
+    max_megapixels: float = Field(default=50.0, gt=0, le=1000)  # 10^6 pixels; a larger image is not decoded
 
 
 class BadImage(Exception):
@@ -52,7 +52,7 @@ class BadImage(Exception):
 class Decoded:
     """An image as the models take it, and what it was."""
 
-    pixels: np.ndarray  # uint8 (image_size,image_size,3), or (image_size,image_size,1) of a file that is all grey
+    pixels: np.ndarray  # uint8 (image_size,image_size,3), or (image_size,image_size,1) of a file that is all gray
     width: int  # pixels of the file's image, upright
     height: int
 
@@ -138,7 +138,7 @@ def _without_pillows_limit() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def is_grey(images: np.ndarray) -> np.ndarray:
+def is_gray(images: np.ndarray) -> np.ndarray:
     """Which of the `images` (N,H,W,3) have three channels that are the same: bool (N,)."""
     return ((images[..., 0] == images[..., 1]) & (images[..., 0] == images[..., 2])).all(axis=(1, 2))
 
@@ -146,12 +146,12 @@ def is_grey(images: np.ndarray) -> np.ndarray:
 def decode_file(root: Path, path: str, how: Preparation, channels: int) -> np.ndarray:
     """The image in a file as a model of that many channels takes it, uint8 (H,W,C). Raises `BadImage`."""
     pixels = decode(read_inside(os.path.realpath(root), path), how).pixels
-    colours = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-    return colours if channels == 3 else to_grey(colours)
+    colors = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    return colors if channels == 3 else to_gray(colors)
 
 
-def to_grey(pixels: np.ndarray) -> np.ndarray:
-    """Grey values uint8 (...,1) of colours (...,3), weighed as Pillow does (ITU-R 601-2); grey stays what it is."""
+def to_gray(pixels: np.ndarray) -> np.ndarray:
+    """Gray values uint8 (...,1) of colors (...,3), weighed as Pillow does (ITU-R 601-2); gray stays what it is."""
     weighed = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], dtype=np.uint32)
     return ((weighed + 0x8000) >> 16).astype(np.uint8)[..., None]
 
@@ -189,16 +189,16 @@ def _plain(image: Image.Image, background: int) -> Image.Image:
 
 
 def _rescaled(image: Image.Image, background: int) -> np.ndarray:
-    """The grey values of an image of more than 8 bits, as 8-bit ones."""
+    """The gray values of an image of more than 8 bits, as 8-bit ones."""
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
     if bits > 16:
-        raise BadImage("grey values of more than 16 bits have no known range")
+        raise BadImage("gray values of more than 16 bits have no known range")
     values, white = np.asarray(image).astype(np.uint32), 2**bits - 1
-    grey = ((values * 255 + white // 2) // white).astype(np.uint8)
+    gray = ((values * 255 + white // 2) // white).astype(np.uint8)
     if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-        grey = 255 - grey
-    return np.where(values == image.info.get("transparency", -1), np.uint8(background), grey)
+        gray = 255 - gray
+    return np.where(values == image.info.get("transparency", -1), np.uint8(background), gray)
 
 
 def _resized(image: Image.Image, how: Preparation) -> Image.Image:

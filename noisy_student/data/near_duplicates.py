@@ -30,7 +30,7 @@ def near_duplicates(images: Any, threshold: float) -> tuple[np.ndarray, np.ndarr
     """Pairs of rows int64 (P,2), the first below the second, and how far their pixels agree, float32 (P,).
 
     `images` are uint8 (N,H,W,C) or anything that gives such for a slice or an array of rows. The agreement is the
-    correlation of grey values, at the best of the shifts by a pixel, of the sharper image's blurs, mirrored or not; of
+    correlation of gray values, at the best of the shifts by a pixel, of the sharper image's blurs, mirrored or not; of
     those pairs it is at least `threshold`.
     """
     batch = max(1, BATCH_BYTES // max(1, images[:1].nbytes))
@@ -52,10 +52,10 @@ def perceptual_hash(images: np.ndarray) -> np.ndarray:
     `images` uint8 (N,H,W,C). A window keeps the border, which a shift changes, out of it; the square root lets weak
     frequencies count; amplitudes of the two mirrored directions are added.
     """
-    grey = _grey(images)
-    grey -= grey.mean(axis=(1, 2), keepdims=True)
-    rows, columns = (_waves(size) for size in grey.shape[1:])
-    half = np.tensordot(grey, columns, axes=(2, 1))  # (N,H,W) -> (N,H,F)
+    gray = _gray(images)
+    gray -= gray.mean(axis=(1, 2), keepdims=True)
+    rows, columns = (_waves(size) for size in gray.shape[1:])
+    half = np.tensordot(gray, columns, axes=(2, 1))  # (N,H,W) -> (N,H,F)
     amplitudes = np.abs(np.einsum("uh,nhv->nuv", rows, half, optimize=True))
     both = np.sqrt(amplitudes + amplitudes[:, ::-1])[:, FREQUENCIES:, FREQUENCIES:].reshape(len(images), -1)[:, 1:]
     return both / np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-3)
@@ -148,17 +148,17 @@ def _waves(size: int) -> np.ndarray:
     return (waves * np.hanning(size + 2)[1:-1]).astype(np.complex64)
 
 
-def _grey(images: np.ndarray) -> np.ndarray:
-    """Grey values float32 (N,H,W) of uint8 (N,H,W,C)."""
+def _gray(images: np.ndarray) -> np.ndarray:
+    """Gray values float32 (N,H,W) of uint8 (N,H,W,C)."""
     channels = np.moveaxis(images, 3, 0)
     # five times as fast as mean()
     return sum(channel.astype(np.float32) for channel in channels) / np.float32(len(channels))
 
 
 def _thumbnails(images: np.ndarray) -> np.ndarray:
-    """Grey values float32 (N,h,w) of which no side has more than THUMBNAIL_SIDE pixels."""
+    """Gray values float32 (N,h,w) of which no side has more than THUMBNAIL_SIDE pixels."""
     rows, columns = (_shrinking(size, min(size, THUMBNAIL_SIDE)) for size in images.shape[1:3])
-    return rows @ _grey(images) @ columns.T
+    return rows @ _gray(images) @ columns.T
 
 
 @lru_cache
@@ -171,7 +171,7 @@ def _shrinking(size: int, side: int) -> np.ndarray:
 
 
 def _blurred(images: np.ndarray, weights: tuple[int, int, int]) -> np.ndarray:
-    """`images` (N,H,W) with each pixel averaged with its neighbours in either direction."""
+    """`images` (N,H,W) with each pixel averaged with its neighbors in either direction."""
     for axis in (1, 2):
         padded = np.pad(images, [(0, 0), *((1, 1) if axis == each else (0, 0) for each in (1, 2))], mode="edge")
         size = images.shape[axis]
@@ -181,7 +181,7 @@ def _blurred(images: np.ndarray, weights: tuple[int, int, int]) -> np.ndarray:
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Of grey values (P,H,W), at the best of `SHIFTS`: float32 (P,)."""
+    """Of gray values (P,H,W), at the best of `SHIFTS`: float32 (P,)."""
     height, width = first.shape[1:]
     best = np.full(len(first), -1, np.float32)
     for down, right in SHIFTS:

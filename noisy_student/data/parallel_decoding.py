@@ -22,16 +22,16 @@ from PIL import Image
 
 from noisy_student.core.errors import UserError
 from noisy_student.core.progress import meter
-from noisy_student.data.decoding import BadImage, Preparation, decode, is_grey, read_inside, to_grey
+from noisy_student.data.decoding import BadImage, Preparation, decode, is_gray, read_inside, to_gray
 from noisy_student.data.listing import Listing
 from noisy_student.store.splits import pixel_hash
 
 CHUNK = 128  # images that a process decodes at once
 COPIES = 2  # of the pixels on the disk: here and in the splits' shards
-CHANNELS = 3  # in the file, also for grey images
+CHANNELS = 3  # in the file, also for gray images
 _setting: list = []  # of a process that decodes: root, paths, preparation, file
-# Of each file; `grey_sha256` is that of one channel, and empty where the three differ.
-FOUND = np.dtype([("sha256", "S64"), ("grey_sha256", "S64"), ("size", "i4", 2)])
+# Of each file; `gray_sha256` is that of one channel, and empty where the three differ.
+FOUND = np.dtype([("sha256", "S64"), ("gray_sha256", "S64"), ("size", "i4", 2)])
 
 
 class Staged:
@@ -51,7 +51,7 @@ class Staged:
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of rows that follow one another in the file
         for start, end in pairwise([*starts, len(rows)]):
             _read(self.file.fileno(), pixels[start:end], int(rows[start]) * pixels[0].nbytes)
-        return pixels if self.shape[3] == CHANNELS else to_grey(pixels)
+        return pixels if self.shape[3] == CHANNELS else to_gray(pixels)
 
     def part(self, first: int, last: int) -> "Staged":
         """The images from `first` to before `last`."""
@@ -70,7 +70,7 @@ class Staging:
 
 
 def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
-    """Decode the files of `listing` into the open `file`. All images are grey when the labeled ones are.
+    """Decode the files of `listing` into the open `file`. All images are gray when the labeled ones are.
 
     Raises `UserError` when the disk has too little room.
     """
@@ -82,10 +82,10 @@ def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
     )
     quarantine = pd.concat([listing.refused.assign(sha256=""), unusable], ignore_index=True)[list(unusable)]
     labeled = (listing.files["split"] != "pool").to_numpy() & ~bad  # so that no drop of the pool changes these
-    grey = bool((found["grey_sha256"][labeled] != b"").all())
-    images = Staged(file, np.flatnonzero(~bad), how.image_size, 1 if grey else CHANNELS)
-    hashes = found["grey_sha256" if grey else "sha256"][~bad]
-    for row in np.flatnonzero(hashes == b""):  # colours among grey images: seen as grey ones
+    gray = bool((found["gray_sha256"][labeled] != b"").all())
+    images = Staged(file, np.flatnonzero(~bad), how.image_size, 1 if gray else CHANNELS)
+    hashes = found["gray_sha256" if gray else "sha256"][~bad]
+    for row in np.flatnonzero(hashes == b""):  # colors among gray images: seen as gray ones
         hashes[row] = pixel_hash(images[row : row + 1])[0]
     return Staging(images, listing.files[~bad], hashes, found["size"][~bad], quarantine)
 
@@ -152,9 +152,9 @@ def _chunk(start: int) -> tuple[np.ndarray, dict[int, str]]:
         except BadImage as problem:
             bad[number] = str(problem), content
     _write(file, pixels, start * pixels[0].nbytes)
-    found, grey = np.zeros(len(chunk), FOUND), is_grey(pixels)
+    found, gray = np.zeros(len(chunk), FOUND), is_gray(pixels)
     found["size"], found["sha256"] = sizes, pixel_hash(pixels)
-    found["grey_sha256"][grey] = pixel_hash(pixels[grey, ..., :1])
+    found["gray_sha256"][gray] = pixel_hash(pixels[gray, ..., :1])
     for number, (_, content) in bad.items():
         found["sha256"][number] = sha256(content).hexdigest() if content else ""
     return found, {start + number: reason for number, (reason, _) in bad.items()}

@@ -61,7 +61,7 @@ class SourceParams(Preparation):
     source: str  # folder, manifest, or a key of SIZES
     path: str  # of one's own images: a folder, or a manifest of them
     downloads: str | None  # folder of downloads; None: the user's cache folder
-    max_bad_fraction: float = Field(ge=0, le=1)  # of one's own files; more that cannot be used stop the stage
+    max_bad_fraction: float = Field(default=0.01, ge=0, le=1)  # of one's own files; more unusable ones stop the stage
 
     @field_validator("source")
     @classmethod
@@ -97,7 +97,7 @@ class SourceParams(Preparation):
         return self.source in LISTS
 
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the images; one's own may turn out to be grey."""
+        """Height, width and channels of the images; one's own may turn out to be gray."""
         return (self.image_size, self.image_size, 3) if self.is_user_images else SIZES[self.source].shape
 
     def preparation(self) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class DataParams(SplitParams, SourceParams):
     """Where images come from, what becomes of them and how they are split."""
 
     near_duplicates: float | None = Field(gt=0.5, le=1)  # least correlation of their pixels; None: not looked for
-    shard_megabytes: int = Field(ge=1, le=256)  # the most that a file of images holds, in 10^6 bytes
+    shard_megabytes: int = Field(default=64, ge=1, le=256)  # the most that a file of images holds, in 10^6 bytes
 
 
 def check_sizes(params: DataParams) -> None:

@@ -22,7 +22,7 @@ from noisy_student.store.splits import Split
 
 
 class Classifier(nn.Module):
-    """A network with the normalisation that it was trained with: uint8 images in, logits out."""
+    """A network with the normalization that it was trained with: uint8 images in, logits out."""
 
     mean: Tensor
     std: Tensor
@@ -35,7 +35,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", std.reshape(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B,K) of uint8 `images` (B,C,H,W); grey ones are given to each channel of a network for colour."""
+        """Logits (B,K) of uint8 `images` (B,C,H,W); gray ones are given to each channel of a network for color."""
         pixels = (images.float() / 255 - self.mean) / self.std
         return self.network(pixels.contiguous(memory_format=self.memory_format))
 
@@ -46,7 +46,7 @@ class Classifier(nn.Module):
 
 
 def new_classifier(name: str, labeled: Split, dropout: float = 0.0, stochastic_depth: float = 0.0) -> Classifier:
-    """An untrained classifier for the classes of `labeled`, normalised by its images' mean and deviation a channel.
+    """An untrained classifier for the classes of `labeled`, normalized by its images' mean and deviation a channel.
 
     Its initial weights come from torch's own generator.
     """
@@ -84,7 +84,8 @@ def load_classifier(
         model, channels, classes = description["model"], description["input_channels"], len(description["classes"])
         sizes = tuple(description["image_size"]), tuple(description["input_size"])
         networks = [
-            build(model, channels, classes, sizes[0], *rates, sizes[1]) for _ in range(description.get("members", 1))
+            build(model, channels, classes, sizes[0], *rates, sizes[1])
+            for _ in range(description.get("ensemble_size", 1))
         ]
         network = networks[0] if len(networks) == 1 else Ensemble(networks)
         classifier = Classifier(network, torch.zeros(channels), torch.ones(channels))
@@ -97,7 +98,7 @@ def load_classifier(
 
 
 def ensemble(members: Sequence[Classifier]) -> Classifier:
-    """Classifiers with the same normalisation as one."""
+    """Classifiers with the same normalization as one."""
     first = members[0]
     whole = Classifier(Ensemble([member.network for member in members]), first.mean, first.std)
     return whole.to_memory_format(first.memory_format).eval()

@@ -27,9 +27,9 @@ class RuntimeParams(ParamsModel):
     device: Literal["auto", "cpu", "cuda"]  # auto: a GPU if there is one
     precision: Literal["float32", "bfloat16"]  # of the forward and backward pass; weights stay float32
     threads: int = Field(ge=1, le=1024)  # CPU threads of a stage; another number gives other bytes
-    channels_last: bool  # keep the channels of a pixel side by side, as convolutions on most hardware like it best
-    fused: bool  # take an optimiser step in one operation for all weights, instead of one for each of its terms
-    compile: bool  # translate the network with torch.compile before training: half a minute, then a faster step or not
+    channels_last: bool = True  # keep the channels of a pixel side by side, where convolutions are fastest
+    fused: bool = True  # take an optimizer step in one operation for all weights, instead of one for each of its terms
+    compile: bool = False  # torch.compile the network before training: half a minute, then a faster step or not
     deterministic: bool  # refuse operations whose result differs from run to run on a GPU
 
 

@@ -31,14 +31,14 @@ def names(library: str) -> list[str]:
 
 def torchvision_model(name: str, channels: int, classes: int) -> nn.Module:
     """The model `torchvision/<name>`, with a dropout before its classifier. Raises `UserError` for other images than
-    grey ones and such of as many channels as it has."""
+    gray ones and such of as many channels as it has."""
     from noisy_student.core.torchvision_compat import torchvision
 
     variant = name.removeprefix("torchvision/")
     arguments = TORCHVISION_ARGUMENTS.get(variant, {})
     model = torchvision.models.get_model(variant, weights=None, num_classes=classes, **arguments)
     first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
-    if channels == 1:  # the sum answers to a grey image as the three did to its copies in red, green and blue
+    if channels == 1:  # the sum answers to a gray image as the three did to its copies in red, green and blue
         first.weight = nn.Parameter(first.weight.detach().sum(1, keepdim=True))
         first.in_channels = 1
     elif channels != first.in_channels:

@@ -135,7 +135,7 @@ def mlp(width: int, channels: int, classes: int, image_size: tuple[int, int]) ->
 
 def cnn(width: int, channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
     """Three halvings, the last two each followed by a residual block: quick on a CPU, for it pools before it
-    normalises, and its stages have few channels while the image is still large.
+    normalizes, and its stages have few channels while the image is still large.
     """
     stages = [_halving(channels, width)]
     for before in (width, 2 * width):

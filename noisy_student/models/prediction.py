@@ -26,7 +26,7 @@ BATCH_SIZE = 512  # images in a forward pass; the logits do not depend on it
 class LabelingParams(ParamsModel):
     """How a teacher looks at the pool and at the calibration split."""
 
-    views: Literal["one", "shifts", "mirrored"]  # of each image, whose logits are averaged; see VIEWS
+    tta: Literal["one", "shifts", "mirrored"]  # of each image, whose logits are averaged; see TTA
     features: bool = False  # keep what the last layer sees of labeled and pool images, too: 2 bytes a number
 
 
@@ -39,14 +39,14 @@ def _shifted(images: Tensor, down: int, right: int) -> Tensor:
 
 # Test-time augmentation: what is made of images (B,C,H,W) before their logits are averaged (Krizhevsky et al. 2012,
 # section 4.1). Fixed views, no draws: nothing here is noise.
-VIEWS: dict[str, list[Callable[[Tensor], Tensor]]] = {
+TTA: dict[str, list[Callable[[Tensor], Tensor]]] = {
     "one": [lambda images: images],
     "shifts": [partial(_shifted, down=y, right=x) for y, x in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))],
     "mirrored": [lambda images: images, lambda images: images.flip(3)],
 }
 
 
-PLAIN = LabelingParams(views="one")
+PLAIN = LabelingParams(tta="one")
 
 
 class Predictions(NamedTuple):
@@ -79,9 +79,9 @@ def predict(
             batch = torch.from_numpy(np.array(images[start : start + BATCH_SIZE])).to(device)  # copied off the disk
             first = batch.permute(0, 3, 1, 2)  # (B,H,W,C) -> (B,C,H,W)
             with autocast(runtime, device):
-                logits.append(torch.stack([classifier(view(first)).float() for view in VIEWS[labeling.views]]).mean(0))
+                logits.append(torch.stack([classifier(view(first)).float() for view in TTA[labeling.tta]]).mean(0))
             if caught:
-                features.append(_mean_features(caught, len(VIEWS[labeling.views])))
+                features.append(_mean_features(caught, len(TTA[labeling.tta])))
                 caught.clear()
             if progress:
                 progress.advance(len(batch))

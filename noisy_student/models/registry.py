@@ -35,7 +35,7 @@ def build(
 ) -> nn.Module:
     """The model `name` in training mode, its weights drawn from torch's global generator.
 
-    It maps normalised float images (N,C,H,W) of `image_size` (H,W), in either memory format, to logits (N,K). They are
+    It maps normalized float images (N,C,H,W) of `image_size` (H,W), in either memory format, to logits (N,K). They are
     brought to `input_size` (H,W) inside it, where that is another one; and images smaller than the model takes are
     enlarged. Rates are from 0 up to, not including, 1. Raises `UserError` for an unknown name, a rate that the model
     has no place for, and images that it cannot take."""
@@ -108,13 +108,6 @@ def check_side(name: str, resolution: float, shape: tuple[int, ...]) -> None:
         raise UserError(f"it was {resolution}, which makes images of {side} pixels; {name} takes {smallest} or more")
     if side == min(height, width):
         raise UserError(f"it was {resolution}, which leaves images of {side} pixels as they are; set it to 1")
-
-
-@cache
-def parameters(name: str) -> int:
-    """How many trainable numbers the model `name` has, for two classes of images in colour of 32 pixels a side."""
-    check_name(name)
-    return sum(parameter.numel() for parameter in _on_meta(name, 0.0, 0.0).parameters())
 
 
 def heads(model: nn.Module) -> list[nn.Linear]:
@@ -238,7 +231,7 @@ def _meta_forward(model: nn.Module, channels: int, image_size: tuple[int, int]) 
 
 @cache
 def _on_meta(name: str, dropout: float, stochastic_depth: float, classes: int = 2) -> nn.Module:
-    """A model for images in colour, without weights; `check_name` has imported the library, which must
+    """A model for images in color, without weights; `check_name` has imported the library, which must
     not happen on the meta device."""
     arguments = (name, 3, classes, (32, 32), dropout, stochastic_depth)
     try:

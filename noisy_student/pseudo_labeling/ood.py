@@ -1,4 +1,4 @@
-"""How much speaks for it that an image is like those that a teacher was trained on: a filter for pools of other things.
+"""Out-of-distribution scores: how like the labeled images is an image? A filter for pools that hold other things.
 
 N images, M labeled ones, K classes, F features.
 """
@@ -13,29 +13,32 @@ from noisy_student.store.pseudo_labels import read_logits
 
 
 def read_ood_scores(folder: Path, split: str, params: PseudoLabelParams) -> np.ndarray | None:
-    """How much speaks for it that each image of a split is like those of training (N,): the negative energy of its
-    logits or its likeness to labeled images. None where `params` ask for no such filter.
+    """The score (N,) of each image of a split; a higher one is more like the labeled images.
+
+    It is the negative energy of the logits, or with `ood_neighbors` the likeness of the features to labeled images.
+    None where `params` ask for no such filter.
 
     Raises `UserError` when the folder holds too little.
     """
-    if not params.in_distribution:
+    if not params.ood_quantile:
         return None
-    if not params.neighbours:
+    if not params.ood_neighbors:
         return negative_energy(read_logits(folder, split))
     labeled, features = (read_logits(folder, f"features-{name}") for name in ("labeled", split))
-    if params.neighbours > len(labeled):
+    if params.ood_neighbors > len(labeled):
         raise UserError(
-            f"pseudo_labels.neighbours was {params.neighbours}, and there are {len(labeled)} labeled images; lower it"
+            f"pseudo_labels.ood_neighbors was {params.ood_neighbors}, and there are {len(labeled)} labeled images; "
+            "lower it"
         )
-    return likeness(features, labeled, params.neighbours)
+    return likeness(features, labeled, params.ood_neighbors)
 
 
-def likeness(features: np.ndarray, labeled: np.ndarray, neighbours: int) -> np.ndarray:
+def likeness(features: np.ndarray, labeled: np.ndarray, neighbors: int) -> np.ndarray:
     """The cosine (N,) between each of `features` (N,F) and the so many-th nearest of those of `labeled` (M,F) images
     (Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors", arXiv 2204.06507, section 3)."""
     known = _unit(labeled)
     parts = np.array_split(features, max(1, len(features) // 4096))
-    found = [np.partition(_unit(part) @ known.T, -neighbours, axis=1)[:, -neighbours] for part in parts]
+    found = [np.partition(_unit(part) @ known.T, -neighbors, axis=1)[:, -neighbors] for part in parts]
     return np.concatenate(found)
 
 

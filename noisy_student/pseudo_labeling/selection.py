@@ -25,10 +25,10 @@ class PseudoLabelParams(ParamsModel):
     threshold: float = Field(ge=0, le=1)  # the least confidence at which a pool image is kept
     precision: float | None = Field(default=None, gt=0, le=1)  # in place of the threshold: the lowest one at which this
     # fraction of the calibration images that reach it is right
-    in_distribution: float | None = Field(default=None, gt=0, le=1)  # fraction of the calibration images with as much
-    # evidence as a pool image has to have; null: no filter
-    neighbours: int | None = Field(default=None, ge=1, le=10**6)  # the evidence is then the likeness to that many-th
-    # nearest labeled image in the teacher's features; null: the logits' energy
+    # fraction of the calibration images whose score, see ood.py, is at least the least of a kept one; null: no filter
+    ood_quantile: float | None = Field(default=None, gt=0, le=1)
+    # the score is then the likeness to that many-th nearest labeled image; null: the negative energy of the logits
+    ood_neighbors: int | None = Field(default=None, ge=1, le=10**6)
     balance: bool  # equally many images a class: the most confident, or duplicates where they are too few
     # that many, with duplicates; null: the mean over the classes
     per_class: int | None = Field(default=None, ge=1, le=10**7)
@@ -37,8 +37,8 @@ class PseudoLabelParams(ParamsModel):
     def _options_agree(self) -> "PseudoLabelParams":
         if self.per_class and not self.balance:
             raise ValueError("should have balance true where per_class is set")
-        if self.neighbours and not self.in_distribution:
-            raise ValueError("should have in_distribution, such as 0.95, where neighbours is set")
+        if self.ood_neighbors and not self.ood_quantile:
+            raise ValueError("should have ood_quantile, such as 0.95, where ood_neighbors is set")
         if self.precision and self.threshold:
             raise ValueError("should have threshold 0 where precision chooses it (or precision null)")
         if self.kind == "hard" and self.target_temperature != 1:
@@ -56,11 +56,11 @@ class Limits:
     """What a pool image has to reach to be kept."""
 
     threshold: float  # its confidence, at least
-    evidence: float = -np.inf  # see ood.py, at least: less is further from what the teacher knows
+    ood_score: float = -np.inf  # see ood.py, at least: less is further from what the teacher knows
 
     def figures(self) -> dict[str, float | None]:
         """The limits as a report names them; None where there is no limit."""
-        return {"threshold": self.threshold, "least_evidence": self.evidence if np.isfinite(self.evidence) else None}
+        return {"threshold": self.threshold, "least_evidence": self.ood_score if np.isfinite(self.ood_score) else None}
 
 
 def make(
@@ -69,17 +69,17 @@ def make(
     temperature: float,
     generator: np.random.Generator,
     limits: Limits | None = None,
-    evidence: np.ndarray | None = None,
+    ood_score: np.ndarray | None = None,
 ) -> PseudoLabels:
     """Pseudo-labels out of the teacher's `logits` (N,K) for the pool (Xie et al. 2019, algorithm 1 and section 3.2).
 
-    `limits` are those of `find_limits`, and `evidence` (N,) that of the pool; without them the threshold of `params`
+    `limits` are those of `find_limits`, and `ood_score` (N,) that of the pool; without them the threshold of `params`
     alone parts the pool. Raises `UserError` when no image reaches them.
     """
     limits = limits or Limits(params.threshold)
     probabilities = softmax(logits, temperature)
     confidence, labels = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    known = evidence is None or evidence >= limits.evidence
+    known = ood_score is None or ood_score >= limits.ood_score
     rows = np.flatnonzero((confidence >= limits.threshold) & known)
     if not len(rows):
         raise UserError(_none_kept(confidence, limits))
@@ -100,7 +100,7 @@ def _none_kept(confidence: np.ndarray, limits: Limits) -> str:
             f"no pool image has the confidence {limits.threshold:.3f} that is asked for, the highest is {highest:.3f}; "
             "lower pseudo_labels.threshold or precision"
         )
-    return "no pool image is both sure and like the calibration images; raise pseudo_labels.in_distribution"
+    return "no pool image is both sure and like the calibration images; raise pseudo_labels.ood_quantile"
 
 
 def find_limits(
@@ -108,15 +108,15 @@ def find_limits(
     logits: np.ndarray,
     labels: np.ndarray,
     temperature: float,
-    evidence: np.ndarray | None = None,
+    ood_score: np.ndarray | None = None,
 ) -> Limits:
-    """What a pool image has to reach, by what the calibration split has: the teacher's `logits` (M,K) and `evidence`
+    """What a pool image has to reach, by what the calibration split has: the teacher's `logits` (M,K) and `ood_score`
     (M,), and its `labels` (M,)."""
     threshold, least = params.threshold, -np.inf
     if params.precision:
         threshold = precise_threshold(softmax(logits, temperature), labels, params.precision)
-    if params.in_distribution and evidence is not None:
-        least = float(np.quantile(evidence, 1 - params.in_distribution))
+    if params.ood_quantile and ood_score is not None:
+        least = float(np.quantile(ood_score, 1 - params.ood_quantile))
     return Limits(threshold, least)
 
 

@@ -1,7 +1,7 @@
 """Classifiers that begin with pretrained weights: their body is the pretrained one, their head drawn anew.
 
 A folder of pretrained weights is one of a model, with model.safetensors and model.json. Of its description the model's
-name, the input's size and channels and the normalisation are used, and all are taken over.
+name, the input's size and channels and the normalization are used, and all are taken over.
 
 K classes.
 """
@@ -26,7 +26,7 @@ from noisy_student.training.params import Recipe
 COUNTER = "num_batches_tracked"  # of a batch norm, which uses it for nothing here and older files do not have
 
 
-class Normalisation(ParamsModel):
+class Normalization(ParamsModel):
     """Of pixels scaled to 0..1, a number for each channel."""
 
     mean: list[float] = Field(min_length=1)
@@ -39,12 +39,12 @@ class WeightsSpec(ParamsModel):
     model: str
     input_channels: int = Field(ge=1)
     input_size: list[Annotated[int, Field(ge=1, le=LARGEST_SIDE)]] = Field(min_length=2, max_length=2)
-    normalisation: Normalisation
+    normalization: Normalization
 
     @model_validator(mode="after")
     def _as_many_channels(self) -> "WeightsSpec":
-        if not len(self.normalisation.mean) == len(self.normalisation.std) == self.input_channels:
-            raise ValueError(f"should have a normalisation of {self.input_channels} channels")
+        if not len(self.normalization.mean) == len(self.normalization.std) == self.input_channels:
+            raise ValueError(f"should have a normalization of {self.input_channels} channels")
         return self
 
 
@@ -61,9 +61,9 @@ def pretrained_folder(recipe: Recipe, pretrained: Path) -> Path | None:
 def from_pretrained(
     name: str, labeled: Split, dropout: float, stochastic_depth: float, folder: Path, device: torch.device
 ) -> Classifier:
-    """A classifier for the classes of `labeled` with the body, normalisation and input size of the weights in `folder`.
+    """A classifier for the classes of `labeled` with the body, normalization and input size of the weights in `folder`.
 
-    Its head is drawn from torch's own generator. Weights of images in colour also take grey ones. Raises `UserError`
+    Its head is drawn from torch's own generator. Weights of images in color also take gray ones. Raises `UserError`
     when the weights are another model's, or of fewer channels.
     """
     tensors, description = load_model(folder)
@@ -80,7 +80,7 @@ def from_pretrained(
         name, channels, len(labeled.classes), labeled.image_size, dropout, stochastic_depth, (height, width)
     )
     replace_body(bare(network), tensors, folder)
-    mean, std = (torch.tensor(each) for each in (given.normalisation.mean, given.normalisation.std))
+    mean, std = (torch.tensor(each) for each in (given.normalization.mean, given.normalization.std))
     return Classifier(network, mean, std).to(device)
 
 

@@ -98,7 +98,7 @@ def fit(run: TrainingRun, data: TrainingData, checkpoints: Path | None = None) -
     are trained one after another; its learning curve is their mean, but for the last row, where the model as a whole is
     validated.
     """
-    recipe, count = run.recipe, run.recipe.members
+    recipe, count = run.recipe, run.recipe.ensemble_size
     with translate_torch_errors(SMALLER_BATCH):
         on_device = data.resident(run.device)
     if count == 1:
@@ -151,14 +151,14 @@ def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
     description = {
         "name": trained.name,
         "model": recipe.model,
-        "members": recipe.members,
+        "ensemble_size": recipe.ensemble_size,
         "classes": labeled.classes,
         "image_size": list(labeled.image_size),
         "channels": labeled.channels,
         "preparation": labeled.preparation,
         "input_channels": classifier.mean.numel(),
         "input_size": list(input_size(classifier.network, labeled.image_size)),
-        "normalisation": {"mean": classifier.mean.flatten().tolist(), "std": classifier.std.flatten().tolist()},
+        "normalization": {"mean": classifier.mean.flatten().tolist(), "std": classifier.std.flatten().tolist()},
         **size_and_cost(classifier.network, classifier.mean.numel(), labeled.image_size),
         "labels": {"training": len(labeled), "validation": len(data.validation)},
         "validation": {

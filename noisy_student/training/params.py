@@ -18,7 +18,7 @@ Sees = Literal["both", "labeled", "pool"]  # which images a batch is made of
 class TrainingParams(ParamsModel):
     """One training run of `steps` batches."""
 
-    steps: int = Field(ge=1, le=10**8)  # optimiser steps
+    steps: int = Field(ge=1, le=10**8)  # optimizer steps
     batch_size: int = Field(ge=2, le=2**16)  # images a step, labeled and pool together
     pool_ratio: float = Field(gt=0)  # pool images for each labeled image of a batch
     pool_weight: float = Field(gt=0)  # weight of the pool's mean loss beside the labeled images'
@@ -157,7 +157,7 @@ class Recipe(ParamsModel):
     model: str
     noise: NoiseParams
     training: TrainingParams
-    members: int = 1
+    ensemble_size: int = 1
     distillation: DistillationParams | None = None  # of a model that another is taught into
     distilled_from: str | None = None  # the iteration whose model that is
 

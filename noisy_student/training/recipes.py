@@ -6,8 +6,7 @@ from pydantic import Field
 
 from noisy_student.core.config import ParamsModel, overlay, validated
 from noisy_student.core.errors import UserError
-from noisy_student.models.registry import parameters
-from noisy_student.training.augmentation.policy import NoiseOptions, NoiseParams
+from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.objectives import OBJECTIVES, check_objective
 from noisy_student.training.params import TRANSFER, DistillationParams, Recipe, TrainingParams
 
@@ -21,18 +20,33 @@ STUDENTS_ALONE = frozenset(  # options of training that mean nothing without a p
         "finetune",
     }
 )
+PRETRAINING: dict[str, Any] = {  # of pretrained weights, from scratch
+    "steps": 2000,
+    "batch_size": 128,
+    "pool_ratio": 1.0,
+    "pool_weight": 1.0,
+    "accumulation": 1,
+    "optimizer": "adamw",
+    "learning_rate": 0.008,
+    "warmup": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 0.05,
+    "label_smoothing": 0.1,
+    "ema_decay": 0.995,
+    "validations": 10,
+}
 BOTH = ("pool_ratio", "pool_weight")  # options of training for batches of labeled and pool images
 
 
-Members = Annotated[int, Field(ge=1, le=100)]  # nets of a model, each from weights and draws of its own
+EnsembleSize = Annotated[int, Field(ge=1, le=100)]  # nets of a model, each from weights and draws of its own
 
 
 class TeacherParams(ParamsModel):
     """iter0, trained on labels alone."""
 
     model: str  # its name, see models.py
-    members: Members = 1  # whose mean logits are the model's
-    noise: NoiseOptions  # all of it: the students' defaults do not reach the teacher
+    ensemble_size: EnsembleSize = 1  # whose mean logits are the model's
+    noise: NoiseParams  # all of it: the students' defaults do not reach the teacher
     training: dict[str, Any] = {}  # in place of the defaults
 
 
@@ -41,7 +55,7 @@ class IterationParams(ParamsModel):
 
     teacher: str  # the iteration that labels the pool for it
     model: str  # its name, see models.py
-    members: Members = 1  # whose mean logits are the model's
+    ensemble_size: EnsembleSize = 1  # whose mean logits are the model's
     noise: dict[str, Any] = {}  # in place of the defaults, as are the following
     pseudo_labels: dict[str, Any] = {}
     training: dict[str, Any] = {}
@@ -52,8 +66,8 @@ class ControlParams(ParamsModel):
 
     kind: Literal["supervised"]  # the iteration's model and steps, on labels alone
     of: str  # the iteration
-    members: Members = 1  # as many as its iteration has
-    noise: NoiseOptions  # all of it, chosen on validation
+    ensemble_size: EnsembleSize = 1  # as many as its iteration has
+    noise: NoiseParams  # all of it, chosen on validation
     training: dict[str, Any] = {}  # in place of the defaults
 
 
@@ -83,15 +97,7 @@ def teacher_recipe(defaults: TrainingParams, teacher: TeacherParams) -> Recipe:
     check_objective(defaults.objective, "training.objective")
     _check_no_student_options(teacher.training, "teacher")
     training = overlay(_on_labels_alone(defaults), teacher.training, "teacher.training")
-    return Recipe(
-        model=teacher.model, noise=_fitted(teacher.noise, teacher.model), training=training, members=teacher.members
-    )
-
-
-def _fitted(noise: NoiseOptions, model: str) -> NoiseParams:
-    if "auto" not in noise.model_dump().values():
-        return NoiseParams(**noise.model_dump())
-    return noise.fitted(parameters(model))
+    return Recipe(model=teacher.model, noise=teacher.noise, training=training, ensemble_size=teacher.ensemble_size)
 
 
 def _on_labels_alone(training: TrainingParams) -> TrainingParams:
@@ -131,30 +137,30 @@ def _check_no_student_options(training: dict[str, Any], key: str, why: str = "se
         raise UserError(f"params.yaml: {key}.training.{min(wrong)} changes nothing, for {key} {why}; take it out")
 
 
-def iteration_recipe(noise: NoiseOptions, training: TrainingParams, iteration: IterationParams, name: str) -> Recipe:
+def iteration_recipe(noise: NoiseParams, training: TrainingParams, iteration: IterationParams, name: str) -> Recipe:
     """How the student of the iteration called `name` is trained."""
     training = overlay(training, iteration.training, f"iterations.{name}.training")
     check_objective(training.objective, f"iterations.{name}.training.objective")
     _check_idle_options(training, iteration.training, f"iterations.{name}")
     return Recipe(
         model=iteration.model,
-        noise=_fitted(overlay(noise, iteration.noise, f"iterations.{name}.noise"), iteration.model),
+        noise=overlay(noise, iteration.noise, f"iterations.{name}.noise"),
         training=training,
-        members=iteration.members,
+        ensemble_size=iteration.ensemble_size,
     )
 
 
-def pretraining_recipe(noise: NoiseOptions, training: dict[str, Any], model: str) -> Recipe:
+def pretraining_recipe(noise: NoiseParams, training: dict[str, Any], model: str) -> Recipe:
     """How pretrained weights of `model` are made by a training on labels, from scratch."""
     _check_no_student_options(training, "pretraining")
     if wrong := {"initial", *TRANSFER} & training.keys():
         raise UserError(f"params.yaml: pretraining.training.{min(wrong)} would need pretrained weights; take it out")
-    whole = validated(TrainingParams, {"pool_ratio": 1.0, "pool_weight": 1.0, **training}, "pretraining.training")
-    return Recipe(model=model, noise=_fitted(noise, model), training=whole)
+    whole = validated(TrainingParams, {**PRETRAINING, **training}, "pretraining.training")
+    return Recipe(model=model, noise=noise, training=whole)
 
 
 def distilled_recipe(
-    noise: NoiseOptions,
+    noise: NoiseParams,
     training: TrainingParams,
     distillation: DistillationParams,
     distilled: DistilledParams,
@@ -174,7 +180,7 @@ def distilled_recipe(
     noise = overlay(noise, distilled.noise, f"{key}.noise")
     return Recipe(
         model=distilled.model,
-        noise=_fitted(noise, distilled.model),
+        noise=noise,
         training=training,
         distillation=chosen,
         distilled_from=distilled.teacher,
@@ -199,11 +205,11 @@ def control_recipe(training: TrainingParams, model: str, control: ControlParams,
     """How the control called `name` is trained, `model` being that of its iteration."""
     _check_no_student_options(control.training, f"controls.{name}")
     training = overlay(_on_labels_alone(training), control.training, f"controls.{name}.training")
-    return Recipe(model=model, noise=_fitted(control.noise, model), training=training, members=control.members)
+    return Recipe(model=model, noise=control.noise, training=training, ensemble_size=control.ensemble_size)
 
 
 def pool_control_recipe(
-    noise: NoiseOptions, training: TrainingParams, iteration: IterationParams, control: PoolControlParams
+    noise: NoiseParams, training: TrainingParams, iteration: IterationParams, control: PoolControlParams
 ) -> Recipe:
     """How a control that sees the pool is trained: as `iteration`, which it is of, from weights of its own."""
     whole = iteration_recipe(noise, training, iteration, control.of)

@@ -13,7 +13,7 @@ from noisy_student.training.params import TrainingParams
 
 @dataclass
 class TrainState:
-    """After `step` optimiser steps."""
+    """After `step` optimizer steps."""
 
     classifier: Classifier
     optimizer: torch.optim.Optimizer | Muon

@@ -22,9 +22,9 @@ def cutmix(generator: np.random.Generator, share: np.ndarray, height: int, width
     inside = []
     for length in (height, width):
         half = length * np.sqrt(1 - share) / 2
-        centre = generator.random(len(share)) * length
+        center = generator.random(len(share)) * length
         pixels = np.arange(length) + 0.5
-        inside.append(abs(pixels - centre[:, None]) < half[:, None])  # (N,length)
+        inside.append(abs(pixels - center[:, None]) < half[:, None])  # (N,length)
     return 1.0 - (inside[0][:, :, None] & inside[1][:, None, :])
 
 

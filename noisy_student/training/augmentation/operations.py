@@ -38,7 +38,7 @@ def randaugment(images: Tensor, operation: np.ndarray, strength: np.ndarray, fil
     operation: (slots, N) indices into OPERATIONS. strength: (slots, N), in the operation's own unit: degrees
     counterclockwise (rotate), tangent, left or up (shear), pixels right or down (translate), first level to be inverted
     (solarize), bits kept (posterize), factor with 1 for no change (color, contrast, brightness, sharpness).
-    fill: the grey value, 0..255, of what comes in from outside the image.
+    fill: the gray value, 0..255, of what comes in from outside the image.
     """
     place = np.arange(len(images))  # where each image stands; in each slot those of one operation stand side by side
     for chosen, strengths in zip(operation, strength, strict=True):
@@ -70,14 +70,14 @@ def jitter(images: Tensor, factor: np.ndarray) -> Tensor:
     bright = (images.float() * brightness).clamp_(0, 255)
     changed = _blend(_mean_level(bright)[:, None, None, None], bright, contrast)
     if images.shape[1] == 3:
-        changed = _blend(_grey(changed)[:, None], changed, color)
+        changed = _blend(_gray(changed)[:, None], changed, color)
     return _whole(changed)
 
 
 def crop_and_flip(images: Tensor, shift: np.ndarray, mirrored: np.ndarray, fill: int) -> Tensor:
     """Each image cut out anew `shift` (N,2) pixels down and right of its corner, then mirrored left-right if so marked.
 
-    mirrored: bool (N,). What lies outside the image is of the grey value `fill`.
+    mirrored: bool (N,). What lies outside the image is of the gray value `fill`.
     """
     n, c, h, w = images.shape
     padded = F.pad(images, (1, 1, 1, 1), value=fill)  # one line is enough: every position outside is led to it
@@ -91,11 +91,11 @@ def crop_and_flip(images: Tensor, shift: np.ndarray, mirrored: np.ndarray, fill:
     return chosen.gather(3, xs[:, None, None].expand(n, c, h, w))
 
 
-def cutout(images: Tensor, centre: np.ndarray, side: int, fill: int) -> Tensor:
-    """Cutout (DeVries and Taylor 2017, arXiv 1708.04552): a square of `side` pixels around `centre` (N,2: row, column)
-    is of the grey value `fill`; what of the square lies outside the image is lost.
+def cutout(images: Tensor, center: np.ndarray, side: int, fill: int) -> Tensor:
+    """Cutout (DeVries and Taylor 2017, arXiv 1708.04552): a square of `side` pixels around `center` (N,2: row, column)
+    is of the gray value `fill`; what of the square lies outside the image is lost.
     """
-    start = _on(images.device, centre - side // 2)
+    start = _on(images.device, center - side // 2)
     inside = []
     for axis, length in enumerate(images.shape[2:]):
         from_start = torch.arange(length, device=images.device) - start[:, axis, None]
@@ -189,12 +189,12 @@ def _blend(poorer: Tensor, image: Tensor, factor: Tensor) -> Tensor:
 
 
 def _mean_level(images: Tensor) -> Tensor:
-    """The mean grey level, rounded, of each of float32 images (n,C,H,W), whatever else is in the batch: (n,)."""
-    mean = _grey(images).flatten(1).sum(1, dtype=torch.float64) / (images.shape[2] * images.shape[3])
+    """The mean gray level, rounded, of each of float32 images (n,C,H,W), whatever else is in the batch: (n,)."""
+    mean = _gray(images).flatten(1).sum(1, dtype=torch.float64) / (images.shape[2] * images.shape[3])
     return (mean + 0.5).floor().float()
 
 
-def _grey(images: Tensor) -> Tensor:
+def _gray(images: Tensor) -> Tensor:
     """Luma (ITU-R 601-2) of float32 (n,C,H,W) as whole levels (n,H,W): Pillow's convert("L").
 
     Its weights are 16-bit fractions, so every sum is below 2^24 and exact in float32.
@@ -210,7 +210,7 @@ def _color(images: Tensor, factor: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images
     images = images.float()
-    return _blend(_grey(images)[:, None], images, factor[:, None, None, None])
+    return _blend(_gray(images)[:, None], images, factor[:, None, None, None])
 
 
 def _sharpness(images: Tensor, factor: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ def _sharpness(images: Tensor, factor: Tensor) -> Tensor:
     return _blend(smooth, images, factor[:, None, None, None])
 
 
-# Maps: from where in the image a pixel of the result is taken, (n,2,3), in pixels from the image's centre: x then y.
+# Maps: from where in the image a pixel of the result is taken, (n,2,3), in pixels from the image's center: x then y.
 
 
 def _taken(*entries: float | np.ndarray) -> np.ndarray:
@@ -240,7 +240,7 @@ def _rotate(radians: np.ndarray) -> np.ndarray:
 
 
 def _sample(images: Tensor, taken: np.ndarray, fill: int) -> Tensor:
-    """The images through the maps `taken`, bilinear, as if each lay on an endless plane of the grey value `fill`."""
+    """The images through the maps `taken`, bilinear, as if each lay on an endless plane of the gray value `fill`."""
     h, w = images.shape[2:]
     half = np.array([w, h]) / 2  # grid_sample counts from -1 to 1 across the image
     maps = _on(images.device, (taken * np.append(half, 1) / half[:, None]).astype(np.float32))  # (n,2,3)

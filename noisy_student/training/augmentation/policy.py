@@ -8,11 +8,11 @@ and the same draw gives the same images again.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from noisy_student.core.config import ParamsModel
@@ -32,29 +32,29 @@ JITTER_REACH = 0.9  # of a factor at magnitude 30, to either side of 1, as that 
 CPU_VALUES = 2**21  # so many uint8 values at once: past that a CPU spends its time on getting fresh memory
 
 
-Auto = Literal["auto"]  # by the size of the model, see FITTED
 Magnitude = Annotated[float, Field(ge=0, le=30)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
-SIZES = (18_000, 280_000)  # trainable numbers of a model, between which FITTED is interpolated, by their logarithm
-FITTED = {"magnitude": (22.0, 22.0), "dropout": (0.0, 0.2), "stochastic_depth": (0.1, 0.1)}  # best at each of SIZES
 
 
-class NoiseOptions(ParamsModel):
-    """Input noise, in the order in which `apply` does it, and the rates of model noise, which the models carry out."""
+class NoiseParams(ParamsModel):
+    """Input noise, in the order in which `apply` does it, and the rates of model noise, which the models carry out.
 
-    operations: int = Field(ge=0, le=16)  # RandAugment: operations applied to an image, one after another (0: none)
-    magnitude: Magnitude | Auto  # RandAugment: strength, from 0 (none) to 30
+    What is not named is off.
+    """
+
+    operations: int = Field(default=0, ge=0, le=16)  # RandAugment: operations an image goes through, one after another
+    magnitude: Magnitude = 0.0  # RandAugment: strength, from 0 (none) to 30
     affine: float = Field(default=0.0, ge=0, le=30)  # every image turned, sheared, scaled and moved at once, each by up
     # to what the operations of RandAugment do at this magnitude (0: off)
     jitter: float = Field(default=0.0, ge=0, le=30)  # every image's brightness, contrast and color, in the same way
-    crop: int = Field(ge=0, le=1024)  # random crop after padding by so many pixels on each side (0: off)
-    flip: bool  # mirror left-right with probability 1/2
-    cutout: float = Field(ge=0, le=1)  # side of the erased square, as a fraction of the image's shorter side (0: off)
-    fill: int = Field(ge=0, le=255)  # grey value of what a move or a cutout uncovers
+    crop: int = Field(default=0, ge=0, le=1024)  # random crop after padding by so many pixels on each side (0: off)
+    flip: bool = False  # mirror left-right with probability 1/2
+    cutout: float = Field(default=0.0, ge=0, le=1)  # side of the erased square, a fraction of the image's shorter one
+    fill: int = Field(default=0, ge=0, le=255)  # gray value of what a move or a cutout uncovers
     mix: str = "none"  # how two images of a batch become one, see mixing.py
     mix_alpha: float = Field(default=1.0, gt=0, le=100)  # of Beta(alpha, alpha), from which an image's share is drawn
-    dropout: Rate | Auto  # fraction of the features before the classifier dropped in training
-    stochastic_depth: Rate | Auto  # rate at which the deepest residual branch is skipped, linear decay
+    dropout: Rate = 0.0  # fraction of the features before the classifier dropped in training
+    stochastic_depth: Rate = 0.0  # rate at which the deepest residual branch is skipped, linear decay
 
     @field_validator("mix")
     @classmethod
@@ -64,37 +64,10 @@ class NoiseOptions(ParamsModel):
             raise ValueError(f"one of {', '.join(known)}")
         return mix
 
-    @model_validator(mode="after")
-    def _magnitude_has_operations(self) -> "NoiseOptions":
-        if self.magnitude == "auto" and not self.operations:
-            raise ValueError("should have operations of 1 or more where magnitude is auto, for it is theirs")
-        return self
-
-    def fitted(self, parameters: int) -> "NoiseParams":
-        """The noise of a model of so many trainable `parameters`, with what was best for its size where it says `auto`.
-
-        Xie et al. 2019 give larger models more of each. In the study ablation_capacity, from 18,000 to 280,000
-        parameters, no difference between sizes is more than three seeds can tell; only the best dropout is another one.
-        """
-        size = np.log(np.clip(parameters, *SIZES) / SIZES[0]) / np.log(SIZES[1] / SIZES[0])  # 0 to 1
-        values = self.model_dump()
-        for name, (low, high) in FITTED.items():
-            if values[name] == "auto":
-                values[name] = round(float(low + size * (high - low)), 2)
-        return NoiseParams(**values)
-
-
-class NoiseParams(NoiseOptions):
-    """The noise of one model."""
-
-    magnitude: Magnitude
-    dropout: Rate
-    stochastic_depth: Rate
-
     @classmethod
     def none(cls) -> "NoiseParams":
         """Everything off, as for a control without noise."""
-        return cls(operations=0, magnitude=0, crop=0, flip=False, cutout=0, fill=0, dropout=0, stochastic_depth=0)
+        return cls()
 
     def weak(self) -> "NoiseParams":
         """Crop and flip alone, the weak noise of consistency objectives (Sohn et al. 2020, section 2.2)."""
@@ -159,7 +132,7 @@ class Draw:
     strength: np.ndarray  # float64 (slots,N): in the operation's own unit, with its sign (see operations.randaugment)
     shift: np.ndarray  # int64 (N,2): pixels down and right, each within plus or minus the crop
     mirrored: np.ndarray  # bool (N,)
-    centre: np.ndarray  # int64 (N,2): row and column of the erased square's centre
+    center: np.ndarray  # int64 (N,2): row and column of the erased square's center
     affine: np.ndarray  # float64 (N,6): see operations.affine
     jitter: np.ndarray  # float64 (N,3): see operations.jitter
 
@@ -191,13 +164,13 @@ def draw(params: NoiseParams, count: int, size: tuple[int, int], generator: np.r
     check_crop(params, size)
     mirrored = generator.random(count) < 0.5
     shift = np.floor(generator.random((count, 2)) * (2 * params.crop + 1)).astype(np.int64) - params.crop
-    centre = np.floor(generator.random((count, 2)) * size).astype(np.int64)
+    center = np.floor(generator.random((count, 2)) * size).astype(np.int64)
     affine = generator.uniform(-1, 1, (count, 6)) * params.affine / 30 * affine_reach(size)
     jitter = 1 + generator.uniform(-1, 1, (count, 3)) * params.jitter / 30 * JITTER_REACH
     operation = generator.integers(len(OPERATIONS), size=(params.operations, count))
     side = generator.integers(2, size=operation.shape)
     strength = strengths(params.magnitude, size)[operation, side]
-    return Draw(operation, strength, shift, mirrored & params.flip, centre, affine, jitter)
+    return Draw(operation, strength, shift, mirrored & params.flip, center, affine, jitter)
 
 
 def apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
@@ -230,7 +203,7 @@ def _apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
         images = crop_and_flip(images, draw.shift, draw.mirrored, params.fill)
     if params.cutout:
         side = max(1, round(params.cutout * min(images.shape[2:])))
-        images = cutout(images, draw.centre, side, params.fill)
+        images = cutout(images, draw.center, side, params.fill)
     return images
 
 

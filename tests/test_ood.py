@@ -14,8 +14,8 @@ from noisy_student.pseudo_labeling.selection import find_limits, make
 def test_images_unlike_those_of_training_are_left_out_by_their_energy():
     known = rng().normal(size=(200, 3)) + np.eye(3)[rng().integers(3, size=200)] * 8
     strange = rng().normal(size=(100, 3))
-    limits = find_limits(options(in_distribution=0.95), known, np.zeros(200, int), 1.0, negative_energy(known))
-    assert np.mean(negative_energy(known) >= limits.evidence) == pytest.approx(0.95, abs=0.01)
+    limits = find_limits(options(ood_quantile=0.95), known, np.zeros(200, int), 1.0, negative_energy(known))
+    assert np.mean(negative_energy(known) >= limits.ood_score) == pytest.approx(0.95, abs=0.01)
     pool = np.concatenate([known, strange])
     rows = make(pool, SOFT, 1.0, rng(), limits, negative_energy(pool)).rows
     assert np.mean(rows < 200) > 0.99
@@ -24,13 +24,13 @@ def test_images_unlike_those_of_training_are_left_out_by_their_energy():
 @given(
     features=arrays(np.float16, (9, 4), elements=st.floats(-5, 5, width=16)),
     labeled=arrays(np.float16, (6, 4), elements=st.floats(-5, 5, width=16)),
-    neighbours=st.integers(1, 6),
+    neighbors=st.integers(1, 6),
 )
-def test_likeness_is_the_cosine_with_the_nearest_labeled_images(features, labeled, neighbours):
-    found = likeness(features, labeled, neighbours)
+def test_likeness_is_the_cosine_with_the_nearest_labeled_images(features, labeled, neighbors):
+    found = likeness(features, labeled, neighbors)
     for feature, cosine in zip(features.astype(float), found, strict=True):
         lengths = np.maximum(np.linalg.norm(feature) * np.linalg.norm(labeled.astype(float), axis=1), 1e-30)
-        assert cosine == pytest.approx(np.sort(labeled.astype(float) @ feature / lengths)[-neighbours], abs=1e-3)
+        assert cosine == pytest.approx(np.sort(labeled.astype(float) @ feature / lengths)[-neighbors], abs=1e-3)
 
 
 def test_evidence_is_read_as_the_options_ask_for_it(tmp_path):
@@ -39,10 +39,10 @@ def test_evidence_is_read_as_the_options_ask_for_it(tmp_path):
     for name, array in (("pool", logits), ("features-pool", features), ("features-labeled", labeled)):
         write_array(tmp_path / f"{name}-00000.npy", array)
     assert read_ood_scores(tmp_path, "pool", SOFT) is None
-    energy = read_ood_scores(tmp_path, "pool", options(in_distribution=0.9))
+    energy = read_ood_scores(tmp_path, "pool", options(ood_quantile=0.9))
     assert np.array_equal(energy, negative_energy(logits))
-    near = read_ood_scores(tmp_path, "pool", options(in_distribution=0.9, neighbours=1))
+    near = read_ood_scores(tmp_path, "pool", options(ood_quantile=0.9, ood_neighbors=1))
     assert near[:4] == pytest.approx(1, abs=1e-3)
     assert near[4] < 0.999
-    with pytest.raises(UserError, match="neighbours was 5, and there are 4 labeled images; lower it"):
-        read_ood_scores(tmp_path, "pool", options(in_distribution=0.9, neighbours=5))
+    with pytest.raises(UserError, match="ood_neighbors was 5, and there are 4 labeled images; lower it"):
+        read_ood_scores(tmp_path, "pool", options(ood_quantile=0.9, ood_neighbors=5))
