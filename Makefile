@@ -5,7 +5,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-slow lint study bench bench-check clean-work lock docs
+.PHONY: configure repro test test-slow lint study bench bench-check clean-work lock docs
 
 repro: $(INSTALLED)
 	@python -m commands.plan
@@ -34,6 +34,9 @@ bench-check: $(INSTALLED)
 
 docs: $(INSTALLED)
 	python -m commands.docs
+
+configure: $(INSTALLED)
+	@python -m commands.configure $(CONFIG)
 
 clean-work: $(INSTALLED)
 	python -m commands.clean_work

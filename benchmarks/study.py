@@ -29,6 +29,7 @@ import yaml
 
 from benchmarks.expand import commands
 from benchmarks.studies_table import markdown
+from commands.configure import values
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
 from noisy_student.data.image_folder import LISTS
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
 def study(name: str, plan: dict[str, Any], run) -> None:
     """Do the runs of a study that are not in its table yet; the table is written anew after each."""
     path = RESULTS / f"{name}.csv"
-    base = yaml.safe_load((ROOT / plan["params"]).read_text())
+    base = values(ROOT / plan["params"])
     wanted = {
         (setting, seed): changed(copy.deepcopy(base), {**plan.get("changes", {}), **(changes or {}), "seed": seed})
         for seed in plan["seeds"]
@@ -127,7 +128,7 @@ def run_with_dvc(name: str, params: dict[str, Any]) -> Run:
     """One run as a DVC experiment of this name, in a temporary folder beside the workspace."""
     from dvc.api import read  # a second to import
 
-    base = yaml.safe_load((ROOT / "params.yaml").read_text())
+    base = values()
     here, wanted = flat(base), flat(params)
     sets = [
         f"++{key}={value if isinstance(value, str) else json.dumps(value)}"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
+from commands.configure import values
 from commands.pictures import accuracy_picture
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.metrics import mean_interval
@@ -98,8 +98,9 @@ def speed() -> str:
 def datasets() -> str:
     """The shipped parameter files and their labels."""
     rows = []
-    for name in ("params", *(f"configs/{each}" for each in ("fashion_mnist", "cifar10", "cifar100", "svhn", "stl10"))):
-        data = yaml.safe_load((ROOT / f"{name}.yaml").read_text())["data"]
+    for each in ("default", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10"):
+        name = f"configs/{each}"
+        data = values(ROOT / f"{name}.yaml")["data"]
         labels = data["labeled_per_class"] * (100 if name.endswith("cifar100") else 10)
         held_out = data["calibration"] + data["validation"]
         rows.append([f"`{name}.yaml`", f"`{data['source']}`", f"{labels:,}", f"{held_out:,}"])

@@ -234,7 +234,7 @@ def test_a_student_is_distilled_without_another_stage_of_the_loop_and_its_leavin
 
 @pytest.mark.slow
 def test_models_begin_with_weights_that_were_pretrained_on_another_source(project):
-    source = ("pretraining.source=fashion_mnist", "pretraining.models=[cnn_4]", "pretraining.training.steps=4")
+    source = ("pretraining.source=fashion_mnist", "pretraining.models=[cnn_4]", "++pretraining.training.steps=4")
     ran = set(project.experiment("pretrained", *source, "++teacher.training.initial=pretrained"))
     assert {"pretrain", "train_teacher", "train_student@iter1"} <= ran
     described = json.loads((project.folder / "models/iter0/model.json").read_text())
@@ -246,7 +246,7 @@ def test_models_begin_with_weights_that_were_pretrained_on_another_source(projec
 def test_weights_that_nobody_begins_with_train_nothing_anew(project):
     for steps in (3, 5):
         source = ("source=fashion_mnist", "models=[cnn_4]", f"training.steps={steps}")
-        sets = [part for change in source for part in ("-S", f"pretraining.{change}")]
+        sets = [part for change in source for part in ("-S", f"++pretraining.{change}")]
         said = project.run("dvc", "exp", "run", "-n", f"unused-{steps}", *sets)
     trainers = [name for name in stages_run(said) if name.startswith("train")]
     assert said.count("taking over the finished result") >= len(trainers) > 0

@@ -34,7 +34,7 @@ def project(tmp_path_factory) -> Project:
     folder, (digits, classes) = made.folder, load_digits(n_class=2, return_X_y=True)
     walk = re.search(r"## Your own images\n\n((?: {4}.+\n)+)", README)[1]
     lines = [line.split("  #")[0].strip() for line in walk.splitlines()]
-    assert [line.split()[0] for line in lines] == ["mkdir", "cp", "make", ".venv/bin/python"]
+    assert [line.split()[0] for line in lines] == ["mkdir", "make", "make", ".venv/bin/python"]
     made.params("configs/folder.yaml", OWN)
     installed(made.folder / ".venv")
     made.run("sh", "-c", lines[0])

@@ -43,7 +43,8 @@ def _parser(main: Callable[..., None]) -> ArgumentParser:
     for parameter in _parameters(main):
         options = _reading(parameter.annotation)
         if parameter.kind != parameter.KEYWORD_ONLY:
-            parser.add_argument(parameter.name, **options)
+            waived = {} if parameter.default is parameter.empty else {"nargs": "?", "default": parameter.default}
+            parser.add_argument(parameter.name, **options, **waived)
         else:
             flag = f"--{parameter.name.replace('_', '-')}"
             required = parameter.default is parameter.empty

@@ -1,0 +1,121 @@
+"""Write params.yaml from the defaults and an overlay: python -m commands.configure [configs/folder.yaml]
+
+An overlay, as those in configs/, has the lines that differ from configs/default.yaml, the defaults. Comments of the
+defaults are kept. What params.yaml had before is overwritten; each key that changes is printed, with both values.
+"""
+
+import copy
+import difflib
+import io
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from noisy_student.core.command_line import command
+from noisy_student.core.config import PARAMS_FILE
+from noisy_student.core.errors import UserError
+from noisy_student.core.files import write_bytes
+
+DEFAULTS = Path(__file__).parent.parent / "configs" / "default.yaml"
+FREE = ("noise.", "training.", "pseudo_labels.", "data.", "pretraining.", "runtime.")  # sections with further keys
+ITEMS = ("iterations", "controls", "pool_controls", "distilled")  # whose items a person names; an overlay has them all
+
+
+@command
+def main(overlay: Path | None = None, *, out: Path = PARAMS_FILE) -> None:
+    params = composed(overlay)
+    before = read(out) if out.exists() else {}
+    write_bytes(out, dumped(params))
+    changes = [f"{key}: {_shown(old)} -> {_shown(new)}" for key, old, new in differences(before, params)]
+    print("\n".join([*changes, f"wrote {out}, {len(changes)} keys changed"]))
+
+
+def composed(overlay: Path | None) -> Any:
+    """The defaults with the values of the `overlay`. Raises `UserError` for a key that the defaults do not have."""
+    params = read(DEFAULTS)
+    if overlay:
+        _lay_over(params, read(overlay), "", overlay)
+    return params
+
+
+def values(overlay: Path | None = None) -> dict[str, Any]:
+    """What `composed` gives, as plain dicts and lists."""
+    return _plain(composed(overlay))
+
+
+def read(path: Path) -> Any:
+    """The values in a YAML file, with its comments. Raises `UserError` when it cannot be read."""
+    try:
+        found = _yaml().load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; name one of configs/") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} has no keys; write lines such as `seed: 1`")
+    return found
+
+
+def dumped(params: Any) -> bytes:
+    """The text of params.yaml."""
+    text = io.StringIO()
+    _yaml().dump(params, text)
+    return text.getvalue().encode()
+
+
+def differences(before: Any, after: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """The dotted keys whose values differ, with the value before and after, None for one that is not there."""
+    if not (isinstance(before, dict) and isinstance(after, dict) and before and after):
+        return [] if before == after else [(prefix.rstrip("."), before, after)]
+    keys = [*before, *(key for key in after if key not in before)]
+    return [each for key in keys for each in differences(before.get(key), after.get(key), f"{prefix}{key}.")]
+
+
+def _lay_over(params: Any, changes: Any, prefix: str, path: Path) -> None:
+    """Put the values of `changes` in the place of those of `params`, section by section."""
+    for key, value in changes.items():
+        known = key in params or prefix in FREE or prefix.endswith((".noise.", ".training."))
+        if not known:
+            close = difflib.get_close_matches(str(key), map(str, params), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it may be one of {', '.join(map(str, params))}"
+            raise UserError(f"{path}: the key {prefix}{key} is unknown; {hint}")
+        if isinstance(value, dict) and isinstance(params.get(key), dict) and prefix + key not in ITEMS:
+            _lay_over(params[key], value, f"{prefix}{key}.", path)
+        else:
+            params[key] = copy.deepcopy(value)
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.representer.add_representer(type(None), _null)
+    return yaml
+
+
+def _null(dumper: Any, _: None) -> Any:
+    return dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+def _shown(value: Any) -> str:
+    """A value on one line."""
+    text = io.StringIO()
+    plain = YAML(typ="safe", pure=True)
+    plain.default_flow_style, plain.width = True, 4096
+    plain.dump(_plain(value), text)
+    return text.getvalue().removesuffix("...\n").strip()
+
+
+def _plain(value: Any) -> Any:
+    """`value` without the comments that it carries."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, float):
+        return float(value)
+    return [_plain(each) for each in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    main()

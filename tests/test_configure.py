@@ -1,0 +1,66 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from commands import configure
+from noisy_student.core.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+OVERLAYS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "default")
+
+
+def overlay(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "overlay.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_defaults_come_back_byte_for_byte_and_are_what_the_repository_runs(tmp_path):
+    text = (ROOT / "configs/default.yaml").read_bytes()
+    assert configure.dumped(configure.composed(None)) == text
+    assert (ROOT / "params.yaml").read_bytes() == text
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
+def test_an_overlay_has_only_what_differs_and_keeps_the_comments(path):
+    defaults, wanted = configure.values(), configure.values(path)
+    named = [key for key, _, _ in configure.differences({}, yaml.safe_load(path.read_text()))]
+    assert named
+    assert configure.differences(defaults, wanted)
+    text = configure.dumped(configure.composed(path)).decode()
+    assert "# images a step, labeled and pool together" in text
+    assert yaml.safe_load(text) == wanted
+
+
+def test_it_says_what_it_changed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    configure.main(["--out", "params.yaml"])
+    capsys.readouterr()
+    configure.main(
+        [str(overlay(tmp_path, "training: {steps: 9, mix: 1}\ndata: {source: folder}\n")), "--out", "params.yaml"]
+    )
+    said = capsys.readouterr().out
+    assert "training.steps: 700 -> 9\n" in said
+    assert "data.source: mnist_5k -> folder\n" in said
+    assert said.endswith("wrote params.yaml, 3 keys changed\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("trainig: {steps: 9}", "overlay.yaml: the key trainig is unknown; did you mean training?"),
+        ("teacher: {modl: cnn}", "the key teacher.modl is unknown; did you mean model?"),
+        ("- 1", "has no keys"),
+        ("a: [", "is not valid YAML"),
+    ],
+)
+def test_what_is_no_overlay_is_said_in_a_sentence(tmp_path, text, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        configure.composed(overlay(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_is_said_in_a_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*nothing.yaml"):
+        configure.composed(tmp_path / "nothing.yaml")
