@@ -7,6 +7,7 @@ defaults are kept. What params.yaml had before is overwritten; each key that cha
 import copy
 import difflib
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,8 @@ def _shown(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """`value` without the comments that it carries."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, float):
-        return float(value)
-    return [_plain(each) for each in value] if isinstance(value, list) else value
+    """`value` without the comments and the ways of writing numbers that it carries."""
+    return json.loads(json.dumps(value))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,11 @@ def test_it_says_what_it_changed(tmp_path, monkeypatch, capsys):
     configure.main(["--out", "params.yaml"])
     capsys.readouterr()
     configure.main(
-        [str(overlay(tmp_path, "training: {steps: 9, mix: 1}\ndata: {source: folder}\n")), "--out", "params.yaml"]
+        [
+            str(overlay(tmp_path, "training: {steps: 9, unfreeze: 0.5}\ndata: {source: folder}\n")),
+            "--out",
+            "params.yaml",
+        ]
     )
     said = capsys.readouterr().out
     assert "training.steps: 700 -> 9\n" in said
