@@ -7,7 +7,7 @@ import yaml
 from commands import configure
 from noisy_student.core.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OVERLAYS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "default")
 
 

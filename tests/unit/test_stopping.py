@@ -11,7 +11,7 @@ import pytest
 from noisy_student.core.errors import cli_main
 from noisy_student.core.signals import Stopped, defer_signals, raise_on_signal
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 STAGE = """
 import os, time
 from noisy_student.core.errors import cli_main

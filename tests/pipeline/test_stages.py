@@ -19,7 +19,7 @@ from noisy_student.store.splits import pixel_hash, write_split, write_truth
 from noisy_student.training.augmentation.policy import NoiseParams
 from stages import distill, predict_pool, pseudo_label, train_pool_control, train_student, train_teacher
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CLASSES = ["zero", "one", "two"]
 ROWS = {"labeled": (0, 30), "pool": (30, 230), "calibration": (230, 290), "validation": (290, 330)}
 TINY = {

@@ -8,7 +8,7 @@ import pytest
 
 from noisy_student.core.imports import import_closure, imported_files, imported_names
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "noisy_student"
 MAY_IMPORT = {  # a room, and the rooms that it may import from beside itself
     "core": set(),

@@ -10,7 +10,7 @@ import yaml
 
 from noisy_student.core.imports import import_closure, reachable
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 BODIES = {name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()}
 

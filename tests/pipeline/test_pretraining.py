@@ -8,12 +8,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from test_stages import ROOT
 
 from benchmarks.study import changed
 from noisy_student.core.config import ParamsFile, validated
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import digest, read_json
+from noisy_student.core.provenance import ROOT
 from noisy_student.core.torchvision_compat import timm, torchvision
 from noisy_student.models.checkpoint import load_model
 from noisy_student.models.classifier import load_classifier, new_classifier

@@ -17,7 +17,7 @@ import yaml
 
 from benchmarks.study import changed, environment
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TINY = {
     "runtime.threads": 1,
     "data.test": 60,

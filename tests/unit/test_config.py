@@ -17,7 +17,7 @@ from noisy_student.pseudo_labeling.selection import PseudoLabelParams
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.params import TrainingParams
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())
 SECTIONS: dict[str, type[ParamsModel]] = {
     "runtime": RuntimeParams,

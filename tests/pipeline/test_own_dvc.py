@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from test_dvc import TINY, Project, stages_run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 OWN = {key: value for key, value in TINY.items() if key not in ("data.labeled_per_class", "data.pool")}
 

@@ -12,7 +12,7 @@ from benchmarks.expand import commands
 from benchmarks.studies_table import gap_closed, markdown
 from noisy_student.core.files import read_csv
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 PLAN = {"question": "does it help?", "params": "params.yaml", "seeds": [0, 1], "settings": {"default": None}}

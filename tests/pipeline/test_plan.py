@@ -11,7 +11,7 @@ from noisy_student.core.errors import UserError
 from noisy_student.data.sources import DataParams
 from noisy_student.training.recipes import DistillationParams
 
-DATA = ParamsFile(Path(__file__).parent.parent / "params.yaml").section("data", DataParams)
+DATA = ParamsFile(Path(__file__).parents[2] / "params.yaml").section("data", DataParams)
 
 
 def test_a_forecast_grows_with_the_steps(runtime, make_recipe):

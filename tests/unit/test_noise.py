@@ -21,7 +21,7 @@ from noisy_student.training.augmentation.policy import (
     strengths,
 )
 
-STUDIES = Path(__file__).parent.parent / "benchmarks" / "studies"
+STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
 STRONG = {
     "operations": 2,
     "magnitude": 27.0,

@@ -16,7 +16,7 @@ from noisy_student.check import check, orphans
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.errors import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 

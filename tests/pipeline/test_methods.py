@@ -12,7 +12,7 @@ from benchmarks.study import changed, run_without_dvc
 from noisy_student.check import Params, check
 from noisy_student.core.config import ParamsFile
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())
 PLAIN = {"training.objective": "pseudo_labels"}  # to mix two images
 SOFT = {"pseudo_labels.kind": "soft"}
