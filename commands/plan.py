@@ -4,6 +4,7 @@ The time is a forecast: a few steps of each model, measured now, times the steps
 """
 
 import time
+from argparse import ArgumentParser
 from dataclasses import replace
 
 import networkx
@@ -36,7 +37,8 @@ CLASSES = 10  # of a person's own images, until they are looked at; they decide 
 
 
 @cli_main
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    ArgumentParser(description=__doc__.splitlines()[0]).parse_args(argv)
     params = check(ParamsFile())
     check_orphans(params)
     stages = to_run()

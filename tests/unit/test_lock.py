@@ -17,7 +17,8 @@ LOCKED = dict(
 
 
 def needed() -> list[Requirement]:
-    return [Requirement(line) for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]]
+    extras = PROJECT["optional-dependencies"]
+    return [Requirement(line) for line in [*PROJECT["dependencies"], *extras["pipeline"], *extras["dev"]]]
 
 
 def closure(requirements: list[Requirement]) -> set[str]:
