@@ -26,6 +26,7 @@ from benchmarks.processes import ROOT, hardware, pipeline, run
 from benchmarks.speed import MODELS
 from benchmarks.study import copy_project
 from noisy_student.core.files import write_bytes
+from noisy_student.models.classifier import Classifier
 from noisy_student.training import batches, loop, objectives, optim
 
 PROFILE = ROOT / "benchmarks" / "profile.md"
@@ -36,7 +37,7 @@ OPTIMIZERS: dict[str, Any] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD
 PARTS: dict[str, tuple[Any, str]] = {  # each a function that a step calls, and none calls another
     BATCH: (batches.Batches, "_make"),
     "seeding model noise": (loop, "reseed_torch"),
-    "forward pass": (loop.Classifier, "forward"),
+    "forward pass": (Classifier, "forward"),
     "loss": (objectives, "weighted_cross_entropy"),
     "backward pass": (torch.Tensor, "backward"),
     "optimizer": (OPTIMIZERS[pipeline()[1]["training"]["optimizer"]], "step"),

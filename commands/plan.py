@@ -28,7 +28,7 @@ from noisy_student.pretraining import description
 from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.training.batches import resident
 from noisy_student.training.loop import SMALLER_BATCH, HeldOut, ResidentData, Trainer
-from noisy_student.training.recipes import Recipe
+from noisy_student.training.params import Recipe
 
 WITH_POOL = ("train_student@", "train_pool_control@", "distill@")
 TRAINERS = ("train_teacher", "train_control@", *WITH_POOL)

@@ -59,7 +59,7 @@ def load_trained(model: Path | None) -> tuple[Classifier, dict[str, Any], Runtim
 
 
 def labeled(
-    folder: Path, classifier: Classifier, description: dict, runtime: RuntimeParams, abstain: float = 0.0
+    folder: Path, classifier: Classifier, description: dict[str, Any], runtime: RuntimeParams, abstain: float = 0.0
 ) -> pd.DataFrame:
     """A row for each file below `folder`: path, label, confidence (NaN where there is none), reason ("" where used)."""
     how = validated(Preparation, description["preparation"], "preparation")

@@ -1,9 +1,11 @@
 """All of params.yaml at once, and what is wrong with it before anything runs."""
 
 import re
+from collections.abc import Callable
 from itertools import combinations
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,14 +20,12 @@ from noisy_student.pretraining import PretrainingParams, description
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams, of_iteration
 from noisy_student.training.augmentation.policy import NoiseParams, check_crop
 from noisy_student.training.objectives import OBJECTIVES
-from noisy_student.training.params import TRANSFER, TrainingParams
+from noisy_student.training.params import TRANSFER, DistillationParams, Recipe, TrainingParams
 from noisy_student.training.recipes import (
     ControlParams,
-    DistillationParams,
     DistilledParams,
     IterationParams,
     PoolControlParams,
-    Recipe,
     TeacherParams,
     control_recipe,
     distilled_recipe,
@@ -300,8 +300,9 @@ def _one_of(key: str, value: str, known: list[str]) -> None:
         raise UserError(f"params.yaml: {key} was {value!r}; it must be one of {', '.join(known) or '(there are none)'}")
 
 
-def _at(key: str, checked, *values) -> None:
+def _at(key: str, check_value: Callable[..., None], *values: Any) -> None:
+    """Run a check of `values` that stand under `key`, which its error then names."""
     try:
-        checked(*values)
+        check_value(*values)
     except UserError as refusal:
         raise UserError(f"params.yaml: {key}: {refusal}") from None

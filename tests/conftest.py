@@ -12,8 +12,7 @@ from noisy_student.core.config import overlay
 from noisy_student.models.device import RuntimeParams
 from noisy_student.store.splits import Split
 from noisy_student.training.augmentation.policy import NoiseParams
-from noisy_student.training.params import TrainingParams
-from noisy_student.training.recipes import Recipe
+from noisy_student.training.params import Recipe, TrainingParams
 
 settings.register_profile("same", deadline=None, derandomize=True)  # the same examples in every run, however slow
 settings.load_profile("same")

@@ -31,7 +31,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """The safe loader, which refuses a key written twice, where YAML would let the last one win in silence, and reads
     1e-3 and 5e-05 as numbers: DVC writes YAML 1.2, in which they are, and PyYAML reads 1.1, in which they are text."""
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -128,7 +128,7 @@ def _shown(value: Any) -> str:
         return "a number of thousands of digits"
 
 
-def _nearest(loc: tuple, kind: Any) -> str:
+def _nearest(loc: tuple[Any, ...], kind: Any) -> str:
     """Which known keys a person may have meant by the unknown one at `loc`."""
     for part in loc[:-1]:
         fields = getattr(kind, "model_fields", {})

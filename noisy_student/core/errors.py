@@ -5,6 +5,7 @@ import gc
 import sys
 from collections.abc import Callable
 from functools import wraps
+from typing import Any
 
 from noisy_student.core.signals import Stopped, raise_on_signal
 
@@ -24,7 +25,7 @@ def cli_main(main: Callable[..., None]) -> Callable[..., None]:
     """
 
     @wraps(main)
-    def guarded(*args, **kwargs) -> None:
+    def guarded(*args: Any, **kwargs: Any) -> None:
         # The interpreter's last collection takes more than a second with torch, of what goes with the process anyway.
         atexit.register(gc.freeze)
         try:

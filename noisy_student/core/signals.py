@@ -4,9 +4,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 WATCH_SECONDS = 0.5  # between two looks at whether DVC is still there
@@ -33,7 +34,7 @@ class StopFlag:
 def raise_on_signal() -> Iterator[None]:
     """Raise `Stopped` in the block as soon as a signal asks for it, or the DVC that runs this stage is gone."""
 
-    def stop(number: int, frame) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
     if "DVC_STAGE" in os.environ:
@@ -47,7 +48,7 @@ def defer_signals() -> Iterator[StopFlag]:
     """Within the block a signal only sets what is yielded; the block looks at it where it can stop."""
     asked = StopFlag()
 
-    def note(number: int, frame) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
         asked.signal = number
 
     with _handled_by(note):
@@ -55,7 +56,7 @@ def defer_signals() -> Iterator[StopFlag]:
 
 
 @contextmanager
-def _handled_by(handler) -> Iterator[None]:
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Signals are Python's main thread's alone; in another one nothing is changed."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -111,7 +111,7 @@ def _sheet(images: np.ndarray, numbered: bool) -> Image.Image:
     return picture
 
 
-def _table(head: list[str], rows: list[list]) -> str:
+def _table(head: list[str], rows: list[list[Any]]) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(_text(_shown(cell)) for cell in line)} |" for line in lines)
 

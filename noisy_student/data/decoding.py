@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from pydantic import Field
 
 from noisy_student.core.config import ParamsModel
@@ -117,7 +117,7 @@ def decode(content: bytes, how: Preparation) -> Decoded:
         plain = _plain(_upright(image), how.background)
     except BadImage:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BadImage("no image of a known format") from None
     except MemoryError:
         raise

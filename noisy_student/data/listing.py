@@ -140,7 +140,7 @@ def _readable(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _problem(entry: os.DirEntry) -> str:
+def _problem(entry: os.DirEntry[str]) -> str:
     return LINKED if entry.is_symlink() and os.path.isdir(entry.path) else ""
 
 

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ from noisy_student.store.splits import pixel_hash
 CHUNK = 128  # images that a process decodes at once
 COPIES = 2  # of the pixels on the disk: here and in the splits' shards
 CHANNELS = 3  # in the file, also for gray images
-_setting: list = []  # of a process that decodes: root, paths, preparation, file
+_setting: list[Any] = []  # of a process that decodes: root, paths, preparation, file
 # Of each file; `gray_sha256` is that of one channel, and empty where the three differ.
 FOUND = np.dtype([("sha256", "S64"), ("gray_sha256", "S64"), ("size", "i4", 2)])
 
@@ -121,7 +121,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _begin(*setting) -> None:
+def _begin(*setting: Any) -> None:
     """In a process of its own, which ends with the one that started it and leaves Ctrl-C to that."""
     _setting[:] = setting
     signal.signal(signal.SIGINT, signal.SIG_IGN)

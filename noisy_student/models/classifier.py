@@ -3,6 +3,7 @@
 B images in a batch, N in all, C channels, H x W pixels, K classes.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from noisy_student.models.external import load_tensors
 from noisy_student.models.networks import Ensemble
 from noisy_student.models.registry import build
 from noisy_student.store.splits import Split
+
+VALUES_COUNTED = 2**20  # uint8 values of a histogram that are counted at once
 
 
 class Classifier(nn.Module):
@@ -58,12 +61,14 @@ def new_classifier(name: str, labeled: Split, dropout: float = 0.0, stochastic_d
 def pixel_statistics(split: Split) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each channel, float32 (C,), of pixels scaled to 0..1, the deviation at least one level.
 
-    A histogram of the 256 levels says both exactly, and takes no memory beside a shard's.
+    A histogram of the 256 levels says both exactly, and takes no memory that grows with the number of images.
     """
     counts = np.zeros((split.channels, 256), np.int64)
+    at_once = max(1, VALUES_COUNTED // math.prod((*split.image_size, split.channels)))
     for shard in split.shards:
-        for channel in range(split.channels):
-            counts[channel] += np.bincount(shard[..., channel].ravel(), minlength=256)
+        for start in range(0, len(shard), at_once):
+            channels = np.moveaxis(shard[start : start + at_once], 3, 0)  # (n,H,W,C) -> (C,n,H,W)
+            counts += [np.bincount(channel.ravel(), minlength=256) for channel in channels]
     levels, pixels = np.arange(256) / 255, counts.sum(axis=1, keepdims=True)
     mean = (counts * levels).sum(axis=1, keepdims=True) / pixels
     variance = (counts * (levels - mean) ** 2).sum(axis=1) / (pixels[:, 0] - 1)

@@ -5,6 +5,7 @@ The two are imported when a model of theirs is asked for, not before.
 
 import re
 from collections import OrderedDict
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -64,15 +65,13 @@ def timm_model(name: str, channels: int, classes: int, dropout: float, stochasti
     from noisy_student.core import torchvision_compat
 
     variant = name.removeprefix("timm/")
+    timm = torchvision_compat.timm()
     rates = {"drop_rate": dropout, "drop_path_rate": stochastic_depth}
-    while True:
-        try:
-            return torchvision_compat.timm().create_model(variant, in_chans=channels, num_classes=classes, **rates)
-        except TypeError as error:  # the way to learn that a model knows no such rate; check_rates refuses it
-            unknown = [rate for rate in rates if f"'{rate}'" in str(error)]
-            if not unknown:
-                raise
-            del rates[unknown[0]]
+    for known in (("drop_rate", "drop_path_rate"), ("drop_rate",), ("drop_path_rate",)):
+        arguments = {"in_chans": channels, "num_classes": classes, **{rate: rates[rate] for rate in known}}
+        with suppress(TypeError):  # timm's way to say that the model has no such argument
+            return timm.create_model(variant, **arguments)
+    return timm.create_model(variant, in_chans=channels, num_classes=classes)
 
 
 def head_dropouts(model: nn.Module) -> list[nn.Module]:

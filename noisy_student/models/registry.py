@@ -8,20 +8,15 @@ N images, C channels, H and W their size, K classes.
 """
 
 import difflib
-from bisect import bisect_left
 from functools import cache
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from noisy_student.core.errors import UserError
-from noisy_student.models import external, networks
-
-LARGEST_SIDE = 1024  # pixels; no model of torchvision or timm asks for more
-TOO_SMALL = (RuntimeError, AssertionError, ValueError)  # what models raise on images that they cannot take
+from noisy_student.models import external, networks, probe
+from noisy_student.models.probe import LARGEST_SIDE
 
 
 def build(
@@ -48,7 +43,7 @@ def build(
         return model if as_they_are else networks.Resizing(model, (height, width), smallest)
     sides = (0, *range(smallest, LARGEST_SIDE + 1))  # not all above the smallest will do: some want a multiple of 16
     for size in ((max(height, side), max(width, side)) for side in sides):
-        if _takes(model, channels, size):
+        if probe.takes(model, channels, size):
             return networks.Resizing(model, size, smallest)
     raise UserError(f"the model {name} takes no images of {height}x{width} pixels, enlarged or not; take another")
 
@@ -150,7 +145,7 @@ def size_and_cost(model: Any, channels: int, image_size: tuple[int, int]) -> dic
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        images = len(_meta_forward(model, channels, image_size))
+        images = len(probe.forward(model, channels, image_size))
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "multiply_adds": counter.get_total_flops() // 2 // images,  # it counts a multiply-add as two operations
@@ -161,7 +156,7 @@ def size_and_cost(model: Any, channels: int, image_size: tuple[int, int]) -> dic
 def _step_of_sizes(model: Any, channels: int) -> int | None:
     network, smallest = bare(model), model.smallest_image_size
     larger = ((step, smallest + step) for step in (1, 2, 4, 8, 16, 32))
-    return next((step for step, side in larger if _takes(network, channels, (side, side))), None)
+    return next((step for step, side in larger if probe.takes(network, channels, (side, side))), None)
 
 
 def _is_builtin(name: str) -> bool:
@@ -198,35 +193,11 @@ def _set_rates(model: nn.Module, dropout: float, stochastic_depth: float) -> Non
 
 @cache
 def _smallest_image_size(name: str) -> int:
-    """Pixels a side of the smallest square image that a library's model takes: by bisection if it takes some power of
-    two, else (a model of one size, as 224) by trying one after the other."""
-    model = _on_meta(name, 0.0, 0.0)
-
-    def takes(side: int) -> bool:
-        return _takes(model, 3, (side, side))
-
-    power = next((2**i for i in range(LARGEST_SIDE.bit_length()) if takes(2**i)), None)
-    if power:
-        return power // 2 + 1 + bisect_left(range(power // 2 + 1, power), True, key=takes)
-    side = next((side for side in range(1, LARGEST_SIDE) if takes(side)), None)
+    """Pixels a side of the smallest square image that a library's model takes."""
+    side = probe.smallest_side(_on_meta(name, 0.0, 0.0))
     if side is None:
         raise UserError(f"the model {name} takes no square images of up to {LARGEST_SIDE} pixels a side; take another")
     return side
-
-
-def _takes(model: nn.Module, channels: int, image_size: tuple[int, int]) -> bool:
-    try:
-        return _meta_forward(model, channels, image_size).ndim == 2
-    except TOO_SMALL:
-        return False
-
-
-def _meta_forward(model: nn.Module, channels: int, image_size: tuple[int, int]) -> torch.Tensor:
-    """The shape of the logits of two images, as a tensor on the meta device, where nothing is computed or drawn."""
-    tensors = chain(model.named_parameters(), model.named_buffers())
-    images = torch.empty(2, channels, *image_size, device="meta")
-    with torch.no_grad():
-        return torch.func.functional_call(model, {name: tensor.to("meta") for name, tensor in tensors}, (images,))
 
 
 @cache
@@ -246,24 +217,6 @@ def _uses(name: str, dropout: float, stochastic_depth: float) -> bool:
     """Whether a model in training draws random numbers for the rate that is not 0."""
     if _is_builtin(name):  # they use what they have, and a process's first pass on the meta device costs a second
         return dropout > 0 or networks.parse(name)[0] in networks.RESIDUAL
-    return _random_draws(name, dropout, stochastic_depth) > _random_draws(name, 0.0, 0.0)
-
-
-def _random_draws(name: str, dropout: float, stochastic_depth: float) -> int:
     side = _smallest_image_size(name)
-    model = _on_meta(name, dropout, stochastic_depth)  # before counting, for initial weights are draws too
-    with _DrawCounter() as counter:
-        _meta_forward(model, 3, (side, side))
-    return counter.draws
-
-
-class _DrawCounter(TorchDispatchMode):
-    """Counts the operations that draw random numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.draws = 0
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        self.draws += torch.Tag.nondeterministic_seeded in operator.tags
-        return operator(*args, **(kwargs or {}))
+    with_rate, without = (_on_meta(name, *rates) for rates in ((dropout, stochastic_depth), (0.0, 0.0)))
+    return probe.random_operations(with_rate, side) > probe.random_operations(without, side)

@@ -19,7 +19,8 @@ from noisy_student.core.files import REMEDY
 from noisy_student.models.checkpoint import DESCRIPTION, load_model
 from noisy_student.models.classifier import Classifier
 from noisy_student.models.external import load_tensors
-from noisy_student.models.registry import LARGEST_SIDE, bare, build, head_name
+from noisy_student.models.probe import LARGEST_SIDE
+from noisy_student.models.registry import bare, build, head_name
 from noisy_student.store.splits import Split
 from noisy_student.training.params import Recipe
 

@@ -9,7 +9,7 @@ from commands.plan import clock, forecast, to_run
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.errors import UserError
 from noisy_student.data.sources import DataParams
-from noisy_student.training.recipes import DistillationParams
+from noisy_student.training.params import DistillationParams
 
 DATA = ParamsFile(Path(__file__).parents[2] / "params.yaml").section("data", DataParams)
 

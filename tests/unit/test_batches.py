@@ -1,5 +1,5 @@
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from noisy_student.core.errors import UserError
 from noisy_student.store.labeled_images import LabeledImages
+from noisy_student.store.splits import Selection
+from noisy_student.training import batches
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.batches import (
     MOST_AHEAD,
@@ -292,3 +294,18 @@ def test_smoothing_keeps_the_sum_and_the_most_probable_class(smoothing, classes)
     assert torch.allclose(smoothed.sum(dim=1), torch.ones(classes))
     assert smoothed.argmax(dim=1).tolist() == list(range(classes))
     assert smoothed[0, 1] == pytest.approx(smoothing / classes)
+
+
+def test_pixels_are_read_a_few_at_a_time_so_that_they_stand_in_memory_once(monkeypatch, make_split):
+    monkeypatch.setattr(batches, "VALUES_READ", 64 * 7)
+    split, read = make_split(0, 50, shards=4), []
+
+    class Recording(Selection):
+        def __getitem__(self, part):
+            read.append(len(self.rows[part]))
+            return super().__getitem__(part)
+
+    data = LabeledImages.from_labels(split)
+    found = resident(replace(data, images=Recording(split.shards, np.arange(50))), CPU)
+    assert read == [7] * 7 + [1]
+    assert np.array_equal(found.images.permute(0, 2, 3, 1).numpy(), split.images())

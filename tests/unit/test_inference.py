@@ -1,4 +1,6 @@
 import json
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from torch import nn
 from noisy_student.core.errors import UserError
 from noisy_student.models import prediction
 from noisy_student.models.checkpoint import DESCRIPTION, save_model
-from noisy_student.models.classifier import Classifier, ensemble, load_classifier, new_classifier
+from noisy_student.models.classifier import Classifier, ensemble, load_classifier, new_classifier, pixel_statistics
 from noisy_student.models.prediction import LabelingParams, predict, predict_logits, predict_split
 
 CPU = torch.device("cpu")
@@ -179,3 +181,22 @@ def test_weights_that_are_not_what_the_description_says_are_refused(tmp_path, ma
     with pytest.raises(UserError) as caught:
         load_classifier(tmp_path, CPU)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_mean_and_deviation_are_exact_and_take_no_memory_that_grows_with_the_images(make_split):
+    split = make_split(0, 500, shards=3)
+    mean, std = pixel_statistics(split)
+    pixels = torch.from_numpy(split.images()).double() / 255
+    assert mean.tolist() == [pixels.mean().float().item()]
+    assert std.tolist() == [pixels.std().float().item()]
+
+    def peak(count: int) -> int:
+        images = np.random.default_rng(0).integers(256, size=(count, 64, 64, 3), dtype=np.uint8)
+        many = replace(split, shards=[images], channels=3, image_size=(64, 64))
+        tracemalloc.start()
+        pixel_statistics(many)
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest
+
+    assert peak(1600) < 1.1 * peak(400)

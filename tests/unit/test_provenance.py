@@ -121,3 +121,11 @@ def test_code_that_was_written_after_the_start_is_refused(monkeypatch):
     monkeypatch.setattr("noisy_student.core.provenance.STARTED", 0.0)
     with pytest.raises(UserError, match=r"^noisy_student/__init__.py changed while predict_pool ran"):
         provenance(HERE, None, {})
+
+
+def test_a_section_that_is_asked_for_after_the_fingerprint_was_made_is_refused(here):
+    params = asked()
+    provenance(HERE, params, {})
+    assert params.section("seed", int) == 3
+    with pytest.raises(RuntimeError, match="the section teacher is asked for after the fingerprint was made"):
+        params.section("teacher", dict)
