@@ -13,7 +13,7 @@ repro: $(INSTALLED)
 	@python -m commands.table metrics/history.csv metrics/summary.json
 
 test: $(INSTALLED) lint
-	python -m pytest --numprocesses auto --dist loadfile
+	python -m pytest --numprocesses auto --dist loadfile --cov --cov-report term
 
 test-slow: $(INSTALLED)
 	python -m pytest -m slow
