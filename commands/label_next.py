@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     if [pool.classes, pool.channels, list(pool.image_size)] != [description[key] for key in SAME]:
         raise UserError(f"{args.pool} has other classes or images than the model was trained on; name another pool")
     logits = np.concatenate(
-        [seen.logits for _, seen in predict_split(classifier, pool, runtime, "looking at the pool")]
+        [predictions.logits for _, predictions in predict_split(classifier, pool, runtime, "predicting the pool")]
     )
     probabilities = softmax(logits)
     rows = worth_labeling(probabilities, args.images)

@@ -46,7 +46,9 @@ def main(
     with guarded(__file__, params, inputs):
         classifier, description = load_classifier(model, setup(runtime))
         split, title = read_split(test), f"{description['name']} on the test split"
-        logits = np.concatenate([seen.logits for _, seen in predict_split(classifier, split, runtime, title)])
+        logits = np.concatenate(
+            [predictions.logits for _, predictions in predict_split(classifier, split, runtime, title)]
+        )
         result = evaluation(logits, split.labels, description)
         result |= {key: read_json(report)[key] for key in ("training_labels", "held_out_labels")}
         if control_of:

@@ -45,10 +45,10 @@ def label(
     kinds = ("", "features-") if labeling.features else ("",)
     shards = range(len(split.shards))
     done = {number for number in shards if all(job.has(f"{kind}{name}-{number:05}.npy") for kind in kinds)}
-    for number, seen in predict_split(teacher, split, runtime, title, done, labeling):
-        job.add(f"{name}-{number:05}.npy", seen.logits)
-        if seen.features is not None:
-            job.add(f"features-{name}-{number:05}.npy", seen.features)
+    for number, predictions in predict_split(teacher, split, runtime, title, done, labeling):
+        job.add(f"{name}-{number:05}.npy", predictions.logits)
+        if predictions.features is not None:
+            job.add(f"features-{name}-{number:05}.npy", predictions.features)
 
 
 if __name__ == "__main__":

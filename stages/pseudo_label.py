@@ -33,10 +33,10 @@ def main(*, iteration: str, logits: Path, calibration: Path, out: Path) -> None:
         usual, found = (read_ood_scores(logits, split, chosen) for split in ("calibration", "pool"))
         limits = find_limits(chosen, known, split.labels, temperature, usual)
         draw = generator(seed, f"balance of {iteration}")
-        made = make(pool, chosen, temperature, draw, limits, found)
+        pseudo_labels = make(pool, chosen, temperature, draw, limits, found)
         chosen_by = {"temperature": temperature, **limits.figures()}
-        save_pseudo_labels(out, made, split.classes, len(pool), chosen_by)
-        kept = f"{len(made.rows):,} of {len(pool):,} pool images kept"
+        save_pseudo_labels(out, pseudo_labels, split.classes, len(pool), chosen_by)
+        kept = f"{len(pseudo_labels.rows):,} of {len(pool):,} pool images kept"
         print(f"{iteration}: {kept}, logits divided by {temperature:.2f}")
 
 

@@ -55,7 +55,7 @@ class ParamsFile:
     def __init__(self, path: Path = PARAMS_FILE):
         self.path = path
         self.values = _read(path)
-        self.asked: dict[str, Any] = {}  # the sections that were asked for, as they stand in the file
+        self.read: dict[str, Any] = {}  # the sections that were asked for, as they stand in the file
         self.frozen = False  # whether a fingerprint was made of them, so that a further one would not count
 
     def section(self, name: str, kind: Any) -> Any:
@@ -64,7 +64,7 @@ class ParamsFile:
         Raises `UserError` naming the key, what it was and what it may be, and `RuntimeError` for a section that a
         fingerprint made before would miss.
         """
-        if self.frozen and name not in self.asked:
+        if self.frozen and name not in self.read:
             raise RuntimeError(f"the section {name} is asked for after the fingerprint was made; ask for it before")
         value: Any = self.values
         for i, key in enumerate(name.split(".")):
@@ -72,7 +72,7 @@ class ParamsFile:
                 missing = ".".join(name.split(".")[: i + 1])
                 raise UserError(f"{self.path}: the key {missing} is missing; add it")
             value = value[key]
-        self.asked[name] = value
+        self.read[name] = value
         return validated(kind, value, name, self.path)
 
 

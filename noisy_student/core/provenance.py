@@ -60,7 +60,7 @@ def provenance(
     return Provenance(
         stage=Path(file).stem,
         code={str(path.relative_to(ROOT)): digest(path) for path in code},
-        params=dict(params.asked) if params else {},
+        params=dict(params.read) if params else {},
         inputs={role: _manifest(path) for role, path in paths.items()},
         machine=machine or {},
         paths=paths,

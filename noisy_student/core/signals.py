@@ -46,13 +46,13 @@ def raise_on_signal() -> Iterator[None]:
 @contextmanager
 def defer_signals() -> Iterator[StopFlag]:
     """Within the block a signal only sets what is yielded; the block looks at it where it can stop."""
-    asked = StopFlag()
+    stop = StopFlag()
 
     def note(number: int, frame: FrameType | None) -> None:
-        asked.signal = number
+        stop.signal = number
 
     with _handled_by(note):
-        yield asked
+        yield stop
 
 
 @contextmanager

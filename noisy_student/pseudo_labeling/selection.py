@@ -152,12 +152,12 @@ def true_labels(
     if not len(rows):
         raise UserError("no label of the pool is known, so there is no oracle; take the control of kind oracle out")
     sure = np.where(one_hot(truth[rows], classes) > 0, 0.0, -np.inf)
-    made = make(sure, params, 1.0, generator, Limits(threshold=0))
-    return replace(made, rows=rows[made.rows])
+    pseudo_labels = make(sure, params, 1.0, generator, Limits(threshold=0))
+    return replace(pseudo_labels, rows=rows[pseudo_labels.rows])
 
 
-def shuffled(made: PseudoLabels, generator: np.random.Generator) -> PseudoLabels:
+def shuffled(pseudo_labels: PseudoLabels, generator: np.random.Generator) -> PseudoLabels:
     """The same images and targets, each target and its copies with an image of the generator's choice."""
-    order = generator.permutation(len(made.rows))
-    taken = {name: getattr(made, name)[order] for name in ("labels", "confidence", "targets", "copies")}
-    return replace(made, **taken)
+    order = generator.permutation(len(pseudo_labels.rows))
+    taken = {name: getattr(pseudo_labels, name)[order] for name in ("labels", "confidence", "targets", "copies")}
+    return replace(pseudo_labels, **taken)

@@ -39,27 +39,29 @@ def read_logits(folder: Path, split: str) -> np.ndarray:
 
 
 def save_pseudo_labels(
-    folder: Path, made: PseudoLabels, classes: list[str], pool: int, chosen_by: Mapping[str, float | None]
+    folder: Path, pseudo_labels: PseudoLabels, classes: list[str], pool: int, chosen_by: Mapping[str, float | None]
 ) -> None:
     """Write pseudo-labels as a table, and beside it what a person wants to know of them.
 
     `pool` is the number of images that they were chosen from, and `chosen_by` has the figures that decided.
     """
-    flat = pa.array(made.targets.reshape(-1))
+    flat = pa.array(pseudo_labels.targets.reshape(-1))
     columns = {
-        "row": made.rows,
-        "label": made.labels,
-        "confidence": made.confidence,
-        "copies": made.copies,
-        "target": pa.FixedSizeListArray.from_arrays(flat, made.targets.shape[1]),
+        "row": pseudo_labels.rows,
+        "label": pseudo_labels.labels,
+        "confidence": pseudo_labels.confidence,
+        "copies": pseudo_labels.copies,
+        "target": pa.FixedSizeListArray.from_arrays(flat, pseudo_labels.targets.shape[1]),
     }
     write_parquet(folder / TABLE_FILE, pa.table(columns))
-    unique, used = (np.bincount(made.labels, weights, len(classes)) for weights in (None, made.copies))
+    unique, used = (
+        np.bincount(pseudo_labels.labels, weights, len(classes)) for weights in (None, pseudo_labels.copies)
+    )
     report = {
         "pool_images": pool,
         **chosen_by,
-        "unique_images": len(made.rows),
-        "images_with_copies": int(made.copies.sum()),
+        "unique_images": len(pseudo_labels.rows),
+        "images_with_copies": int(pseudo_labels.copies.sum()),
         "unique_by_class": dict(zip(classes, unique.astype(int).tolist(), strict=True)),
         "with_copies_by_class": dict(zip(classes, used.astype(int).tolist(), strict=True)),
         "classes_without_images": [name for name, images in zip(classes, unique, strict=True) if not images],

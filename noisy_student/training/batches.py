@@ -72,14 +72,14 @@ class Batches:
     def __init__(self, recipe: Recipe, labeled: ResidentDataset, pool: ResidentDataset | None, seed: int):
         self.recipe, self.labeled, self.pool, self.seed = recipe, labeled, pool, seed
         self.ahead = steps_ahead(recipe.training.batch_size * labeled.images[0].numel())
-        self.made: dict[int, MicroBatch] = {}  # the batches of the next steps
+        self.ahead_batches: dict[int, MicroBatch] = {}  # the batches of the next steps
 
     def parts(self, step: int) -> Iterator[MicroBatch]:
         """The batch of `step` in `accumulation` parts, among which its labeled and pool images are spread evenly."""
-        if step not in self.made:
+        if step not in self.ahead_batches:
             end = max(step + 1, phase_of(self.recipe.training, step).end)
-            self.made = self._make(range(step, min(step + self.ahead, end)))
-        batch, count = self.made.pop(step), self.recipe.training.accumulation
+            self.ahead_batches = self._make(range(step, min(step + self.ahead, end)))
+        batch, count = self.ahead_batches.pop(step), self.recipe.training.accumulation
         return (batch.micro_batch(count, first) for first in range(count))
 
     def _make(self, steps: range) -> dict[int, MicroBatch]:
@@ -137,12 +137,12 @@ def steps_ahead(values: int) -> int:
 
     Raises `UserError` when the environment variable asks for what is no number of batches.
     """
-    asked = os.environ.get(AHEAD, "")
-    if not asked:
+    wanted = os.environ.get(AHEAD, "")
+    if not wanted:
         return max(1, min(MOST_AHEAD, VALUES_AHEAD // values))
-    if not asked.isdecimal() or int(asked) == 0:
-        raise UserError(f"the environment variable {AHEAD} was {asked[:40]!r}; set it to a whole number from 1 on")
-    return int(asked)
+    if not wanted.isdecimal() or int(wanted) == 0:
+        raise UserError(f"the environment variable {AHEAD} was {wanted[:40]!r}; set it to a whole number from 1 on")
+    return int(wanted)
 
 
 def shrunk(images: Tensor, resolution: float) -> Tensor:

@@ -71,14 +71,16 @@ def distillation(student: ForwardPasses, part: MicroBatch, recipe: Recipe) -> Te
     if params is None or part.teacher_logits is None:
         raise ValueError("a distillation takes its options and a teacher's logits")
     logits = student.logits(part.images)
-    true = -(part.targets * F.log_softmax(logits, dim=1)).sum(dim=1)  # (B,)
+    label_loss = -(part.targets * F.log_softmax(logits, dim=1)).sum(dim=1)  # (B,)
     if params.kind == "hard":
-        told = F.cross_entropy(logits, part.teacher_logits.argmax(dim=1), reduction="none")  # (B,)
+        teacher_loss = F.cross_entropy(logits, part.teacher_logits.argmax(dim=1), reduction="none")  # (B,)
     else:
         ours, theirs = (F.log_softmax(each / params.temperature, dim=1) for each in (logits, part.teacher_logits))
-        told = params.temperature**2 * F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)  # (B,)
+        teacher_loss = params.temperature**2 * F.kl_div(ours, theirs, reduction="none", log_target=True).sum(
+            dim=1
+        )  # (B,)
     share = params.weight + (1 - params.weight) * part.from_pool
-    return (part.weights * torch.lerp(true, told, share)).sum()
+    return (part.weights * torch.lerp(label_loss, teacher_loss, share)).sum()
 
 
 class Objective(NamedTuple):

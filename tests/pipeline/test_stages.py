@@ -12,12 +12,23 @@ import torch
 import yaml
 
 from benchmarks.study import changed
-from noisy_student.core.files import read_json
+from noisy_student.core.files import read_json, write_json
 from noisy_student.models.classifier import load_classifier
 from noisy_student.store.pseudo_labels import read_pseudo_labels
 from noisy_student.store.splits import pixel_hash, write_split, write_truth
 from noisy_student.training.augmentation.policy import NoiseParams
-from stages import distill, predict_pool, pseudo_label, train_pool_control, train_student, train_teacher
+from stages import (
+    distill,
+    evaluate,
+    history,
+    predict_pool,
+    pseudo_label,
+    summarize,
+    train_control,
+    train_pool_control,
+    train_student,
+    train_teacher,
+)
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ["zero", "one", "two"]
@@ -56,7 +67,7 @@ class Project:
         predict_pool.main([*self.splits("pool", "calibration", "labeled"), "--teacher", "models/iter0", "--out", out])
         return out
 
-    def pseudo_labels(self, logits: str, out: str = "told"):
+    def pseudo_labels(self, logits: str, out: str = "pseudo_labels"):
         pseudo_label.main(["--iteration", "iter1", "--logits", logits, *self.splits("calibration"), "--out", out])
         return read_pseudo_labels(self.folder / out)
 
@@ -96,12 +107,12 @@ def recorded(monkeypatch) -> list[dict]:
 
 @pytest.mark.parametrize("kind", ["unnoised", "oracle", "shuffled"])
 def test_a_control_that_sees_the_pool_is_told_what_its_kind_says(project, monkeypatch, digits, kind):
-    told = project.pseudo_labels(project.logits())
+    expected = project.pseudo_labels(project.logits())
     asked = recorded(monkeypatch)
     flags = [
         *project.splits("labeled", "pool", "validation", "pretrained"),
         "--pseudo-labels",
-        "told",
+        "pseudo_labels",
         "--pool-truth",
         "truth.parquet",
     ]
@@ -110,9 +121,9 @@ def test_a_control_that_sees_the_pool_is_told_what_its_kind_says(project, monkey
     (found,) = asked
     targets = found["pool"].targets
     truth = digits[1][slice(*ROWS["pool"])]
-    assert np.array_equal(targets, told.targets) == (kind == "unnoised")
+    assert np.array_equal(targets, expected.targets) == (kind == "unnoised")
     assert np.array_equal(targets.argmax(axis=1), truth) == (kind == "oracle")
-    assert np.array_equal(np.sort(targets, axis=0), np.sort(told.targets, axis=0)) == (kind != "oracle")
+    assert np.array_equal(np.sort(targets, axis=0), np.sort(expected.targets, axis=0)) == (kind != "oracle")
     assert (found["recipe"].noise == NoiseParams.none()) == (kind == "unnoised")
 
 
@@ -153,7 +164,7 @@ def test_a_warm_student_begins_with_its_teachers_weights(project, initial):
     flags = [
         *project.splits("labeled", "pool", "validation", "pretrained"),
         "--pseudo-labels",
-        "told",
+        "pseudo_labels",
         "--teacher",
         "models/iter0",
     ]
@@ -219,3 +230,42 @@ def test_without_weight_a_model_taught_on_labels_is_one_trained_alone(project):
     second = [weights(distilled(project, f"second-{each['weight']}", distillation=each)) for each in (alone, told)]
     assert first[0] == second[0]
     assert first[1] != second[1]
+
+
+def test_results_grow_into_a_history_and_a_summary(project, digits):
+    images, labels = digits[0][330:430], digits[1][330:430]
+    index = pd.DataFrame({"id": [str(i) for i in range(100)], "label": labels, "sha256": pixel_hash(images)})
+    write_split(project.folder / "test", images, index, CLASSES, {}, 64_000_000)
+    write_json(project.folder / "data.json", {"training_labels": 30, "held_out_labels": 100})
+    control = {"same_size": {"kind": "supervised", "of": "iter1", "noise": {}}}
+    project.params(controls=control, pool_controls={}, current="iter1")
+    project.pseudo_labels(project.logits())
+    flags = project.splits("labeled", "validation", "pretrained")
+    pool = ["--pool", "pool", "--pseudo-labels", "pseudo_labels"]
+    train_student.main([*flags, *pool, "--iteration", "iter1", "--teacher", "models/iter0", "--out", "models/iter1"])
+    train_control.main([*flags, "--control", "same_size", "--of", "iter1", "--out", "models/same_size"])
+
+    given = ["--test", "test", "--report", "data.json"]
+    evaluate.main([*given, "--model", "models/iter0", "--out", "results/iter0"])
+    truth = ["--pseudo-labels", "pseudo_labels", "--pool-truth", "truth.parquet"]
+    evaluate.main([*given, *truth, "--model", "models/iter1", "--out", "results/iter1"])
+    of = ["--control-of", "supervised", "iter1"]
+    evaluate.main([*given, *of, "--model", "models/same_size", "--out", "controls/same_size"])
+    history.main(["--results", "results/iter0", "--model", "models/iter0", "--out", "history/iter0"])
+    before = ["--teacher", "iter0", "--before", "history/iter0"]
+    history.main(["--results", "results/iter1", "--model", "models/iter1", *before, "--out", "history/iter1"])
+    (project.folder / "distilled").mkdir()
+    outs = [part for name in ("summary", "history", "curves", "confusion") for part in (f"--{name}-out", f"{name}.out")]
+    summarize.main(["--history", "history/iter1", "--controls", "controls", "--distilled", "distilled", *outs])
+
+    summary = read_json(project.folder / "summary.out")
+    rows = pd.read_csv(project.folder / "history.out").set_index("iteration")
+    assert list(rows.index) == ["iter0", "iter1"]
+    results = {
+        name: read_json(project.folder / name / "results.json") for name in ("results/iter1", "controls/same_size")
+    }
+    gain = results["results/iter1"]["accuracy"] - results["controls/same_size"]["accuracy"]
+    assert summary["gain_over_control"] == pytest.approx(gain)
+    assert summary["gain_over_teacher"] == pytest.approx(rows.accuracy["iter1"] - rows.accuracy["iter0"])
+    assert len(pd.read_csv(project.folder / "confusion.out")) == 100
+    assert summary["kept_fraction"] == 1

@@ -169,7 +169,7 @@ def test_batches_made_several_at_once_are_those_made_one_by_one(make_recipe, mon
         found = tensors(next(batches.parts(step)))
         assert found.keys() == expected.keys()
         assert [name for name in found if not torch.equal(found[name], expected[name])] == []
-    assert not batches.made  # nothing is made for steps that will not come
+    assert not batches.ahead_batches  # nothing is made for steps that will not come
 
 
 def test_as_many_batches_are_made_at_once_as_leave_the_memory_alone():
