@@ -30,7 +30,7 @@ from noisy_student.training.augmentation.operations import (
 from noisy_student.training.augmentation.policy import JITTER_REACH, affine_reach, strengths
 
 MAGNITUDES = (0, 5, 10, 15, 20, 25, 30)
-TILE, GAP, NAMES, HEAD = 96, 6, 130, 26  # pixels: an image's side, between images, the names' column, the head
+TILE, GAP, NAMES, HEAD = 96, 6, 150, 32  # pixels: an image's side, between images, the names' column, the head
 AMOUNT, FACTOR = np.array([[0.8, 0.6, -0.4, 0.5, 0.6, -0.4]]), np.array([[0.7, -0.8, 0.9]])  # of affine and jitter
 
 
@@ -99,13 +99,24 @@ def mixed(two: Tensor, name: str, share: float) -> Tensor:
 
 
 def drawn(rows: dict[str, Callable[[float], Tensor]]) -> Image.Image:
-    """The images of `rows`, which are functions of the share of the highest magnitude, with names and magnitudes."""
+    """The images of `rows`, which are functions of the share of the highest magnitude, in two columns with names."""
+    items = list(rows.items())
+    half = -(-len(items) // 2)
+    left, right = (_column(items[start : start + half], half) for start in (0, half))
+    picture = Image.new("RGB", (left.width + right.width, left.height), "white")
+    picture.paste(left, (0, 0))
+    picture.paste(right, (left.width, 0))
+    return picture
+
+
+def _column(items: list[tuple[str, Callable[[float], Tensor]]], height: int) -> Image.Image:
+    """A row of tiles for each item, with its name before them and the magnitudes above; as high as `height` rows."""
     step = TILE + GAP
-    picture = Image.new("RGB", (NAMES + step * len(MAGNITUDES), HEAD + step * len(rows)), "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
+    picture = Image.new("RGB", (NAMES + step * len(MAGNITUDES), HEAD + step * height), "white")
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(18)
     for column, magnitude in enumerate(MAGNITUDES):
         pen.text((NAMES + column * step + TILE // 2, HEAD // 2), str(magnitude), "black", font, anchor="mm")
-    for row, (name, make) in enumerate(rows.items()):
+    for row, (name, make) in enumerate(items):
         top = HEAD + row * step
         pen.text((NAMES - 12, top + TILE // 2), name, "black", font, anchor="rm")
         for column, magnitude in enumerate(MAGNITUDES):

@@ -21,9 +21,11 @@ def split(tmp_path, digits) -> Path:
 def test_every_row_begins_with_the_image_itself_but_for_what_has_no_magnitude(digits):
     two = torch.from_numpy(digits[0][:2]).permute(0, 3, 1, 2)
     picture = np.asarray(sheet(two).convert("L")).astype(int)
+    step, half = TILE + 6, picture.shape[1] // 2
     rows = [
-        [picture[top : top + TILE, left : left + TILE] for left in range(NAMES, picture.shape[1], TILE + 6)]
-        for top in range(HEAD, picture.shape[0], TILE + 6)
+        [picture[top : top + TILE, left : left + TILE] for left in range(side + NAMES, side + half, step)]
+        for side in (0, half)
+        for top in range(HEAD, picture.shape[0], step)
     ]
     assert len(rows) == 22
     assert all(len(row) == len(MAGNITUDES) for row in rows)
@@ -43,7 +45,7 @@ def test_what_a_move_uncovers_has_the_gray_value_that_is_asked_for(digits):
 
 def test_the_picture_is_written_and_an_image_that_is_not_there_is_refused(split, tmp_path, capsys):
     main([str(tmp_path / "new" / "noise.png"), "--images", str(split), "--image", "4"])
-    assert Image.open(tmp_path / "new" / "noise.png").size == (NAMES + 7 * (TILE + 6), HEAD + 22 * (TILE + 6))
+    assert Image.open(tmp_path / "new" / "noise.png").size == (2 * (NAMES + 7 * (TILE + 6)), HEAD + 11 * (TILE + 6))
     for arguments, said in (
         (["noise.png", "--image", "5"], "--image was 5"),
         (["noise.png", "--fill", "256"], "--fill was 256; it must be from 0 to 255"),
