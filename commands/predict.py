@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
 
-from noisy_student.core.config import ParamsFile, validated
+from noisy_student.core.config import PARAMS_FILE, ParamsFile, validated
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import write_csv, write_parquet
 from noisy_student.core.metrics import softmax
@@ -52,7 +53,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def load_trained(model: Path | None) -> tuple[Classifier, dict[str, Any], RuntimeParams]:
-    """The classifier in the folder `model`, or that of `current` in params.yaml, its description, and how it runs."""
+    """The classifier in the folder `model`, or that of `current` in params.yaml, its description, and how it runs.
+
+    Where there is no params.yaml it runs on a GPU if there is one, and on all cores.
+    """
+    if model and not PARAMS_FILE.exists():
+        threads = torch.get_num_threads()
+        runtime = RuntimeParams(device="auto", precision="float32", threads=threads, deterministic=True)
+        return *load_classifier(model, setup(runtime)), runtime
     params = ParamsFile()
     runtime = params.section("runtime", RuntimeParams)
     return *load_classifier(model or Path("models") / params.section("current", str), setup(runtime)), runtime

@@ -107,3 +107,10 @@ def test_the_unsure_are_named_and_they_differ():
     chosen = worth_labeling(probabilities, 3)
     assert {50, 60} < set(chosen.tolist())
     assert (margins(probabilities[chosen]) == 0).all()
+
+
+@pytest.mark.usefixtures("torch_settings")
+def test_a_model_folder_is_enough_without_the_project(here):
+    (here / "params.yaml").unlink()
+    predict.main(["photos", "labels.csv", "--model", "models/iter1"])
+    assert (pd.read_csv("labels.csv", keep_default_na=False)["reason"] == "").any()
