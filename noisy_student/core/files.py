@@ -113,7 +113,7 @@ def write_array(path: Path, array: np.ndarray) -> str:
 
 
 def write_parts(path: Path, shape: tuple[int, ...], dtype: np.dtype, parts: Iterable[np.ndarray]) -> str:
-    """As `write_array`, for an array of that `shape` whose `parts` along its first axis come one after the other."""
+    """Write an array of that `shape` and `dtype`, given as `parts` along its first axis; return as `write_array`."""
     if dtype.hasobject:
         raise ValueError("an array of objects takes pickle, which can run code")
     header = io.BytesIO()

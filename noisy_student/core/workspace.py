@@ -7,7 +7,8 @@
     work/<name>/result/        the finished result, kept until `make clean-work`
     work/<name>/hashes.json    sha256 of each of its files
 
-A name is the stage's with the fingerprint of all that its result is made from, so that nothing stale is gone on with.
+A name is the stage's name with the fingerprint of everything that decides its result. Another input has another name,
+so that no run resumes stale work.
 """
 
 import os

@@ -31,8 +31,10 @@ def names(library: str) -> list[str]:
 
 
 def torchvision_model(name: str, channels: int, classes: int) -> nn.Module:
-    """The model `torchvision/<name>`, with a dropout before its classifier. Raises `UserError` for other images than
-    gray ones and such of as many channels as it has."""
+    """The model `torchvision/<name>`, with a dropout before its classifier.
+
+    It takes gray images, or images of as many channels as the library's model has; `UserError` is raised for others.
+    """
     from noisy_student.core.torchvision_compat import torchvision
 
     variant = name.removeprefix("torchvision/")

@@ -110,8 +110,10 @@ def find_limits(
     temperature: float,
     ood_score: np.ndarray | None = None,
 ) -> Limits:
-    """What a pool image has to reach, by what the calibration split has: the teacher's `logits` (M,K) and `ood_score`
-    (M,), and its `labels` (M,)."""
+    """The limits for pool images, measured on the calibration split.
+
+    Of that split `logits` (M,K) are the teacher's, `labels` (M,) the true ones, and `ood_score` (M,) see ood.py.
+    """
     threshold, least = params.threshold, -np.inf
     if params.precision:
         threshold = precise_threshold(softmax(logits, temperature), labels, params.precision)
@@ -143,9 +145,9 @@ def balanced_copies(
 def true_labels(
     truth: np.ndarray, classes: int, params: PseudoLabelParams, generator: np.random.Generator
 ) -> PseudoLabels:
-    """What a teacher makes of the pool that is sure of the `truth` (N,), -1 where unknown: an oracle.
+    """The pseudo-labels of an oracle, a teacher that is sure and right: `truth` (N,), -1 where unknown.
 
-    So all images whose label is known are kept, whatever the filters of `params`, and balanced where they say so.
+    All images with a known label are kept, whatever the filters of `params`. They are balanced where `params` say so.
     Raises `UserError` when none is.
     """
     rows = np.flatnonzero(truth >= 0)

@@ -1,4 +1,4 @@
-"""What a student is trained to do: its loss on a part of a batch. An objective is a function and a name in OBJECTIVES.
+"""Objectives: the loss of a student on a micro-batch. A new one is a function and a name in OBJECTIVES.
 
 B images in the part, K classes.
 """
@@ -22,31 +22,34 @@ def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> 
 
 
 def pseudo_labels(student: ForwardPasses, part: MicroBatch, recipe: Recipe) -> Tensor:
-    """Learn what the teacher said about the pool, and the labels (Xie et al. 2019, algorithm 1)."""
+    """Learn the labels and the teacher's pseudo-labels (Xie et al. 2019, algorithm 1)."""
     return weighted_cross_entropy(student.logits(part.images), part.targets, part.weights)
 
 
 def consistency(student: ForwardPasses, part: MicroBatch, recipe: Recipe) -> Tensor:
-    """Say of a strongly noised pool image what one says of the weakly noised one, where one is sure; and the labels.
+    """Predict for a strongly noised pool image what the model predicts for the weakly noised one, where it is sure.
 
-    The labels are the model's own, made on the fly; the teacher's decide alone which pool images are there. Soft and
-    sharpened they are those of UDA (Xie et al. 2020, arXiv 1904.12848, section 3.2), with `consistency_temperature` 0
-    hard ones, those of FixMatch (Sohn et al. 2020, arXiv 2001.07685, section 2.2). Other than there the labels are made
-    without model noise, and labeled images are noised as strongly as the others.
+    These online labels replace the teacher's, which only decide which pool images take part. Soft and sharpened labels
+    are those of UDA (Xie et al. 2020, arXiv 1904.12848, section 3.2). Hard labels (`consistency_temperature` 0) are
+    those of FixMatch (Sohn et al. 2020, arXiv 2001.07685, section 2.2). Two things differ from both papers: labels are
+    made without model noise, and labeled images have the strong noise, too.
     """
     targets, sure = online_labels(student, part, recipe.training)
     return weighted_cross_entropy(student.logits(part.images), targets, part.weights * sure)
 
 
 def combined(student: ForwardPasses, part: MicroBatch, recipe: Recipe) -> Tensor:
-    """Both of the above, half and half: the teacher where the model is not sure yet, and more and more itself."""
+    """Learn the mean of the teacher's label and the online label where the model is sure, else the teacher's alone."""
     targets, sure = online_labels(student, part, recipe.training)
     share = (0.5 * sure * part.from_pool)[:, None]
     return weighted_cross_entropy(student.logits(part.images), torch.lerp(part.targets, targets, share), part.weights)
 
 
 def online_labels(student: ForwardPasses, part: MicroBatch, params: TrainingParams) -> tuple[Tensor, Tensor]:
-    """What the model says of the weakly noised pool images, and the labels of the others (B,K); 1 where sure (B,)."""
+    """Targets (B,K) in which pool images have the model's own labels of their weak views; and 1 where sure, else 0 (B,).
+
+    Labeled images keep their targets and are always sure.
+    """
     if part.weak is None:
         return part.targets, torch.ones_like(part.weights)
     labeled = part.labeled
@@ -62,10 +65,10 @@ def online_labels(student: ForwardPasses, part: MicroBatch, params: TrainingPara
 
 
 def distillation(student: ForwardPasses, part: MicroBatch, recipe: Recipe) -> Tensor:
-    """Say what the teacher says, and of labeled images also the truth (Hinton et al. 2015, section 2).
+    """Learn the teacher's output, and of labeled images the true label as well (Hinton et al. 2015, section 2).
 
-    Soft targets are probabilities at a temperature T; their divergence is scaled by T squared, so that its gradients
-    are as large as those of the labels whatever T is. On pool images the teacher's loss has all the weight.
+    Soft targets are probabilities at a temperature T. Their divergence is multiplied by T squared, so that its
+    gradients keep their size whatever T is. On pool images the teacher's loss has all the weight.
     """
     params = recipe.distillation
     if params is None or part.teacher_logits is None:
@@ -107,5 +110,5 @@ def check_objective(name: str, key: str) -> None:
 
 
 def loss(recipe: Recipe, student: ForwardPasses, part: MicroBatch) -> Tensor:
-    """What `recipe` has `student` learn of `part`, a scalar."""
+    """The loss of `student` on `part` by the objective of `recipe`, a scalar."""
     return OBJECTIVES[recipe.objective].loss(student, part, recipe)

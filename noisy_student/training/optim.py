@@ -73,7 +73,10 @@ def make_optimizer(classifier: Classifier, params: TrainingParams, fused: bool) 
 
 
 def _groups(classifier: Classifier, params: TrainingParams, without: set[int]) -> list[dict[str, Any]]:
-    """Parameters but those whose id is in `without`, by their share of the rate, those that decay before the others."""
+    """The optimizer's groups: parameters of the same share of the learning rate, with weight decay or without it.
+
+    Parameters whose id is in `without` are left out.
+    """
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for share in (shares := rate_shares(classifier, params)).values():
         groups |= {(share, True): [], (share, False): []}
@@ -87,10 +90,10 @@ def _groups(classifier: Classifier, params: TrainingParams, without: set[int]) -
 
 
 def rate_shares(classifier: Classifier, params: TrainingParams) -> dict[int, float]:
-    """The share of the learning rate that each parameter, by its id, is trained with: 1 for the head.
+    """Each parameter's share of the learning rate, by the parameter's id.
 
-    For the k-th layer of weights before it `body_rate` times `layer_decay` to the power of k; what has one dimension
-    goes with the weights before it.
+    The head has share 1. The k-th layer of weights before it has `body_rate` times `layer_decay` to the power of k.
+    Parameters with one dimension belong to the layer of the weights before them.
     """
     parameters = list(classifier.parameters())
     if (params.body_rate, params.layer_decay) == (1, 1):

@@ -113,7 +113,7 @@ def _on_labels_alone(training: TrainingParams) -> TrainingParams:
 
 
 def _check_idle_options(training: TrainingParams, named: dict[str, Any], key: str) -> None:
-    """Raise `UserError` where a student's own section names an option that its other options leave without effect."""
+    """Raise `UserError` where a student's section sets an option that another option makes useless."""
     idle = {"pool_ratio": "finetune", "pool_weight": "finetune"} if training.finetune else {}
     if not OBJECTIVES[training.objective].online_labels:
         idle |= {"consistency_threshold": "objective", "consistency_temperature": "objective"}
@@ -126,8 +126,7 @@ def _check_idle_options(training: TrainingParams, named: dict[str, Any], key: st
 
 
 def _check_no_student_options(training: dict[str, Any], key: str, why: str = "sees labels alone") -> None:
-    """Raise `UserError` where a model that is no iteration's is given an option that means something for those
-    alone."""
+    """Raise `UserError` where a model that is not a student is given an option for students."""
     if training.get("initial") == "warm":
         raise UserError(
             f"params.yaml: {key}.training.initial was warm, and only an iteration can begin with its teacher's "
@@ -166,7 +165,7 @@ def distilled_recipe(
     distilled: DistilledParams,
     name: str,
 ) -> Recipe:
-    """How the model called `name` that another is taught into is trained."""
+    """How the distilled model called `name` is trained."""
     key = f"distilled.{name}"
     chosen = overlay(distillation, distilled.distillation, f"{key}.distillation")
     _check_idle_distillation(chosen, distilled, key)
@@ -188,7 +187,7 @@ def distilled_recipe(
 
 
 def _check_idle_distillation(chosen: DistillationParams, distilled: DistilledParams, key: str) -> None:
-    """Raise `UserError` where a distilled model's own section names an option that others leave without effect."""
+    """Raise `UserError` where a distilled model's section sets an option that another option makes useless."""
     idle = {}
     if chosen.images == "pool":
         idle = {"distillation.weight": "images pool", "training.label_smoothing": "images pool"}
