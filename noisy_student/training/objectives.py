@@ -46,7 +46,7 @@ def combined(student: ForwardPasses, part: MicroBatch, recipe: Recipe) -> Tensor
 
 
 def online_labels(student: ForwardPasses, part: MicroBatch, params: TrainingParams) -> tuple[Tensor, Tensor]:
-    """Targets (B,K) in which pool images have the model's own labels of their weak views; and 1 where sure, else 0 (B,).
+    """Targets (B,K) in which pool images have the model's own labels of their weak views; 1 where sure (B,), else 0.
 
     Labeled images keep their targets and are always sure.
     """
