@@ -4,8 +4,8 @@ OUT is a folder: label_next.csv (id, label), sheet.png, the images with the numb
 the model takes them for. Fill in labels, leave empty what you do not know, and append the lines to corrections.csv: the
 next run trains on them.
 
-Those images are named whose two most probable classes are closest (margin sampling, Scheffer et al. 2001), and among
-these such as differ from one another (the farthest first, Sener and Savarese 2018, in the space of probabilities).
+The images are those whose two most probable classes are closest (margin sampling, Scheffer et al. 2001), and among
+these the ones that differ most in their probabilities (farthest first, Sener and Savarese 2018).
 """
 
 from argparse import ArgumentParser

@@ -119,7 +119,7 @@ def forecast(
 
 
 def sees(recipe: Recipe, params: Params) -> tuple[int, int] | None:
-    """The height and width of the images that pretrained weights are for, where `recipe` begins with such."""
+    """The input size (H,W) of the pretrained weights that `recipe` begins with; None for other first weights."""
     if recipe.training.initial != "pretrained":
         return None
     height, width = description(params.pretraining, recipe.model)["input_size"]
@@ -133,7 +133,7 @@ def made_up_classifier(
     device: torch.device,
     input_size: tuple[int, int] | None = None,
 ) -> Classifier:
-    """The untrained model of `recipe` for images of `shape` (height, width, channels), whose pixels it takes as are."""
+    """An untrained model of `recipe` for images of `shape` (height, width, channels), without normalization."""
     height, width, channels = shape
     rates = (recipe.noise.dropout, recipe.noise.stochastic_depth)
     network = build(recipe.model, channels, classes, (height, width), *rates, input_size)

@@ -1,4 +1,4 @@
-"""A recipe for each stage of the pipeline. What stands here decides nothing of what a stage makes."""
+"""One module for each stage of the pipeline. Nothing in this file decides what a stage makes."""
 
 import os
 import signal

@@ -1,6 +1,6 @@
-"""Refuse a params.yaml that cannot be run, with one sentence, before anything else runs.
+"""Stop with one sentence if params.yaml cannot be run, before anything else runs.
 
-Reads   dvc.yaml (which DVC takes for no dep), for where the outputs of a removed iteration would be
+Reads   dvc.yaml, which is no dep, to find outputs of removed iterations
 Writes  a constant, so that nothing runs again because the check did
 Params  all of params.yaml
 """

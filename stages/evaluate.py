@@ -1,4 +1,4 @@
-"""Measure a model on the test split, and the pseudo-labels that it was taught, where the pool's truth is known.
+"""Measure a model on the test split, and its pseudo-labels where the pool's true labels are known.
 
 Reads   the model's folder, the test split, the data report; for a student its pseudo-labels and the pool's truth
 Writes  a folder: results.json and predictions.csv (id, actual, predicted)

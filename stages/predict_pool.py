@@ -1,4 +1,4 @@
-"""Let a teacher look at the pool, the calibration and the labeled split, in eval mode and without noise.
+"""Predict a teacher's logits for the pool, the calibration and the labeled split, in eval mode and without noise.
 
 Reads   the teacher's folder, the pool, the calibration and the labeled split
 Writes  a folder of logits, float32 (n,K), pool-00000.npy and so on, one for each shard of a split,

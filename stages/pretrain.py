@@ -1,4 +1,4 @@
-"""Bring or make the pretrained weights that models begin with where their training.initial is pretrained.
+"""Fetch or train the weights for models whose training.initial is pretrained.
 
 Reads   a library's weights, a file, or the labeled images of a source (never those of `data`)
 Writes  a folder with one for each model: weights and description, and where they were trained the learning curve

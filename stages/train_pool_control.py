@@ -1,4 +1,4 @@
-"""Train a control that sees the pool as its iteration did, but for its noise or for the labels of the pool.
+"""Train a control that sees the pool. It differs from its iteration in the noise or in the labels of the pool.
 
 Reads   the labeled and the validation split, the pool, the iteration's pseudo-labels, the pool's truth (oracle alone),
         pretrained weights

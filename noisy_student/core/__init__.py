@@ -1,1 +1,1 @@
-"""What all rooms use, and what knows nothing of images or models: config, errors, files, randomness, metrics."""
+"""Tools that every other folder uses. Nothing here knows of images or models."""

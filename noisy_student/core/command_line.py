@@ -1,4 +1,4 @@
-"""A command line out of a function's signature: a parameter is an option, its type reads it, its default waives it."""
+"""Makes a command line from a function's signature: each parameter is an option, and its type parses the option."""
 
 import inspect
 import sys
@@ -11,7 +11,7 @@ from noisy_student.core.errors import cli_main
 
 
 class Command(Protocol):
-    """What a person calls with words, and a process with its own."""
+    """A command: call it with a list of words, or without one to take those of the process."""
 
     def __call__(self, argv: list[str] | None = None) -> None: ...
 

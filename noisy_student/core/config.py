@@ -1,6 +1,7 @@
-"""Loads params.yaml and checks a section of it against the type that the section's room gives it.
+"""Loads params.yaml and checks each section against its type.
 
-A type stands in the room that uses it, so that a change to one section's type reaches only the stages that read it.
+The type of a section stands beside the code that uses the section, so that a change to it reruns only the stages that
+read that section.
 """
 
 import difflib
@@ -19,7 +20,7 @@ MAX_BYTES = 1_000_000  # a params.yaml is a page or two; a larger file is a mist
 
 
 class ParamsModel(BaseModel):
-    """A section of params.yaml: unknown keys and wrong types are refused, and nothing changes it afterwards."""
+    """The base of all section types: it rejects unknown keys and wrong types, and its values never change."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -28,8 +29,11 @@ S = TypeVar("S", bound=ParamsModel)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """The safe loader, which refuses a key written twice, where YAML would let the last one win in silence, and reads
-    1e-3 and 5e-05 as numbers: DVC writes YAML 1.2, in which they are, and PyYAML reads 1.1, in which they are text."""
+    """PyYAML's safe loader with two changes.
+
+    It rejects a key that is written twice, where YAML lets the last one win. And it reads 1e-3 and 5e-05 as numbers:
+    they are numbers in YAML 1.2, which DVC writes, and text in YAML 1.1, which PyYAML reads.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -47,7 +51,7 @@ _UniqueKeyLoader.add_implicit_resolver(
 
 
 class ParamsFile:
-    """The parsed params.yaml, whose sections are checked as they are asked for.
+    """The parsed params.yaml. A section is checked when it is read.
 
     Raises `UserError` when the file is missing, not YAML, or not a mapping.
     """
@@ -55,17 +59,17 @@ class ParamsFile:
     def __init__(self, path: Path = PARAMS_FILE):
         self.path = path
         self.values = _read(path)
-        self.read: dict[str, Any] = {}  # the sections that were asked for, as they stand in the file
-        self.frozen = False  # whether a fingerprint was made of them, so that a further one would not count
+        self.read: dict[str, Any] = {}  # the sections that were read, as they stand in the file
+        self.frozen = False  # whether their fingerprint was made
 
     def section(self, name: str, kind: Any) -> Any:
         """The value under the dotted `name` (`iterations.iter1`), checked against `kind`, a type or a `ParamsModel`.
 
-        Raises `UserError` naming the key, what it was and what it may be, and `RuntimeError` for a section that a
-        fingerprint made before would miss.
+        Raises `UserError` naming the key, its value and what is allowed. Raises `RuntimeError` for a first read after
+        the fingerprint was made, which would miss the section.
         """
         if self.frozen and name not in self.read:
-            raise RuntimeError(f"the section {name} is asked for after the fingerprint was made; ask for it before")
+            raise RuntimeError(f"the section {name} is read after the fingerprint was made; read it before")
         value: Any = self.values
         for i, key in enumerate(name.split(".")):
             if not isinstance(value, dict) or key not in value:
@@ -77,12 +81,12 @@ class ParamsFile:
 
 
 def overlay(section: S, overrides: dict[str, Any], name: str, path: Path = PARAMS_FILE) -> S:
-    """`section` with the `overrides` that stand under the dotted `name` in place of its own values."""
+    """`section` with some values replaced by `overrides`, which stand in the file under the dotted `name`."""
     return validated(type(section), {**section.model_dump(), **overrides}, name, path)
 
 
 def validated(kind: Any, value: Any, name: str, path: Path = PARAMS_FILE) -> Any:
-    """`value` as `kind`; raises `UserError` with one line that names the first bad key under the dotted `name`."""
+    """`value` as an instance of `kind`. Raises `UserError` naming the first bad key, below the dotted `name`."""
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
@@ -140,4 +144,4 @@ def _nearest(loc: tuple[Any, ...], kind: Any) -> str:
     close = difflib.get_close_matches(str(loc[-1]), known, n=1)
     if close:
         return f"; did you mean {close[0]}?"
-    return f"; it may be one of {', '.join(known)}" if known else "; take it out"
+    return f"; it may be one of {', '.join(known)}" if known else "; remove it"

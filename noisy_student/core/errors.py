@@ -1,4 +1,4 @@
-"""What a person gets to read when something cannot be done: one sentence, no traceback."""
+"""Errors for people: a command that fails prints one sentence instead of a traceback."""
 
 import atexit
 import gc
@@ -21,7 +21,7 @@ class UserError(Exception):
 def cli_main(main: Callable[..., None]) -> Callable[..., None]:
     """Let a command's `main` end with one sentence on standard error instead of a traceback.
 
-    The exit status is 1 when it is refused something, 128 + the signal's number when a signal stops it.
+    The exit status is 1 after an error, and 128 plus the signal's number when a signal stops the command.
     """
 
     @wraps(main)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written under a temporary name, flushed to the disk, renamed."""
+"""Writes files that are whole or absent: under a temporary name first, then flushed to the disk, then renamed."""
 
 import csv
 import hashlib
@@ -24,14 +24,14 @@ REMEDY = "run `dvc repro` to make it again"  # of a file or folder that a stage 
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whose folder is made where it is missing."""
+    """Write `content` to `path`; make its folder if it is missing."""
     with writing(path) as file:
         file.write(content)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which is `path` if all goes well; its folder is made where it is missing."""
+    """Yield a file to write to, which becomes `path` if the block succeeds; make its folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -55,7 +55,7 @@ def digest(file: Path) -> str:
 
 
 def flush_folder(folder: Path) -> None:
-    """Put on the disk which files `folder` has: a rename is safe only then."""
+    """Flush the folder's list of files to the disk: only then is a rename safe."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -65,7 +65,7 @@ def flush_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the place of `folder` if all goes well and is removed if not."""
+    """Yield a folder to write into, which replaces `folder` if the block succeeds and is removed otherwise."""
     temporary = folder.with_name(f".{folder.name}.tmp")  # hidden: no output of an iteration
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     try:
@@ -100,7 +100,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_csv(path: Path, text: bool = False) -> pd.DataFrame:
-    """The table in a CSV file, all of it as text where that is asked for. Raises `UserError` when it cannot be read."""
+    """The table in a CSV file, with `text` all of it as text. Raises `UserError` when it cannot be read."""
     try:
         return pd.read_csv(path, **({"dtype": str, "keep_default_na": False} if text else {}))
     except (OSError, ValueError) as error:

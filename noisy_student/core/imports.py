@@ -1,4 +1,4 @@
-"""What a Python file imports, read from its code: nothing is run, and nothing is missed however it is written."""
+"""Finds what a Python file imports by parsing it; no code is run."""
 
 import ast
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def imported_names(source: str, package: str = "") -> set[str]:
-    """The dotted names of all that `source`, a module of `package`, imports; `from a import b` gives a.b."""
+    """The dotted names that `source`, a module of `package`, imports anywhere; `from a import b` gives a.b."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -29,12 +29,13 @@ def imported_files(file: Path, root: Path) -> set[Path]:
 
 
 def import_closure(file: Path, root: Path) -> list[Path]:
-    """The files below `root` that run when `file` does: itself, what it imports, and so on; sorted."""
+    """`file` and all files below `root` that it imports, directly or through others; sorted."""
     return sorted(reachable([file], lambda path: imported_files(path, root)))
 
 
 def reachable(starts: Iterable[T], following: Callable[[T], Iterable[T]]) -> set[T]:
-    """The `starts` and all that `following`, called again and again, leads to from them."""
+    """All nodes that can be reached from `starts`, where `following` gives the neighbors of a node; `starts`
+    included."""
     found: set[T] = set()
     waiting = list(starts)
     while waiting:
@@ -45,7 +46,7 @@ def reachable(starts: Iterable[T], following: Callable[[T], Iterable[T]]) -> set
 
 
 def _above(package: str, level: int) -> str:
-    """The package that a relative import with so many dots starts from; "" for an absolute one."""
+    """The package in which a relative import with `level` dots starts; "" for an absolute import."""
     parts = package.split(".")
     return ".".join(parts[: len(parts) - level + 1]) if level else ""
 

@@ -1,4 +1,4 @@
-"""Figures of merit, pure: numpy in, floats out. Fractions run from 0 to 1. N images, K classes."""
+"""Metrics: pure functions from numpy arrays to floats. Fractions are from 0 to 1. N images, K classes."""
 
 import math
 
@@ -29,7 +29,7 @@ def accuracy_by_class(predicted: np.ndarray, labels: np.ndarray, classes: int) -
 def nll(probabilities: np.ndarray, labels: np.ndarray, doubt: float = 0.0) -> float:
     """Mean negative log-likelihood, in nats, of `labels` (N,) under `probabilities` (N,K).
 
-    With `doubt` a label is taken to be wrong with that probability, every other class being as likely then.
+    With `doubt` a label is wrong with that probability, and then all other classes are equally likely.
     """
     logs = np.log(np.clip(probabilities, 1e-12, None))  # (N,K)
     right = logs[np.arange(len(labels)), labels]

@@ -1,4 +1,4 @@
-"""What a person at the terminal sees while a stage works: a bar, or plain lines where there is no terminal."""
+"""Progress of a stage: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -22,7 +22,7 @@ class Meter:
         self.task = bar.add_task(title, total=total, figures="") if bar else None
 
     def resume(self, images: int, text: str) -> None:
-        """Count the `images` that an earlier run did, which say nothing of the rate, and print `text`."""
+        """Count the `images` of an earlier run, which do not enter the rate, and print `text`."""
         self.before = self.done = images
         self.started = time.monotonic()
         self.say(text)

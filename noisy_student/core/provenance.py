@@ -1,4 +1,4 @@
-"""What a result is made from: code, parameters, inputs and the machine; its fingerprint, and whether it has changed."""
+"""Provenance of a result: its code, parameters, inputs and machine, as one fingerprint; and whether they changed."""
 
 import hashlib
 import json
@@ -30,11 +30,11 @@ class Provenance:
     inputs: dict[str, str]  # what is in each (see `_manifest`), by role
     machine: dict[str, Any]
     paths: dict[str, Path]  # of the inputs, by role
-    mtimes: dict[str, int]  # when each input was last written to, in ns; decides nothing, but tells a change
+    mtimes: dict[str, int]  # when each input was last written to, in ns; not part of the fingerprint
 
     @property
     def fingerprint(self) -> str:
-        """A name for all that decides, 16 hex digits."""
+        """16 hex digits that stand for everything that decides the result."""
         decides = [self.stage, self.code, self.params, self.inputs, self.machine]
         return _hash(json.dumps(decides, sort_keys=True, default=str).encode())[:16]
 
@@ -44,9 +44,9 @@ def provenance(
 ) -> Provenance:
     """What the stage in `file` makes its result from, as it stands now.
 
-    `params` are taken as far as sections of them were asked for; `inputs` are the files and folders that it reads, by
-    role, None for one that it was not given. Raises `UserError` for an input that is not there, and for code that was
-    mtimes after this process began to read it.
+    Of `params` the sections that were read count. `inputs` are the files and folders that the stage reads, by role,
+    None for one that it was not given. Raises `UserError` for an input that is missing, and for code that was written
+    after this process started.
     """
     code = import_closure(Path(file).resolve(), ROOT)
     for path in code:
@@ -69,9 +69,10 @@ def provenance(
 
 
 def check_unchanged(before: Provenance, params: ParamsFile | None) -> None:
-    """Raise `UserError` naming the first thing that is no longer what it was `before`.
+    """Raise `UserError` naming the first part of the provenance that changed since `before`.
 
-    DVC looks at code, parameters and inputs when a stage has ended, and would record the new ones over its result.
+    DVC hashes code, parameters and inputs when a stage has ended, and would record the changed ones with the old
+    result.
     """
     for was, now in (
         (before.code, lambda name: digest(ROOT / name)),
@@ -94,14 +95,14 @@ def check_untouched(watched: Path | None, moment: float, stage: str) -> None:
 
 
 def _below(path: Path) -> Iterator[str]:
-    """`path` and, of a folder, all that is in it; links are not followed. As text: there may be a million."""
+    """`path` and everything below it, as text, for there may be a million files; links are not followed."""
     yield str(path)
     for folder, folders, names in os.walk(path):
         yield from (f"{folder}/{name}" for name in (*folders, *names))
 
 
 def _changed_at(path: str) -> float:
-    """When that was; what is gone changed just now."""
+    """When `path` last changed, in s since 1970; infinity for a path that is gone."""
     try:
         return os.lstat(path).st_ctime
     except OSError:
@@ -128,7 +129,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _or_gone(now: Callable[[str], Any], name: str) -> Any:
-    """What `now` says of `name`; what cannot be read is gone."""
+    """`now(name)`, or "gone" where it cannot be read."""
     try:
         return now(name)
     except (OSError, UserError):

@@ -10,5 +10,6 @@ Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 
 
 def generator(seed: int, purpose: str, step: int = 0) -> np.random.Generator:
-    """The generator of one draw: a function of seed, purpose and step alone, so that no state is carried along."""
+    """The generator of one draw. It depends on seed, purpose and step alone, so no state is carried from draw to
+    draw."""
     return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), step]))

@@ -1,4 +1,4 @@
-"""Being asked to stop, by Ctrl-C, by SIGTERM or by the end of the DVC that started the stage."""
+"""Stops work cleanly on Ctrl-C, on SIGTERM, or when the DVC that started the stage is gone."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ WATCH_SECONDS = 0.5  # between two looks at whether DVC is still there
 
 
 class Stopped(BaseException):
-    """The work ends here since a signal asked for it; the text says what is kept."""
+    """Raised when a signal stops the work; the text says what is kept."""
 
     def __init__(self, signal: int, kept: str = ""):
         super().__init__(kept)
@@ -22,7 +22,7 @@ class Stopped(BaseException):
 
 
 class StopFlag:
-    """Whether a signal has asked the work to stop, and which: 0 is none."""
+    """The number of the signal that asked the work to stop; 0 for none."""
 
     signal = 0
 
@@ -32,7 +32,7 @@ class StopFlag:
 
 @contextmanager
 def raise_on_signal() -> Iterator[None]:
-    """Raise `Stopped` in the block as soon as a signal asks for it, or the DVC that runs this stage is gone."""
+    """Within the block, raise `Stopped` when a signal arrives or the DVC that runs this stage is gone."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
@@ -45,7 +45,7 @@ def raise_on_signal() -> Iterator[None]:
 
 @contextmanager
 def defer_signals() -> Iterator[StopFlag]:
-    """Within the block a signal only sets what is yielded; the block looks at it where it can stop."""
+    """Within the block, a signal only sets the flag that is yielded; the block checks the flag where it can stop."""
     stop = StopFlag()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -57,7 +57,7 @@ def defer_signals() -> Iterator[StopFlag]:
 
 @contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Signals are Python's main thread's alone; in another one nothing is changed."""
+    """Handle signals by `handler` within the block; only Python's main thread can, so in others nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -77,7 +77,8 @@ def _stop_without_dvc() -> None:
 
 
 def _starters() -> list[int]:
-    """The process that started this one and, where that is a shell between DVC and its command, the shell's."""
+    """The id of the parent process and, if the parent is a shell between DVC and its command, that of the shell's
+    parent."""
     parent = os.getppid()
     try:
         name, _, rest = Path(f"/proc/{parent}/stat").read_text().partition("(")[2].rpartition(")")

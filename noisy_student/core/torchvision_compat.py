@@ -1,4 +1,5 @@
-"""The one door to torchvision and timm: `from noisy_student.core.torchvision_compat import torchvision`, and `timm()`.
+"""The only place that imports torchvision and timm: `from noisy_student.core.torchvision_compat import torchvision`,
+and `timm()`.
 
 torchvision's Linux wheel is built against CUDA's torch. Beside a CPU-only torch its compiled operators cannot load, and
 `import torchvision` fails while describing one of them, although models and transforms need none. After exactly that
@@ -30,7 +31,7 @@ def _import_torchvision() -> ModuleType:
 
 
 def _forget_partial_import() -> None:
-    """Python drops the module that failed, not the ones it had imported, which would stay cut off from their parent."""
+    """Remove the modules that torchvision had imported before it failed; Python itself removes torchvision alone."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
 

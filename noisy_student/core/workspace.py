@@ -1,4 +1,4 @@
-"""Work in progress: what a stage has so far, kept outside the outputs, which DVC removes before it runs the stage.
+"""Work in progress of a stage, kept outside its outputs, because DVC removes outputs before it runs the stage.
 
     work/locks/<name>          held by the one process that does this work; says which
     work/<name>/part/          files of the result so far, each whole
@@ -30,12 +30,12 @@ from noisy_student.core.provenance import Provenance, check_unchanged, check_unt
 
 
 def work_folder() -> Path:
-    """Where work in progress is: in the project's folder, also for experiments that DVC runs in another one."""
+    """The folder of work in progress. It is in the project even when DVC runs an experiment in another folder."""
     return Path(os.environ.get("DVC_ROOT", ".")) / "work"
 
 
 class Work:
-    """A result in the making, which no other process writes meanwhile."""
+    """A result in the making; no other process writes to it."""
 
     def __init__(self, folder: Path):
         self.folder, self.part, self.result = folder, folder / "part", folder / "result"
@@ -45,7 +45,7 @@ class Work:
             self.part.mkdir(parents=True, exist_ok=True)
 
     def has(self, name: str) -> bool:
-        """Whether the file `name` of the result was made before, and is what it was."""
+        """Whether an earlier run made the file `name` of the result and it is undamaged."""
         file = self.part / name
         known = self.hashes / name
         return file.exists() and known.exists() and known.read_bytes() == digest(file).encode()
@@ -55,7 +55,7 @@ class Work:
         write_bytes(self.hashes / name, write_array(self.part / name, array).encode())
 
     def finish(self) -> None:
-        """Make what is in `part` the result; what it took to come there goes."""
+        """Turn `part` into the result and remove checkpoints and hashes."""
         for half in self.part.rglob("*.tmp"):
             half.unlink()
         write_json(self.folder / "hashes.json", _hashes(self.part))
@@ -66,7 +66,7 @@ class Work:
         self.finished = True
 
     def publish(self, out: Path) -> None:
-        """Copy the result to the folder `out`. Raises `UserError` where something else would be lost by it."""
+        """Copy the result to the folder `out`. Raises `UserError` if that would overwrite something else."""
         files = [file.relative_to(self.result) for file in self.result.rglob("*") if file.is_file()]
         foreign = sorted({each.name for each in out.glob("*")} - {file.parts[0] for file in files})
         if foreign or not out.name or out.is_file():
@@ -90,10 +90,9 @@ class Work:
 def work(
     out: Path, file: str, params: ParamsFile | None, inputs: Mapping[str, Path | None], machine: dict[str, Any]
 ) -> Iterator[Work]:
-    """The work of the stage in `file`: the block makes what is not finished, and the result then is the folder `out`.
+    """Yield the work of the stage in `file`. The block makes what is missing; afterwards `out` holds the result.
 
-    Waits for another process that does the same work. Raises `UserError` when what the result is made from has changed
-    meanwhile.
+    Waits for another process that does the same work. Raises `UserError` when the provenance changed meanwhile.
     """
     with _alone(file, params, inputs, machine) as (made_from, name):
         job = Work(work_folder() / name)
@@ -109,9 +108,9 @@ def work(
 def guarded(
     file: str, params: ParamsFile | None, inputs: Mapping[str, Path | None], watched: Path | None = None
 ) -> Iterator[None]:
-    """As `work`, for a quick stage: its block writes the outputs themselves, and nothing is kept.
+    """Like `work`, for a quick stage: the block writes the outputs itself, and no work in progress is kept.
 
-    `watched` is one more input, of so many files that only when they changed is looked at.
+    `watched` is an input with too many files to hash; only their times of change are checked.
     """
     began = time.time()
     with _alone(file, params, inputs, {}) as (made_from, _):
@@ -143,7 +142,7 @@ def _alone(
 
 
 def _recorded(file: Path) -> dict[str, str]:
-    """The hashes in `file`; a damaged one, or none, vouches for nothing."""
+    """The hashes in `file`, or none where it is missing or damaged."""
     try:
         found = read_json(file)
     except UserError:

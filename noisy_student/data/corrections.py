@@ -14,9 +14,10 @@ from noisy_student.core.errors import UserError
 def read_corrections(path: Path, ids: pd.Series, hashes: np.ndarray, classes: list[str]) -> dict[int, int]:
     """The class of each row that the file at `path` labels, and of each row with the same pixels.
 
-    Lines whose label is still empty say nothing, and columns beside id and label neither.
-    `ids` and `hashes` (N,) are those of all rows. Raises `UserError` for an id or a class that there is not, and for
-    two labels of one image."""
+    Lines without a label are ignored, and so are columns other than id and label.
+    `ids` and `hashes` (N,) are those of all rows. Raises `UserError` for an unknown id or class, and for two
+    labels of one image.
+    """
     lines = _read(path)
     of_class = {name: number for number, name in enumerate(classes)}
     rows_of = _rows_of([name for name, _ in lines], ids, hashes)

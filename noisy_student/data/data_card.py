@@ -1,4 +1,4 @@
-"""The data card: what a person wants to know of the images before anything is trained on them, with pictures.
+"""The data card: what to know about the images before training, with pictures.
 
 card.md         counts by split and class, sizes, what was left out and why
 class-000.png   images of each class, in the order of the classes
@@ -86,7 +86,7 @@ def markdown(report: dict[str, Any], alike: bool, tables: dict[str, pd.DataFrame
 
 
 def save_sheet(path: Path, images: np.ndarray, numbered: bool = False) -> None:
-    """Write `images` uint8 (n,H,W,C) as one picture, with their numbers from 1 on where they are to be `numbered`."""
+    """Write `images` uint8 (n,H,W,C) as one picture; `numbered` adds their numbers from 1 on."""
     content = io.BytesIO()
     _sheet(images, numbered).save(content, "PNG", compress_level=1)
     write_bytes(path, content.getvalue())
@@ -123,6 +123,6 @@ def _shown(value: Any) -> str:
 
 
 def _text(name: str) -> str:
-    """`name` as Markdown shows it, whatever signs it has."""
+    """`name` with the signs escaped that mean something in Markdown."""
     plain = "".join(letter if letter.isprintable() else " " for letter in name)
     return "".join(f"\\{letter}" if letter in "\\|*_[]<>`#" else letter for letter in plain)

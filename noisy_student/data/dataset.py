@@ -1,4 +1,4 @@
-"""Images with what is known of them, wherever they come from.
+"""A data set of any source: images, labels, ids.
 
 N images of H x W pixels and C channels; `images` is an array or anything that gives one for a slice or for rows.
 """
@@ -24,7 +24,7 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Own:
-    """What is known of a person's own images alone; rows are those of all parts together."""
+    """What is known of images from a user's files; rows count all parts together."""
 
     hashes: np.ndarray  # S64 (N,), sha256 of the pixels
     sizes: np.ndarray  # int32 (N,2), width and height of the files' images
@@ -44,11 +44,12 @@ class Dataset(Images):
 
     @property
     def parts(self) -> list[Images]:
-        """All there is, in the order in which rows are counted: own test split, training images, unlabeled ones."""
+        """All parts, in the order in which rows are counted: the source's test split, training images, unlabeled
+        images."""
         return [part for part in (self.test, self, self.unlabeled) if part]
 
     def figures(self) -> dict[str, int]:
-        """How many files were looked at and how many of them are images."""
+        """Counts and sizes of a user's files; empty for other sources."""
         if not self.own:
             return {}
         usable, bad = len(self.own.hashes), len(self.own.quarantine)

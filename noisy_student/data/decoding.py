@@ -1,4 +1,4 @@
-"""One image file to pixels: decoded once and in full, upright, gray or in color, at one size; or why it cannot be.
+"""Decodes one image file into pixels: complete, upright, gray or color, at one size; or says why it cannot.
 
 N images, H x W pixels.
 """
@@ -36,7 +36,7 @@ DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # gray, 16 bits a pixel; Pillow
 
 
 class Preparation(ParamsModel):
-    """How an image of any size and kind becomes one that the models take."""
+    """How an image of any size and kind becomes an input of the models."""
 
     image_size: int = Field(ge=4, le=1024)  # pixels a side
     resize: Literal["crop", "pad"]  # crop: the middle square; pad: all of it, with `background` beside it
@@ -50,7 +50,7 @@ class BadImage(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """An image as the models take it, and what it was."""
+    """An image as an input of the models, and the size of its file's image."""
 
     pixels: np.ndarray  # uint8 (image_size,image_size,3), or (image_size,image_size,1) of a file that is all gray
     width: int  # pixels of the file's image, upright
@@ -104,7 +104,7 @@ def _open(root: str, path: str) -> int:
 
 
 def decode(content: bytes, how: Preparation) -> Decoded:
-    """The image in the bytes of a file. Raises `BadImage` for one that is not whole or not of a known kind."""
+    """Decode the bytes of a file. Raises `BadImage` for an image that is incomplete or of an unknown kind."""
     if not content:
         raise BadImage("empty")
     try:
@@ -130,7 +130,8 @@ def decode(content: bytes, how: Preparation) -> Decoded:
 
 @contextmanager
 def _without_pillows_limit() -> Iterator[None]:
-    """Pillow's own limit only warns up to twice its number; within the block `max_megapixels` alone decides."""
+    """Switch off Pillow's limit within the block: it only warns up to twice its number, and `max_megapixels` decides
+    here."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -144,7 +145,7 @@ def is_gray(images: np.ndarray) -> np.ndarray:
 
 
 def decode_file(root: Path, path: str, how: Preparation, channels: int) -> np.ndarray:
-    """The image in a file as a model of that many channels takes it, uint8 (H,W,C). Raises `BadImage`."""
+    """The image in a file, uint8 (H,W,C), for a model with that many channels. Raises `BadImage`."""
     pixels = decode(read_inside(os.path.realpath(root), path), how).pixels
     colors = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
     return colors if channels == 3 else to_gray(colors)
@@ -157,7 +158,7 @@ def to_gray(pixels: np.ndarray) -> np.ndarray:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """As its EXIF says that it is to be held."""
+    """The image turned as its EXIF data says."""
     if "exif" not in image.info and image.format not in EXIF_ELSEWHERE:
         return image
     try:
@@ -174,7 +175,7 @@ def _tile(image: Image.Image) -> tuple[int, int]:
 
 
 def _plain(image: Image.Image, background: int) -> Image.Image:
-    """In mode L or RGB, 8 bits a channel."""
+    """The image in mode L or RGB, 8 bits a channel."""
     if image.mode in DEEP:  # before transparency, for Pillow would cut these off on the way; it is rare in them
         return Image.fromarray(_rescaled(image, background))
     if image.mode in WITH_ALPHA or "transparency" in image.info:

@@ -1,4 +1,4 @@
-"""A person's own images as a source: listed, decoded, and what cannot be used set apart."""
+"""A user's images as a source: list the files, decode them, quarantine the bad ones."""
 
 import tempfile
 import unicodedata
@@ -21,11 +21,12 @@ LISTS = {"folder": list_folder, "manifest": list_manifest}
 def load_image_folder(
     source: str, path: Path, how: Preparation, max_bad_fraction: float, scratch: Path | None = None
 ) -> Dataset:
-    """The images of a folder or a manifest (`source`), decoded into a file in `scratch` that goes when they do.
+    """The images of a folder or a manifest (`source`), decoded into a temporary file in `scratch`.
 
     Raises `UserError` for more than `max_bad_fraction` of bad files or MOST_DROPS drops, fewer than two classes, a
     class without a usable image, one that only the test split has, and what `list_folder`, `list_manifest`, `stage`
-    refuse."""
+    refuse.
+    """
     listing = LISTS[source](path)
     if (many := listing.files["drop"].nunique()) > MOST_DROPS:
         raise UserError(
@@ -82,9 +83,9 @@ def _groups(files: pd.DataFrame) -> np.ndarray | None:
 
 
 def _check_bad_fraction(quarantine: pd.DataFrame, listed: int, most: float, scratch: Path | None) -> None:
-    """Name the five commonest reasons when there are too many bad files, and list all in `scratch`.
+    """Raise `UserError` with the five commonest reasons if too many files are bad, and list all of them in `scratch`.
 
-    A reason's details follow its colon. Hidden files are what a system leaves in its folders, and no bad images.
+    Details of a reason follow its colon. Hidden files do not count: systems leave them in folders.
     """
     if scratch:
         (scratch / "quarantine.csv").unlink(missing_ok=True)  # of a run before

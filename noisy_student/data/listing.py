@@ -1,4 +1,4 @@
-"""Which images a person brought, before any of them is opened: a folder of files, or a manifest that names them.
+"""Lists a user's images before any is opened: from a folder, or from a manifest that names them.
 
     labeled/<class>/**     images with labels
     pool/**                images without; each folder directly in pool/ is a drop of its own
@@ -37,7 +37,7 @@ TEXT = "string[pyarrow]"  # a third of the memory of Python's
 
 @dataclass(frozen=True)
 class Listing:
-    """What was found below `root`. Each row is an image of `files` or, with its reason, one of `refused`."""
+    """The files below `root`: the usable ones in `files`, the others with a reason in `refused`."""
 
     root: Path
     files: pd.DataFrame  # COLUMNS, all text: test images first, then labeled ones, then the pool drop by drop
@@ -110,9 +110,9 @@ def _misplaced(split: str, below: list[str]) -> str:
 
 
 def files_below(root: Path) -> Iterator[tuple[str, str]]:
-    """The path of each file below `root`, with slashes, and what speaks against it ("": nothing), folder by folder.
+    """The path of each file below `root`, with slashes, and why it cannot be used ("" if it can), folder by folder.
 
-    Links to folders are not followed: they lead out, or in a circle.
+    Links to folders are not followed, for they may lead out or in a circle.
     """
     waiting = [""]
     while waiting:
@@ -136,7 +136,7 @@ def files_below(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _readable(path: str) -> str:
-    """`path` as text, also where its bytes are no UTF-8."""
+    """`path` as text, even where its bytes are not UTF-8."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""Which images show nearly the same: re-encoded, resized, shifted by a pixel, mirrored.
+"""Finds images that show nearly the same: re-encoded, resized, shifted by a pixel, or mirrored.
 
 Two images are candidates when their perceptual hashes are close, and near-duplicates when their pixels then agree.
 N images, P pairs, H x W pixels, C channels.
@@ -30,8 +30,8 @@ def near_duplicates(images: Any, threshold: float) -> tuple[np.ndarray, np.ndarr
     """Pairs of rows int64 (P,2), the first below the second, and how far their pixels agree, float32 (P,).
 
     `images` are uint8 (N,H,W,C) or anything that gives such for a slice or an array of rows. The agreement is the
-    correlation of gray values, at the best of the shifts by a pixel, of the sharper image's blurs, mirrored or not; of
-    those pairs it is at least `threshold`.
+    correlation of gray values: the highest over shifts by a pixel, blurs of the sharper image, and mirroring. It is at
+    least `threshold` for each pair.
     """
     batch = max(1, BATCH_BYTES // max(1, images[:1].nbytes))
     hashes = np.empty((len(images), HASH), np.float32)
@@ -49,8 +49,8 @@ def near_duplicates(images: Any, threshold: float) -> tuple[np.ndarray, np.ndarr
 def perceptual_hash(images: np.ndarray) -> np.ndarray:
     """Amplitudes of the lowest frequencies, float32 (N,HASH), of length 1: the same for a shifted or mirrored image.
 
-    `images` uint8 (N,H,W,C). A window keeps the border, which a shift changes, out of it; the square root lets weak
-    frequencies count; amplitudes of the two mirrored directions are added.
+    `images` uint8 (N,H,W,C). A window fades out the border, which a shift changes. The square root lets weak
+    frequencies count. The amplitudes of the two mirrored directions are added.
     """
     gray = _gray(images)
     gray -= gray.mean(axis=(1, 2), keepdims=True)
@@ -64,8 +64,8 @@ def perceptual_hash(images: np.ndarray) -> np.ndarray:
 def close_pairs(hashes: np.ndarray, radius: float) -> np.ndarray:
     """Pairs of rows int64 (P,2), rising, whose `hashes` float32 (N,D) are within `radius`.
 
-    A distance in the leading principal components is never larger than in all, so that few pairs need a second look;
-    and rows are compared in the order of the first component with those alone that are within `radius` there.
+    A distance in the leading principal components is never larger than in all, so few pairs need the full distance. And
+    rows are sorted by the first component and compared only with rows within `radius` there.
     """
     mean = hashes.mean(axis=0)
     components = np.linalg.eigh(hashes.T @ hashes - len(hashes) * np.outer(mean, mean))[1][:, ::-1]
@@ -116,10 +116,10 @@ def agreement(first: np.ndarray, second: np.ndarray, threshold: float) -> np.nda
 
 
 def leaks(images: Selection, rows: dict[str, np.ndarray], threshold: float) -> dict[int, tuple[int, float]]:
-    """The rows of labeled images and of the pool that have to go, each with the row that it is like and the agreement.
+    """The rows of labeled and pool images to drop, each with the row that it resembles and their agreement.
 
-    `rows` are those of each split. What is like an image of test, validation or calibration goes, and of those in the
-    pool that are like one another all but the first.
+    `rows` are those of each split. An image is dropped if it resembles one of test, validation or calibration; and of
+    pool images that resemble one another all but the first are dropped.
     """
     used = np.unique(np.concatenate(list(rows.values())))
     pairs, agreements = near_duplicates(images.at(used), threshold)
@@ -127,7 +127,7 @@ def leaks(images: Selection, rows: dict[str, np.ndarray], threshold: float) -> d
 
 
 def taken_out(pairs: np.ndarray, agreements: np.ndarray, rows: dict[str, np.ndarray]) -> dict[int, tuple[int, float]]:
-    """As `leaks`, of `pairs` int64 (P,2) of rows that are alike and how far they agree (P,)."""
+    """Like `leaks`, from `pairs` int64 (P,2) of near-duplicate rows and their `agreements` (P,)."""
     split_of = {row: name for name, each in rows.items() for row in each[np.isin(each, pairs)].tolist()}
     found = [(*pair, float(agreement)) for pair, agreement in zip(pairs.tolist(), agreements, strict=True)]
     gone: dict[int, tuple[int, float]] = {}

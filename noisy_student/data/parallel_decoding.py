@@ -1,4 +1,4 @@
-"""The images of a listing, decoded by all cores into one file on the disk: memory does not grow with their number.
+"""Decodes the images of a listing on all cores into one file; memory does not grow with their number.
 
 N images, H x W pixels, C channels.
 """
@@ -35,7 +35,7 @@ FOUND = np.dtype([("sha256", "S64"), ("gray_sha256", "S64"), ("size", "i4", 2)])
 
 
 class Staged:
-    """Images in a file, seen as an array uint8 (N,H,W,C) of which only what is asked for is read."""
+    """Images in a file as an array uint8 (N,H,W,C); only the rows that are indexed are read."""
 
     def __init__(self, file: BinaryIO, rows: np.ndarray, size: int, channels: int):
         self.file, self.rows = file, rows  # where in the file each image is
@@ -60,7 +60,7 @@ class Staged:
 
 @dataclass(frozen=True, eq=False)
 class Staging:
-    """What became of the files of a listing."""
+    """The decoded files of a listing, and the bad ones."""
 
     images: Staged
     files: pd.DataFrame  # the listing's rows of the used ones, in the order of `images`
@@ -91,7 +91,7 @@ def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
 
 
 def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray, dict[int, str]]:
-    """An element of `FOUND` for each file, and what is wrong with the bad ones, by their row, rising."""
+    """An element of `FOUND` for each file, and the reasons of the bad files by row, rising."""
     paths = listing.files["path"]
     setting = (os.path.realpath(listing.root), paths, how, file)
     Image.preinit()  # the decoders are loaded once: forked processes share them, the paths and the file
@@ -122,7 +122,7 @@ def _cores() -> int:
 
 
 def _begin(*setting: Any) -> None:
-    """In a process of its own, which ends with the one that started it and leaves Ctrl-C to that."""
+    """Set up a decoding process: it ends with its parent, which alone handles Ctrl-C."""
     _setting[:] = setting
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

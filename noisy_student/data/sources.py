@@ -1,6 +1,6 @@
-"""Where images come from: each source by its name, loaded whole or from its files on the disk.
+"""Sources of images, by name.
 
-torchvision's CIFAR loaders unpickle the published files, and only after their checksums agree.
+torchvision's CIFAR loaders unpickle the published files, after checking their checksums.
 """
 
 import difflib
@@ -54,7 +54,7 @@ SIZES = {
 
 
 class SourceParams(Preparation):
-    """Where images come from and what becomes of them."""
+    """Where images come from and how they are prepared."""
 
     more: ClassVar[tuple[str, ...]] = ()  # sources of other things than images
 
@@ -93,20 +93,20 @@ class SourceParams(Preparation):
 
     @property
     def is_user_images(self) -> bool:
-        """Whether the images are a person's own."""
+        """Whether the images are a user's files."""
         return self.source in LISTS
 
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the images; one's own may turn out to be gray."""
+        """Height, width and channels of the images; a user's images may turn out to be gray."""
         return (self.image_size, self.image_size, 3) if self.is_user_images else SIZES[self.source].shape
 
     def preparation(self) -> dict[str, Any]:
-        """How an image of any size and kind is made one of these."""
+        """How an image of any size and kind is prepared like these."""
         values = {name: getattr(self, name) for name in Preparation.model_fields}
         return values | {"image_size": self.shape()[0]}
 
     def user_path(self) -> Path | None:
-        """Where one's own images are; None where they are not."""
+        """The path of a user's images; None for other sources."""
         return Path(self.path) if self.is_user_images else None
 
     def download_folder(self) -> Path:
@@ -116,14 +116,15 @@ class SourceParams(Preparation):
 
 
 class DataParams(SplitParams, SourceParams):
-    """Where images come from, what becomes of them and how they are split."""
+    """Where images come from, how they are prepared and how they are split."""
 
     near_duplicates: float | None = Field(gt=0.5, le=1)  # least correlation of their pixels; None: not looked for
     shard_megabytes: int = Field(default=64, ge=1, le=256)  # the most that a file of images holds, in 10^6 bytes
 
 
 def check_sizes(params: DataParams) -> None:
-    """Refuse, before anything is loaded, to split more images than the source has, and own ones that are not there."""
+    """Raise `UserError`, before anything is loaded, for more images than the source has or a user's folder that is
+    missing."""
     if params.is_user_images:
         path, kind = Path(params.path), {"folder": Path.is_dir, "manifest": Path.is_file}[params.source]
         if not kind(path):
@@ -134,9 +135,9 @@ def check_sizes(params: DataParams) -> None:
 
 
 def load(params: SourceParams, scratch: Path | None = None) -> Dataset:
-    """The images of `params.source`; one's own are decoded into a file in `scratch`, or where the system has such.
+    """The images of `params.source`. A user's files are decoded into a temporary file in `scratch`.
 
-    Raises `UserError` when they are neither there nor to be had.
+    Raises `UserError` when they are neither on the disk nor can be downloaded.
     """
     if params.is_user_images:
         return load_image_folder(params.source, Path(params.path), params, params.max_bad_fraction, scratch)

@@ -1,7 +1,7 @@
-"""Who goes where: disjoint splits of labeled images, and no image in two of them. Pure.
+"""Draws disjoint splits; no image is in two of them. Pure functions.
 
-N images, K classes. A row is an image's position among all: the source's own test split if it has one, its training
-images, and what it has of unlabeled ones, in that order.
+N images, K classes. A row is an image's position among all images: first those of the source's test split, if it has
+one, then its training images, then its unlabeled images.
 """
 
 from dataclasses import dataclass, field, replace
@@ -36,7 +36,7 @@ Near = dict[int, tuple[int, float]]  # images taken out, each with the one that 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """What is known of each row before it goes anywhere."""
+    """What is known of each row before the splits are drawn."""
 
     labels: np.ndarray  # int64 (N,), -1 where unknown
     hashes: np.ndarray  # (N,), the same for identical images
@@ -48,7 +48,7 @@ class Index:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Which rows are where, and what was left out."""
+    """The rows of each split, and those that were left out."""
 
     rows: dict[str, np.ndarray]  # int64: of labeled, calibration, validation and test, rising; of the pool, shuffled
     copies: np.ndarray  # int64 (D,2): images dropped because an identical one is kept, and that one
@@ -57,7 +57,7 @@ class Splits:
     near: Near = field(default_factory=dict)
 
     def with_labels_of(self, rows: np.ndarray) -> "Splits":
-        """These splits with those of `rows` that stand nowhere but in the pool among the labeled ones."""
+        """These splits with those of `rows` that are in the pool, or in no split, moved to the labeled images."""
         elsewhere = [each for name, each in self.rows.items() if name != "pool"]
         free = np.setdiff1d(rows, np.concatenate([*elsewhere, self.copies[:, 0], self.of_groups]))
         labeled = np.union1d(self.rows["labeled"], free)
@@ -67,7 +67,7 @@ class Splits:
         return replace(self, rows={**self.rows, "labeled": labeled, "pool": pool})
 
     def without(self, near: Near) -> "Splits":
-        """These splits without rows that are like others. Raises `UserError` where none would be left."""
+        """These splits without near-duplicate rows. Raises `UserError` if a split would be empty."""
         rows = {name: each[~np.isin(each, list(near))] for name, each in self.rows.items()}
         for name, left in rows.items():
             if not len(left):
@@ -82,9 +82,10 @@ def plan(
 ) -> dict[str, np.ndarray]:
     """How many images of each class, int64 (K,), go to test, labeled, calibration and validation.
 
-    `training` (K,) and `source_test` (K,) count the source's images by class; `source_test` is None for a source that
-    has no test split of its own, whose test images then are taken off its training images. Raises `UserError` naming
-    the first key that asks for more than is left."""
+    `training` (K,) and `source_test` (K,) count the source's images by class. `source_test` is None for a source
+    without a test split, whose test images are then taken from its training images. Raises `UserError` naming the first
+    key that asks for more images than are left.
+    """
     left = training.copy()
     if source_test is None and params.test is None:
         raise UserError(
@@ -116,9 +117,9 @@ def plan(
 
 
 def allocate(counts: np.ndarray, total: int) -> np.ndarray:
-    """`total` shared among classes in proportion to `counts` int64 (K,), by largest remainder; sums to `total`.
+    """Share `total` among classes in proportion to `counts` int64 (K,), by largest remainder; the sum is `total`.
 
-    No class gets more than it has, as long as `total` is not more than there are.
+    No class gets more than it has if `total` is at most the sum of `counts`.
     """
     shares, remainders = np.divmod(counts * total, counts.sum())
     largest = np.argsort(-remainders, kind="stable")[: total - shares.sum()]
@@ -127,11 +128,11 @@ def allocate(counts: np.ndarray, total: int) -> np.ndarray:
 
 
 def draw(params: SplitParams, seed: int, index: Index) -> Splits:
-    """Disjoint splits of N images, of which one of each set of identical ones takes part: the first.
+    """Draw disjoint splits of N images. Of identical images only the first takes part.
 
-    The test split depends on `params.test_seed` and not on `seed`. A group stands in one of test, calibration and
-    validation, or among what trains (labeled images and the pool); it is taken whole, so that a split can be a little
-    larger than `params` ask. Raises `UserError` when `params` ask for more images than there are.
+    The test split depends on `params.test_seed` and not on `seed`. All images of a group are in test, or in
+    calibration, or in validation, or in training (labeled images and the pool), so a split can be a little larger than
+    `params` ask. Raises `UserError` when `params` ask for more images than there are.
     """
     first, representative = np.unique(index.hashes, return_index=True, return_inverse=True)[1:]
     kept, representative = np.sort(first), first[representative]
@@ -180,7 +181,7 @@ def check_every_class_has_labels(splits: Splits, labels: np.ndarray, classes: li
 def left_out(splits: Splits, labels: np.ndarray, ids: pd.Series, classes: list[str]) -> pd.DataFrame:
     """The usable images in no split, as id, label, why, like (an id), like_label, agreement; "" is unknown.
 
-    Those that were only not drawn are not among them.
+    Images that no split happened to draw are not among them.
     """
     found = [(row, "identical", like, 1.0) for row, like in splits.copies.tolist()]
     found += [(row, "near", like, agreement) for row, (like, agreement) in sorted(splits.near.items())]
@@ -195,7 +196,7 @@ def left_out(splits: Splits, labels: np.ndarray, ids: pd.Series, classes: list[s
 
 
 def report(splits: Splits, labels: np.ndarray, classes: list[str]) -> dict[str, Any]:
-    """What a person wants to know of the splits; `labels` (N,) as in `draw`."""
+    """The counts of a data report; `labels` (N,) as in `draw`."""
     known = {name: labels[rows][labels[rows] >= 0] for name, rows in splits.rows.items()}
     by_class = {name: np.bincount(found, minlength=len(classes)).tolist() for name, found in known.items()}
     sizes = {name: len(rows) for name, rows in splits.rows.items()}
@@ -248,7 +249,7 @@ def _apart(rows: np.ndarray, taken: np.ndarray, index: Index) -> tuple[np.ndarra
 
 
 def _shuffled(pool: np.ndarray, index: Index, seed: int) -> np.ndarray:
-    """`pool` in an order that tells no class, drop by drop: a new drop changes nothing of the earlier ones."""
+    """`pool` in random order, drop by drop, so that a new drop does not change the order of earlier ones."""
     if index.drops is None:
         return generator(seed, "pool split").permutation(pool)
     drops = [pool[index.drops[pool] == drop] for drop in np.unique(index.drops[pool])]

@@ -1,1 +1,1 @@
-"""Figures and tables of a model's predictions."""
+"""Metrics and tables of predictions."""

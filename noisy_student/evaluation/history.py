@@ -1,4 +1,4 @@
-"""The history of an iteration: a row, a learning curve and the test predictions for it and for all that led to it."""
+"""The history of an iteration: a table row, a learning curve and the test predictions of it and of all its teachers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ HISTORY_COLUMNS = [  # of history.csv, in order
 
 @dataclass(frozen=True)
 class History:
-    """From iter0 on, in the order in which one taught the next."""
+    """All iterations from iter0 to one of them, each the teacher of the next."""
 
     rows: pd.DataFrame  # a row an iteration, columns HISTORY_COLUMNS
     curves: pd.DataFrame  # iteration, step, loss, validation_loss, validation_accuracy
@@ -88,8 +88,10 @@ def read_predictions(results: Path) -> pd.DataFrame:
 
 
 def read_distilled(folder: Path, names: list[str]) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
-    """The figures and the predictions of each model that an iteration was distilled into; `names` are those of
-    params.yaml. Raises `UserError` for results of a model that is none of them."""
+    """The metrics and the predictions of each distilled model; `names` are those in params.yaml.
+
+    Raises `UserError` for results of a model with another name.
+    """
     found = {results.name: (result, read_predictions(results)) for results, result in _results(folder, names, "model")}
     return {name: found[name] for name in names if name in found}
 
@@ -97,8 +99,8 @@ def read_distilled(folder: Path, names: list[str]) -> dict[str, tuple[dict[str, 
 def read_controls(folder: Path, names: list[str], iteration: str) -> dict[str, pd.DataFrame]:
     """The predictions of each control of `iteration`, by the control's kind; `names` are the controls of params.yaml.
 
-    Raises `UserError` for results of a control that is none of them, and when two are of one kind: a gain over "the"
-    control would hide which.
+    Raises `UserError` for results of a control with another name, and for two controls of one kind, since a gain over
+    the control would not say over which.
     """
     found: dict[str, pd.DataFrame] = {}
     for results, result in _results(folder, names, "control"):
@@ -110,7 +112,7 @@ def read_controls(folder: Path, names: list[str], iteration: str) -> dict[str, p
 
 
 def _results(folder: Path, names: list[str], what: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The folders in `folder` that hold results, and these; each must be of one of `names`, those of params.yaml."""
+    """Each folder in `folder` that holds results, with the results; its name must be one of `names`."""
     for file in sorted(folder.glob("*/results.json")):
         if file.parent.name not in names:
             raise UserError(f"{file.parent} is left from a {what} that params.yaml no longer has; remove it")

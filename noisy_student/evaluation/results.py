@@ -1,4 +1,4 @@
-"""What a model's predictions on the test split say: figures, gains, and the table of iterations. Pure."""
+"""Metrics of predictions on the test split, gains between models, and the table of iterations. Pure functions."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def evaluation(logits: np.ndarray, labels: np.ndarray, description: dict[str, An
 
 
 def pseudo_label_figures(rows: np.ndarray, labels: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
-    """How much of the pool was kept, and how much of that is labeled as in `truth` (N,), where that is known (>= 0).
+    """The kept fraction of the pool, and the precision of its pseudo-labels where the `truth` (N,) is known (>= 0).
 
     `rows` (n,) are positions in the pool and `labels` (n,) the classes that pseudo-labels give them.
     """
@@ -57,9 +57,9 @@ def gain(actual: pd.Series, predicted: pd.Series, predicted_before: pd.Series, o
 
 
 def summary(history: History, iteration: str, controls: dict[str, pd.DataFrame]) -> dict[str, Any]:
-    """What is to be known of `iteration`, the last of `history`.
+    """The summary of `iteration`, the last of `history`.
 
-    `controls` are the predictions of its controls, by kind. A figure that cannot be had is left out.
+    `controls` are the predictions of its controls, by kind. A metric that is unknown is left out.
     """
     row = history.rows.astype(object).iloc[-1]  # Python's own numbers, as JSON takes them
     figures = {name: value for name, value in row.items() if not pd.isna(value)}
@@ -75,9 +75,9 @@ def summary(history: History, iteration: str, controls: dict[str, pd.DataFrame])
 def distilled_figures(
     history: History, distilled: dict[str, tuple[dict[str, Any], pd.DataFrame]]
 ) -> dict[str, dict[str, Any]]:
-    """For a summary: figures of each model that an iteration of `history` was distilled into, and its gain over that.
+    """For a summary: metrics of each distilled model, and its gain over its teacher, an iteration of `history`.
 
-    `distilled` are results and predictions by name; without any there is nothing to add.
+    `distilled` are results and predictions by name. The dict is empty without distilled models.
     """
     kept = ("teacher", "model", "parameters", "accuracy", "accuracy_low", "accuracy_high", "validation_accuracy")
     found = {}

@@ -1,1 +1,1 @@
-"""Networks, and what they say of images without noise."""
+"""Networks, and their predictions without noise."""

@@ -50,7 +50,7 @@ class Checkpoints:
         self.last, self.cost = time.monotonic(), 0.0  # when the last one was written, and how long that took
 
     def due(self) -> bool:
-        """Whether it is time for another one: seldom enough to cost little."""
+        """Whether it is time for another checkpoint, so that all together cost little time."""
         return time.monotonic() - self.last >= max(self.seconds, self.cost / SHARE)
 
     def save(self, step: int, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
@@ -65,7 +65,7 @@ class Checkpoints:
         self.cost = self.last - started
 
     def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The tensors and the rest of the last checkpoint that is what it was when it was written; None without one."""
+        """The tensors and the rest of the last undamaged checkpoint; None without one."""
         for half in self.folder.glob("*.tmp"):
             half.unlink()
         for file in self._files():

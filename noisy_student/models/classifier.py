@@ -1,4 +1,4 @@
-"""A classifier and its noiseless logits. Nothing here knows of noise, so a teacher cannot label with it.
+"""A classifier: a network with its normalization. Nothing here knows of input noise.
 
 B images in a batch, N in all, C channels, H x W pixels, K classes.
 """
@@ -38,18 +38,19 @@ class Classifier(nn.Module):
         self.register_buffer("std", std.reshape(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B,K) of uint8 `images` (B,C,H,W); gray ones are given to each channel of a network for color."""
+        """Logits (B,K) of uint8 `images` (B,C,H,W). A network for color images sees a gray image in each of its
+        channels."""
         pixels = (images.float() / 255 - self.mean) / self.std
         return self.network(pixels.contiguous(memory_format=self.memory_format))
 
     def to_memory_format(self, memory_format: torch.memory_format) -> "Classifier":
-        """Itself, with pixels and the weights of convolutions in that memory format from now on."""
+        """Lay out pixels and the weights of convolutions in that memory format from now on; return itself."""
         self.memory_format = memory_format
         return self.to(memory_format=memory_format)  # type: ignore[call-overload]
 
 
 def new_classifier(name: str, labeled: Split, dropout: float = 0.0, stochastic_depth: float = 0.0) -> Classifier:
-    """An untrained classifier for the classes of `labeled`, normalized by its images' mean and deviation a channel.
+    """An untrained classifier for the classes of `labeled`, normalized by the mean and deviation of each channel.
 
     Its initial weights come from torch's own generator.
     """
@@ -61,7 +62,7 @@ def new_classifier(name: str, labeled: Split, dropout: float = 0.0, stochastic_d
 def pixel_statistics(split: Split) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each channel, float32 (C,), of pixels scaled to 0..1, the deviation at least one level.
 
-    A histogram of the 256 levels says both exactly, and takes no memory that grows with the number of images.
+    Both come exactly from a histogram of the 256 levels, whose memory does not grow with the number of images.
     """
     counts = np.zeros((split.channels, 256), np.int64)
     at_once = max(1, VALUES_COUNTED // math.prod((*split.image_size, split.channels)))
@@ -79,8 +80,9 @@ def pixel_statistics(split: Split) -> tuple[Tensor, Tensor]:
 def load_classifier(
     folder: Path, device: torch.device, rates: tuple[float, float] = (0.0, 0.0)
 ) -> tuple[Classifier, dict[str, Any]]:
-    """The classifier in `folder`, in eval mode on `device`, and its description; `rates` are those of `build`, for one
-    that is to be trained on.
+    """The classifier in `folder`, in eval mode on `device`, and its description.
+
+    `rates`, of dropout and stochastic depth, are for a classifier that will be trained further.
 
     Raises `UserError` when the folder holds no model or another model than it says.
     """
@@ -103,7 +105,7 @@ def load_classifier(
 
 
 def ensemble(members: Sequence[Classifier]) -> Classifier:
-    """Classifiers with the same normalization as one."""
+    """One classifier of several with the same normalization; its logits are their mean."""
     first = members[0]
     whole = Classifier(Ensemble([member.network for member in members]), first.mean, first.std)
     return whole.to_memory_format(first.memory_format).eval()

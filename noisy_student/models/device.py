@@ -22,7 +22,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_
 
 
 class RuntimeParams(ParamsModel):
-    """What of the machine enters the result."""
+    """Settings of the machine that enter the result."""
 
     device: Literal["auto", "cpu", "cuda"]  # auto: a GPU if there is one
     precision: Literal["float32", "bfloat16"]  # of the forward and backward pass; weights stay float32
@@ -34,7 +34,7 @@ class RuntimeParams(ParamsModel):
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What beside code, parameters and inputs decides the bytes of a result."""
+    """What decides the bytes of a result beside code, parameters and inputs."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {"device": device.type, "kind": kind, "processes": 1, **{name: _version(name) for name in LIBRARIES}}
 
@@ -76,8 +76,11 @@ def pick_device(params: RuntimeParams) -> torch.device:
 
 @contextmanager
 def translate_torch_errors(remedy: str) -> Iterator[None]:
-    """Turn what the device cannot do, in the block, into a `UserError`: too little memory, whose `remedy` is given, or
-    a network that cannot be compiled, or an operation without a deterministic form."""
+    """Within the block, turn three errors of torch into a `UserError`.
+
+    These are too little memory, for which `remedy` is given, a network that torch.compile cannot compile, and an
+    operation that has no deterministic form on a GPU.
+    """
     try:
         yield
     except RuntimeError as error:

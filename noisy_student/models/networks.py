@@ -76,8 +76,10 @@ class Resizing(nn.Module):
 
 
 class AdaptiveMean(nn.Module):
-    """What a `pool` to (height, width) does, as a product with two matrices: torch's own has no deterministic backward
-    pass on a GPU."""
+    """Adaptive average pooling to (height, width) as a product with two matrices.
+
+    torch's own has no deterministic backward pass on a GPU.
+    """
 
     def __init__(self, pool: nn.AdaptiveAvgPool2d) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a classifier says of images, in eval mode. Nothing here knows of noise, so a teacher cannot label with it.
+"""Predictions in eval mode. Nothing here can import noise, so a teacher always labels without it.
 
 B images in a batch, N in all, C channels, H x W pixels, F features, K classes.
 """
@@ -24,14 +24,14 @@ BATCH_SIZE = 512  # images in a forward pass; the logits do not depend on it
 
 
 class LabelingParams(ParamsModel):
-    """How a teacher looks at the pool and at the calibration split."""
+    """How a teacher predicts the pool, the calibration and the labeled split."""
 
     tta: Literal["one", "shifts", "mirrored"]  # of each image, whose logits are averaged; see TTA
     features: bool = False  # keep what the last layer sees of labeled and pool images, too: 2 bytes a number
 
 
 def _shifted(images: Tensor, down: int, right: int) -> Tensor:
-    """The images moved by at most one pixel, the line that comes in a copy of the outermost one."""
+    """The images moved by at most one pixel; the line that comes in is a copy of the outermost one."""
     padded = F.pad(images.float(), (1, 1, 1, 1), mode="replicate").to(images.dtype)
     height, width = images.shape[2:]
     return padded[..., 1 - down : 1 - down + height, 1 - right : 1 - right + width]
@@ -50,7 +50,7 @@ PLAIN = LabelingParams(tta="one")
 
 
 class Predictions(NamedTuple):
-    """What a classifier makes of N images."""
+    """Predictions for N images."""
 
     logits: np.ndarray  # float32 (N,K)
     features: np.ndarray | None  # float16 (N,F), what its last layer is given, where that was asked for
@@ -69,7 +69,10 @@ def predict(
     progress: Meter | None = None,
     labeling: LabelingParams = PLAIN,
 ) -> Predictions:
-    """As `predict`, and features if `labeling` asks for them; with several views the means of theirs."""
+    """Noiseless predictions for uint8 `images` (N,H,W,C), in eval mode; with several views the mean over the views.
+
+    Features are None unless `labeling` asks for them.
+    """
     classifier.eval().to_memory_format(memory_format(runtime))
     device = classifier.mean.device
     logits: list[Tensor] = []
@@ -90,7 +93,7 @@ def predict(
 
 @contextmanager
 def _caught(classifier: Classifier | None) -> Iterator[list[Tensor]]:
-    """What the last layer of each member is given, (B,F) each, one view after another, while the block runs."""
+    """Within the block, collect the inputs (B,F) of each member's last layer, one view after another."""
     given: list[Tensor] = []
 
     def catch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -118,7 +121,7 @@ def predict_split(
     done: Container[int] = (),
     labeling: LabelingParams = PLAIN,
 ) -> Iterator[tuple[int, Predictions]]:
-    """What is seen of `split`: the number of each shard that is not `done` yet, and its logits and features."""
+    """Predictions for `split`: the number of each shard that is not `done` yet, and its predictions."""
     todo = [(number, shard) for number, shard in enumerate(split.shards) if number not in done]
     with meter(title, len(split)) as progress, translate_torch_errors("take a smaller model"):
         if len(todo) < len(split.shards):

@@ -1,4 +1,4 @@
-"""What a network can do, found by passing images through it that have a shape and no pixels (torch's meta device).
+"""Finds out what a network can do by passing images without pixels through it, on torch's meta device.
 
 Nothing is computed and nothing is drawn, so a pass takes milliseconds.
 """

@@ -1,8 +1,8 @@
-"""Models by name: own networks (`mlp_W`, `cnn_W`, `wrn_D_K`), `torchvision/<name>` and `timm/<name>`.
+"""Models by name: the built-in networks `mlp_W`, `cnn_W`, `wrn_D_K`, and `torchvision/<name>` and `timm/<name>`.
 
-All are built here with random weights, for any channels, classes and image size, and here alone get their rates of
-dropout (before the classifier) and stochastic depth (linear decay: the l-th of L residual branches survives with
-probability 1 - rate * l / L), as in Xie et al. 2019, section 3.1. A rate that a model has no place for is refused.
+Models are built with random weights, for any number of channels and classes and any image size. Dropout stands before
+the classifier. Stochastic depth decays linearly: the l-th of L residual branches survives with probability
+1 - rate * l / L (both as in Xie et al. 2019, section 3.1). A rate that a model cannot use is an error.
 
 N images, C channels, H and W their size, K classes.
 """
@@ -30,10 +30,11 @@ def build(
 ) -> nn.Module:
     """The model `name` in training mode, its weights drawn from torch's global generator.
 
-    It maps normalized float images (N,C,H,W) of `image_size` (H,W), in either memory format, to logits (N,K). They are
-    brought to `input_size` (H,W) inside it, where that is another one; and images smaller than the model takes are
-    enlarged. Rates are from 0 up to, not including, 1. Raises `UserError` for an unknown name, a rate that the model
-    has no place for, and images that it cannot take."""
+    It maps normalized float images (N,C,H,W) of `image_size` (H,W), in either memory format, to logits (N,K). Inside,
+    it resizes them to `input_size` (H,W) where that differs, and enlarges images that are too small for it. Rates are
+    in [0, 1). Raises `UserError` for an unknown name, a rate that the model cannot use, and images that it cannot
+    take.
+    """
     check_rates(name, dropout, stochastic_depth)
     height, width = input_size or image_size
     model: Any = _build(name, channels, classes, (height, width), dropout, stochastic_depth)
@@ -49,7 +50,7 @@ def build(
 
 
 def check_name(name: str) -> None:
-    """Raise `UserError` unless a model has that name; quick for own networks, which need no library."""
+    """Raise `UserError` unless a model has that name. Built-in networks need no library, so the check is quick."""
     library, _, variant = name.rpartition("/")
     if library not in ("torchvision", "timm"):
         networks.parse(name)
@@ -62,10 +63,10 @@ def check_name(name: str) -> None:
 
 
 def check_rates(name: str, dropout: float, stochastic_depth: float) -> None:
-    """Raise `UserError` for an unknown name, a rate outside [0, 1), or a rate above 0 that the model has no place for.
+    """Raise `UserError` for an unknown name, a rate outside [0, 1), or a rate above 0 that the model cannot use.
 
-    A library may accept a rate and not use it, so for its models this compares the random draws of a forward pass with
-    the rate and without. It trains and computes nothing: the passes are on the meta device.
+    A library may accept a rate and ignore it. So a rate counts as used if a forward pass draws random numbers more
+    often with the rate than without it, see probe.py.
     """
     check_name(name)
     for noise, rates in (("dropout", (dropout, 0.0)), ("stochastic depth", (0.0, stochastic_depth))):
@@ -77,7 +78,8 @@ def check_rates(name: str, dropout: float, stochastic_depth: float) -> None:
 
 
 def check_head(name: str) -> None:
-    """Raise `UserError` unless a linear layer at its end is all of the model that depends on the number of classes."""
+    """Raise `UserError` unless the last linear layer is the only part of the model that depends on the number of
+    classes."""
     if _is_builtin(name):
         return
     one, other = (_on_meta(name, 0.0, 0.0, classes) for classes in (2, 3))
@@ -89,7 +91,8 @@ def check_head(name: str) -> None:
 
 
 def check_side(name: str, resolution: float, shape: tuple[int, ...]) -> None:
-    """Raise `UserError` unless the model is trained on smaller images of `shape` (H,W,C) at a `resolution` below 1."""
+    """Raise `UserError` unless images of `shape` (H,W,C) at this `resolution`, at most 1, are smaller and the model
+    takes them."""
     if resolution == 1:
         return
     if not _is_builtin(name):
@@ -106,7 +109,7 @@ def check_side(name: str, resolution: float, shape: tuple[int, ...]) -> None:
 
 
 def heads(model: nn.Module) -> list[nn.Linear]:
-    """The last linear layer of each member of `model`: what goes into it are the model's features.
+    """The last linear layer of each member of `model`. Its input is what is called features.
 
     Raises `UserError` where there is none.
     """
@@ -166,7 +169,7 @@ def _is_builtin(name: str) -> bool:
 def _build(
     name: str, channels: int, classes: int, image_size: tuple[int, int], dropout: float, stochastic_depth: float
 ) -> nn.Module:
-    """The model as its library has it: rates that it has no place for are left out, small images are not enlarged."""
+    """The model as its library builds it; rates that it cannot use are ignored, and small images are not enlarged."""
     if name.startswith("timm/"):
         return external.timm_model(name, channels, classes, dropout, stochastic_depth)
     own = _is_builtin(name)
@@ -180,7 +183,7 @@ def _build(
 
 
 def _set_rates(model: nn.Module, dropout: float, stochastic_depth: float) -> None:
-    """Set the rates of an own network or one of torchvision; dropouts that are not in the head are set to 0."""
+    """Set the rates of a built-in network or one of torchvision; dropouts outside the head are set to 0."""
     head = external.head_dropouts(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -202,8 +205,8 @@ def _smallest_image_size(name: str) -> int:
 
 @cache
 def _on_meta(name: str, dropout: float, stochastic_depth: float, classes: int = 2) -> nn.Module:
-    """A model for images in color, without weights; `check_name` has imported the library, which must
-    not happen on the meta device."""
+    """A model for color images without weights. The library must have been imported by `check_name` before, since
+    importing it on the meta device fails."""
     arguments = (name, 3, classes, (32, 32), dropout, stochastic_depth)
     try:
         with torch.device("meta"):

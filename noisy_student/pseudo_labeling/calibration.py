@@ -1,4 +1,4 @@
-"""How sure a teacher may be: the temperature of its logits and the threshold of confidence, by labels it never saw.
+"""Calibration of a teacher on held-out labels: the temperature of its logits, and a threshold for a wanted precision.
 
 N images, K classes.
 """
@@ -14,8 +14,8 @@ TEMPERATURES = np.geomspace(0.05, 20, 400)  # the grid that `fit_temperature` se
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature at which `logits` (N,K) explain `labels` (N,) best (Guo et al. 2017, section 4.2).
 
-    A label is taken to be wrong with probability 1 / (N + 2): a teacher that has all N right would else be given
-    boundless confidence (after Platt 1999, section 2.2).
+    A label counts as wrong with probability 1 / (N + 2); otherwise a teacher with all N right would get unlimited
+    confidence (after Platt 1999, section 2.2).
     """
     doubt = 1 / (len(labels) + 2)
     losses = [nll(softmax(logits, temperature), labels, doubt) for temperature in TEMPERATURES]
@@ -23,7 +23,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def precise_threshold(probabilities: np.ndarray, labels: np.ndarray, precision: float) -> float:
-    """The lowest confidence such that of the images (M,K) that reach it a fraction of `precision` is labeled right.
+    """The lowest threshold of confidence above which a fraction `precision` of the predictions (M,K) is right.
 
     Raises `UserError` when there is none.
     """

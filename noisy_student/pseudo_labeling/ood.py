@@ -34,7 +34,7 @@ def read_ood_scores(folder: Path, split: str, params: PseudoLabelParams) -> np.n
 
 
 def likeness(features: np.ndarray, labeled: np.ndarray, neighbors: int) -> np.ndarray:
-    """The cosine (N,) between each of `features` (N,F) and the so many-th nearest of those of `labeled` (M,F) images
+    """The cosine (N,) between each of `features` (N,F) and the `neighbors`-th nearest of the features `labeled` (M,F)
     (Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors", arXiv 2204.06507, section 3)."""
     known = _unit(labeled)
     parts = np.array_split(features, max(1, len(features) // 4096))

@@ -1,4 +1,4 @@
-"""Which pool images a student learns from, and what it learns of them: filter -> balance -> soft or hard targets.
+"""Selects pool images and makes their targets: filter -> balance -> soft or hard targets.
 
 N pool images, n of them kept, K classes.
 """
@@ -47,19 +47,19 @@ class PseudoLabelParams(ParamsModel):
 
 
 def of_iteration(defaults: PseudoLabelParams, own: dict[str, Any], name: str) -> PseudoLabelParams:
-    """How pseudo-labels of the iteration called `name` are made: the `defaults`, overlaid by its `own` options."""
+    """The options of the iteration called `name`: the `defaults` with its `own` options in their place."""
     return overlay(defaults, own, f"iterations.{name}.pseudo_labels")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a pool image has to reach to be kept."""
+    """The limits that a pool image must reach to be kept."""
 
     threshold: float  # its confidence, at least
     ood_score: float = -np.inf  # see ood.py, at least: less is further from what the teacher knows
 
     def figures(self) -> dict[str, float | None]:
-        """The limits as a report names them; None where there is no limit."""
+        """The limits for a report; None where there is none."""
         return {"threshold": self.threshold, "least_evidence": self.ood_score if np.isfinite(self.ood_score) else None}
 
 
@@ -73,8 +73,8 @@ def make(
 ) -> PseudoLabels:
     """Pseudo-labels out of the teacher's `logits` (N,K) for the pool (Xie et al. 2019, algorithm 1 and section 3.2).
 
-    `limits` are those of `find_limits`, and `ood_score` (N,) that of the pool; without them the threshold of `params`
-    alone parts the pool. Raises `UserError` when no image reaches them.
+    `limits` are those of `find_limits`, and `ood_score` (N,) is the pool's. Without them the threshold of `params`
+    alone decides. Raises `UserError` when no image is kept.
     """
     limits = limits or Limits(params.threshold)
     probabilities = softmax(logits, temperature)
@@ -127,8 +127,8 @@ def balanced_copies(
 ) -> np.ndarray:
     """How often each image is used (n,) so that every class that occurs has equally many.
 
-    That many is `per_class` or the mean over the classes that occur, rounded up. A larger class keeps its most
-    confident images, a smaller one keeps all and repeats some, evenly and by the generator's choice (Xie et al. 2019,
+    The number is `per_class`, or else the mean over the classes that occur, rounded up. A larger class keeps its most
+    confident images. A smaller class keeps all and repeats some at random, as evenly as possible (Xie et al. 2019,
     section 3.2, "data balancing").
     """
     copies = np.zeros(len(labels), dtype=np.int64)
@@ -159,7 +159,7 @@ def true_labels(
 
 
 def shuffled(pseudo_labels: PseudoLabels, generator: np.random.Generator) -> PseudoLabels:
-    """The same images and targets, each target and its copies with an image of the generator's choice."""
+    """The same images and targets, but each target, with its copies, is assigned to a random image."""
     order = generator.permutation(len(pseudo_labels.rows))
     taken = {name: getattr(pseudo_labels, name)[order] for name in ("labels", "confidence", "targets", "copies")}
     return replace(pseudo_labels, **taken)

@@ -1,4 +1,4 @@
-"""Images with what is to be learned of them: labels, pseudo-labels, or a teacher's logits.
+"""Images with their targets: from labels, pseudo-labels, or a teacher's logits.
 
 N images, H x W pixels, C channels, K classes.
 """
@@ -14,7 +14,7 @@ from noisy_student.store.splits import Selection, Split
 
 @dataclass(frozen=True, eq=False)
 class LabeledImages:
-    """Images and their targets; pixels stay on the disk until a slice of them is asked for."""
+    """Images and their targets. Pixels are read from the disk when a slice is taken."""
 
     images: Selection | np.ndarray  # uint8 (N,H,W,C)
     targets: np.ndarray  # float32 (N,K), rows sum to 1

@@ -1,4 +1,4 @@
-"""What a teacher says of the pool, on the disk: its logits, and the pseudo-labels that are made of them.
+"""Logits and pseudo-labels on the disk.
 
 N images, n of them kept, K classes.
 """
@@ -18,7 +18,7 @@ TABLE_FILE, TABLE_COLUMNS = "pseudo_labels.parquet", ["row", "label", "confidenc
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """The kept pool images and what the student is taught about them."""
+    """The kept pool images with their targets."""
 
     rows: np.ndarray  # int64 (n,), positions in the pool, rising
     labels: np.ndarray  # int64 (n,), the most probable class
@@ -28,7 +28,7 @@ class PseudoLabels:
 
 
 def read_logits(folder: Path, split: str) -> np.ndarray:
-    """The logits float32 (N,K) of a split, or of `features-` and its name the features, out of its shards' files.
+    """The logits float32 (N,K) of a split; for the name `features-<split>` its features float16 (N,F).
 
     Raises `UserError` when there are none.
     """
@@ -41,9 +41,9 @@ def read_logits(folder: Path, split: str) -> np.ndarray:
 def save_pseudo_labels(
     folder: Path, pseudo_labels: PseudoLabels, classes: list[str], pool: int, chosen_by: Mapping[str, float | None]
 ) -> None:
-    """Write pseudo-labels as a table, and beside it what a person wants to know of them.
+    """Write pseudo-labels as a table, and a report for people beside it.
 
-    `pool` is the number of images that they were chosen from, and `chosen_by` has the figures that decided.
+    `pool` is the number of pool images, and `chosen_by` has the temperature and the limits of the selection.
     """
     flat = pa.array(pseudo_labels.targets.reshape(-1))
     columns = {

@@ -1,4 +1,4 @@
-"""The image store: a split is a folder of uint8 shards, opened memory-mapped, and an index of what stands in them.
+"""Splits on the disk: a folder with uint8 shards, which are memory-mapped, and an index of their images.
 
     split.json         classes, image size, channels, and each shard with its number of images and its sha256
     images-00000.npy   uint8 (n,H,W,C)
@@ -58,7 +58,7 @@ class Description(ParamsModel):
 
 
 class Selection:
-    """Rows of several arrays, seen as one array of which only the slices and rows that are asked for are gathered."""
+    """Rows of several arrays as one array; only the rows that are indexed are read."""
 
     def __init__(self, arrays: Sequence[np.ndarray], rows: np.ndarray):
         self.arrays, self.rows = arrays, rows
@@ -77,7 +77,7 @@ class Selection:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A split as it is on the disk; pixels are read when they are asked for."""
+    """A split on the disk; pixels are read when they are indexed."""
 
     classes: list[str]  # names, in the order of the labels
     image_size: tuple[int, int]  # height and width, pixels
@@ -91,7 +91,7 @@ class Split:
         return len(self.ids)
 
     def selection(self, rows: np.ndarray | None = None) -> Selection:
-        """The images at `rows` (n,), or all, of which only the slices that are asked for are read."""
+        """The images at `rows` (n,), or all, which are read when they are indexed."""
         return Selection(self.shards, np.arange(len(self)) if rows is None else np.asarray(rows))
 
     def images(self, rows: np.ndarray | None = None) -> np.ndarray:
@@ -126,12 +126,11 @@ def write_split(
     shard_bytes: int,
     drops: np.ndarray | None = None,
 ) -> None:
-    """Write `images` uint8 (N,H,W,C) to `folder`, which is there afterwards as a whole or not at all.
+    """Write `images` uint8 (N,H,W,C) to `folder`, as a whole or not at all.
 
-    `index` has a row for each image and the columns id, sha256 and, where it is known, label; a shard takes at most
-    `shard_bytes` and images of one of the `drops` (N,), which stand one after the other. Raises `UserError` for images
-    of another kind, for none at all, for an image that is larger than a shard, and for a `folder` that holds something
-    else.
+    `index` has a row for each image and the columns id, sha256 and, where it is known, label. A shard takes at most
+    `shard_bytes`, and images of one of the `drops` (N,), which rise. Raises `UserError` for images of another kind, for
+    no images, for an image larger than a shard, and for a `folder` that holds something else.
     """
     _check_images(images, len(index), folder)
     size = int(np.prod(images.shape[1:]))
@@ -191,7 +190,7 @@ def read_split(folder: Path) -> Split:
 
 
 def write_truth(path: Path, ids: Iterable[str], labels: np.ndarray) -> None:
-    """Write what the pool's images show: `labels` int64 (N,), -1 where that is unknown."""
+    """Write the true `labels` int64 (N,) of the pool, -1 where unknown."""
     _write_table(path, pd.DataFrame({"id": ids, "label": labels}))
 
 

@@ -1,1 +1,1 @@
-"""The one training loop, and what a run of it is made of."""
+"""The training loop, which all models share, and its parts."""

@@ -1,4 +1,4 @@
-"""What one training step sees: which images, how they are noised, what they are taught and how much they weigh.
+"""Batches of a training: which images a step sees, with their noise, targets and weights.
 
 B images in a batch, N in a split, C channels, H x W pixels, K classes.
 """
@@ -32,7 +32,7 @@ VALUES_READ = 2**24  # uint8 values that are read from the disk at once
 
 @dataclass(frozen=True)
 class ResidentDataset:
-    """Images and what to teach about them, resident on the device, but for images that it has no room for."""
+    """Images and targets on the device; images for which a GPU has no room stay in the machine's memory."""
 
     images: Tensor  # uint8 (N,C,H,W), on the device or in the machine's own memory
     targets: Tensor  # float32 (N,K), rows sum to 1, on the device
@@ -41,7 +41,7 @@ class ResidentDataset:
 
 
 def resident(data: LabeledImages, device: torch.device) -> ResidentDataset:
-    """`data` on the `device`. Its pixels are read a few at a time, so that they stand in memory once."""
+    """Bring `data` to the `device`. Pixels are read a few at a time, so that memory holds them once."""
     height, width, channels = data.images.shape[1:]
     home = device if has_room(device, len(data) * height * width * channels) else torch.device("cpu")
     pixels = torch.empty((len(data), channels, height, width), dtype=torch.uint8, device=home)
@@ -65,8 +65,8 @@ def has_room(device: torch.device, values: int) -> bool:
 class Batches:
     """The batches of a run, each a function of `seed` and its step.
 
-    They are made several at once, for what noise costs a small batch is the number of its operations. That changes no
-    batch: what becomes of an image depends on its own row of its step's draw alone.
+    Several are made at once, because the cost of noise on a small batch is the number of operations. This changes no
+    batch, for the noise of an image depends on its own row of its step's draw alone.
     """
 
     def __init__(self, recipe: Recipe, labeled: ResidentDataset, pool: ResidentDataset | None, seed: int):
@@ -133,9 +133,9 @@ class Batches:
 
 
 def steps_ahead(values: int) -> int:
-    """How many batches of so many uint8 `values` are made at once: few enough for a CPU's caches.
+    """How many batches of that many uint8 `values` are made at once, so that they fit a CPU's caches.
 
-    Raises `UserError` when the environment variable asks for what is no number of batches.
+    Raises `UserError` when the environment variable is not a number of batches.
     """
     wanted = os.environ.get(AHEAD, "")
     if not wanted:
@@ -200,7 +200,8 @@ def take(source: ResidentDataset, rows: np.ndarray) -> Taken:
 
 
 def rows_of_step(order: np.ndarray, count: int, seed: int, purpose: str, step: int) -> np.ndarray:
-    """The `count` rows of `step`: `order` is gone through in one permutation after another, none carried along."""
+    """The `count` rows of `step`, which take `order` through one permutation after another, computed anew for each
+    step."""
     if count == 0:
         return order[:0]
     first, last = step * count, (step + 1) * count  # positions in the endless row of permutations

@@ -1,4 +1,4 @@
-"""A classifier in training, as an objective asks it.
+"""The two forward passes of a classifier in training that objectives use.
 
 B images, K classes.
 """
@@ -17,14 +17,14 @@ from noisy_student.training.params import Scope
 
 
 class ForwardPasses(NamedTuple):
-    """The classifier in training, asked in two ways: uint8 images (B,C,H,W) to float32 logits (B,K)."""
+    """Two functions from uint8 images (B,C,H,W) to float32 logits (B,K) of the classifier in training."""
 
     logits: Callable[[Tensor], Tensor]  # with its model noise, for a loss
     noiseless_logits: Callable[[Tensor], Tensor]  # in eval mode and without gradients, as a teacher labels
 
 
 def forward_passes(classifier: Classifier, runtime: RuntimeParams, scope: Scope = "all") -> ForwardPasses:
-    """The two ways in which an objective asks `classifier`, of which that is trained."""
+    """The forward passes of `classifier`, of which the tensors in `scope` are trained."""
 
     def forward(images: Tensor) -> Tensor:
         with autocast(runtime, images.device):
@@ -43,12 +43,12 @@ def forward_passes(classifier: Classifier, runtime: RuntimeParams, scope: Scope 
 
 
 def learn_all(classifier: Classifier) -> None:
-    """Let all be trained, with model noise."""
+    """Train all tensors, with model noise."""
     classifier.train().requires_grad_(True)
 
 
 def learn_head(classifier: Classifier) -> None:
-    """Let the head alone be trained, on the body's features in eval mode, with the dropout before the head."""
+    """Train the head alone: the body is in eval mode, and only the dropout before the head is on."""
     classifier.eval().requires_grad_(False)
     bare(classifier.network).training = True  # its own flag alone, which timm's dropout before the head goes by
     for module in classifier.modules():
@@ -59,7 +59,7 @@ def learn_head(classifier: Classifier) -> None:
 
 
 def learn_resolution(classifier: Classifier) -> None:
-    """Let the deeper half of its tensors and the statistics of all layers be trained, without model noise."""
+    """Train the deeper half of the tensors and the statistics of all layers, without model noise."""
     classifier.eval()
     for module in classifier.modules():
         if isinstance(module, _BatchNorm):

@@ -1,7 +1,7 @@
-"""Classifiers that begin with pretrained weights: their body is the pretrained one, their head drawn anew.
+"""Classifiers from pretrained weights: the body is the pretrained one, and the head is new.
 
-A folder of pretrained weights is one of a model, with model.safetensors and model.json. Of its description the model's
-name, the input's size and channels and the normalization are used, and all are taken over.
+A folder of pretrained weights has model.safetensors and model.json, as the folder of any model. The model's name, the
+size and channels of its input, and its normalization are taken from the description.
 
 K classes.
 """
@@ -50,12 +50,12 @@ class WeightsSpec(ParamsModel):
 
 
 def folder_of(pretrained: Path, model: str) -> Path:
-    """Where the weights of the model of that name are among the `pretrained` ones."""
+    """The folder of the model's weights inside the folder `pretrained`."""
     return pretrained / model.replace("/", "-")
 
 
 def pretrained_folder(recipe: Recipe, pretrained: Path) -> Path | None:
-    """The folder of the weights that a model of `recipe` begins with, if they are among the `pretrained` ones."""
+    """The folder inside `pretrained` whose weights a model of `recipe` begins with; None for other first weights."""
     return folder_of(pretrained, recipe.model) if recipe.training.initial == "pretrained" else None
 
 
@@ -64,8 +64,8 @@ def from_pretrained(
 ) -> Classifier:
     """A classifier for the classes of `labeled` with the body, normalization and input size of the weights in `folder`.
 
-    Its head is drawn from torch's own generator. Weights of images in color also take gray ones. Raises `UserError`
-    when the weights are another model's, or of fewer channels.
+    Its head is drawn from torch's own generator. Weights for color images also take gray ones. Raises `UserError` when
+    the weights are of another model or for fewer channels.
     """
     tensors, description = load_model(folder)
     given = weights_spec(description, folder / DESCRIPTION)
@@ -94,8 +94,8 @@ def weights_spec(description: dict[str, Any], path: Path) -> WeightsSpec:
 
 
 def replace_body(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Give `network` all that is in `tensors` but its head; raise `UserError` where something else is missing or of
-    another shape."""
+    """Load all of `tensors` but the head into `network`. Raises `UserError` for a tensor that is missing or has another
+    shape."""
     found = _of_network(tensors)
     wanted = body(network)
     for name, tensor in wanted.items():
@@ -120,7 +120,8 @@ def body(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _of_network(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a network, named as it names them, out of those of a classifier around it or of itself."""
+    """The tensors of a network under its own names, taken from `tensors` of the network or of a classifier around
+    it."""
     if not {"mean", "std"} <= tensors.keys():
         return tensors
     resizing = all(name.startswith("network.network.") for name in tensors if name not in ("mean", "std"))

@@ -1,4 +1,4 @@
-"""The one training loop: teacher, student and control all run through it.
+"""The training loop, which teachers, students, controls and distilled models share.
 
 B images in a batch, N in a split, C channels, H x W pixels, K classes.
 """
@@ -38,7 +38,7 @@ SMALLER_BATCH = "raise training.accumulation or lower training.batch_size"
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Labeled images that the model is looked at with, and never trained on."""
+    """Labeled images to validate the model on, never to train on."""
 
     images: np.ndarray  # uint8 (N,H,W,C)
     labels: np.ndarray  # int64 (N,)
@@ -46,7 +46,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a model is trained on and validated with."""
+    """The images that a model is trained on and validated on."""
 
     labeled: Split
     validation: Split
@@ -54,7 +54,7 @@ class TrainingData:
     teacher_logits: np.ndarray | None = None  # float32 (N,K), for the labeled images, where a teacher is distilled
 
     def resident(self, device: torch.device) -> "ResidentData":
-        """What the training loop takes, on the `device`."""
+        """The images on the `device`."""
         labeled = resident(LabeledImages.from_labels(self.labeled, self.teacher_logits), device)
         pool = resident(self.pool, device) if self.pool else None
         return ResidentData(labeled, pool, HeldOut(self.validation.images(), self.validation.labels))
@@ -62,7 +62,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class ResidentData:
-    """What is trained on, on the device, and what is validated with."""
+    """The images to train on, on the device, and the images to validate on."""
 
     labeled: ResidentDataset
     pool: ResidentDataset | None
@@ -71,7 +71,7 @@ class ResidentData:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Which model is trained, by what recipe, from which seed and weights, and how it runs."""
+    """A model to be trained: its name, recipe, seed, first weights and runtime."""
 
     name: str
     recipe: Recipe
@@ -94,9 +94,9 @@ class Trained:
 def fit(run: TrainingRun, data: TrainingData, checkpoints: Path | None = None) -> Trained:
     """Train the model of `run`, on labels alone where `data` has no pool.
 
-    The run goes on from the last of its `checkpoints`, a folder, and keeps the next ones there. The members of a model
-    are trained one after another; its learning curve is their mean, but for the last row, where the model as a whole is
-    validated.
+    The run resumes from the last checkpoint in the folder `checkpoints` and writes the next ones there. The members of
+    an ensemble are trained one after another. Its learning curve is the mean of theirs, except for the last row, which
+    validates the ensemble.
     """
     recipe, count = run.recipe, run.recipe.ensemble_size
     with translate_torch_errors(SMALLER_BATCH):
@@ -131,7 +131,7 @@ def _fit_one(
 
 
 def initial_model(run: TrainingRun, labeled: Split) -> Classifier:
-    """The model before its first step: drawn anew, its teacher's, or a pretrained body with a new head."""
+    """The model before its first step: new, the teacher's, or a pretrained body with a new head."""
     recipe, initial = run.recipe, run.recipe.training.initial
     rates = recipe.noise.dropout, recipe.noise.stochastic_depth
     if initial == "scratch":
@@ -179,8 +179,7 @@ def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
 class Trainer:
     """Trains one network.
 
-    Every draw is a function of the seed and the step alone, so that a run that goes on from a checkpoint is the run
-    that was never interrupted.
+    Every draw is a function of the seed and the step alone, so that a resumed run equals the uninterrupted one.
     """
 
     recipe: Recipe
@@ -193,7 +192,7 @@ class Trainer:
     ) -> tuple[Classifier, list[dict[str, float]]]:
         """Train `classifier` in place; return the classifier with averaged weights and the learning curve.
 
-        The run goes on from the last of its `checkpoints`. A row of the curve has step, loss (the mean since the row
+        The run resumes from the last of its `checkpoints`. A row of the curve has step, loss (the mean since the row
         before), validation_loss and validation_accuracy (of the averaged weights on the held-out images).
         Raises `UserError` when the loss is no longer finite, and `Stopped`, after a checkpoint, when a signal asks for
         it.
@@ -269,7 +268,7 @@ def validation_metrics(classifier: Classifier, held_out: HeldOut, runtime: Runti
 
 
 def _stopped(signal: int, state: TrainState, steps: int, checkpoints: Checkpoints | None) -> Stopped:
-    """What a run that was asked to stop ends with, once its last step is kept."""
+    """The exception that ends a stopped run, after a checkpoint of its last step."""
     if not checkpoints:
         return Stopped(signal)
     checkpoints.save(state.step, *state.dump())

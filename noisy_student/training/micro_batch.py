@@ -1,4 +1,4 @@
-"""What goes through a network at once: a batch, or a part of one where memory is short.
+"""A micro-batch: the images that go through a network at once, a batch or a part of one.
 
 B images, the last P of them from the pool, C channels, H x W pixels, K classes.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """B noised images with what is to be learned of them, the labeled ones first."""
+    """B noised images with their targets, the labeled images first."""
 
     images: Tensor  # uint8 (B,C,H,W), noised
     targets: Tensor  # float32 (B,K), rows sum to 1
@@ -21,7 +21,7 @@ class MicroBatch:
 
     @property
     def labeled(self) -> int:
-        """How many images are labeled ones; to be asked only where there are weak views."""
+        """How many images are labeled, where there are weak views of the others."""
         return len(self.images) - (len(self.weak) if self.weak is not None else 0)
 
     def micro_batch(self, stride: int, first: int) -> "MicroBatch":

@@ -87,7 +87,7 @@ def distillation(student: ForwardPasses, part: MicroBatch, recipe: Recipe) -> Te
 
 
 class Objective(NamedTuple):
-    """A loss and what it asks for."""
+    """A loss and what it needs."""
 
     loss: Callable[[ForwardPasses, MicroBatch, Recipe], Tensor]  # a scalar
     online_labels: bool = False  # whether it labels weakly noised pool images on the fly
@@ -103,7 +103,7 @@ OBJECTIVES = {
 
 
 def check_objective(name: str, key: str) -> None:
-    """Raise `UserError` unless the objective called `name`, which stands under `key`, is one of a student."""
+    """Raise `UserError` unless `name`, which stands under `key` in params.yaml, is an objective of students."""
     known = [each for each, objective in OBJECTIVES.items() if objective.of_students]
     if name not in known:
         raise UserError(f"params.yaml: {key} was {name!r}; it must be one of {', '.join(known)}")

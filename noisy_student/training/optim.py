@@ -1,4 +1,4 @@
-"""What turns gradients into a model: the optimizer, its rate over time, and the average of the weights."""
+"""The optimizer, its learning rate over time, and the average of the weights."""
 
 import copy
 import math
@@ -15,12 +15,12 @@ from noisy_student.training.params import TrainingParams
 
 
 class Muon:
-    """Steps of the same length in every direction of the weights but the last layer's, and AdamW's for all else (Jordan
-    et al. 2024, "Muon: An optimizer for hidden layers in neural networks", kellerjordan.github.io/posts/muon).
+    """Muon for the weights of hidden layers, AdamW for all other parameters.
 
-    A convolution's weights are a matrix with a row for each channel that it makes. Steps are scaled to be as large as
-    AdamW's (Liu et al. 2025, "Muon is Scalable for LLM Training", arXiv 2502.16982, section 2.2), so that one learning
-    rate and one weight decay serve both.
+    Muon steps equally far in every direction of a weight matrix (Jordan et al. 2024, "Muon: An optimizer for hidden
+    layers in neural networks", kellerjordan.github.io/posts/muon). A convolution's weights are a matrix with a row for
+    each output channel. Steps are scaled to the size of AdamW's (Liu et al. 2025, "Muon is Scalable for LLM Training",
+    arXiv 2502.16982, section 2.2), so that both share one learning rate and one weight decay.
     """
 
     def __init__(self, weights: Sequence[Tensor], groups: list[dict[str, Any]], params: TrainingParams, fused: bool):
@@ -51,7 +51,7 @@ class Muon:
 
 
 def _order(weight: Tensor) -> tuple[int, ...]:
-    """The dimensions in the order in which they lie in memory, in which alone a matrix of them needs no copy."""
+    """The dimensions in the order of the memory, so that the matrix of the weights is a view."""
     return (0, 2, 3, 1) if weight.ndim == 4 and not weight.is_contiguous() else tuple(range(weight.ndim))
 
 
@@ -133,7 +133,8 @@ class EMA:
 
     @torch.no_grad()
     def update(self, decay: float, step: int) -> None:
-        """Move towards the classifier by 1 - `decay`, by more in the first steps, where the mean is still the start."""
+        """Move the average towards the classifier by 1 - `decay`; by more in the first steps, to forget the initial
+        weights."""
         decay = min(decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.means, self.sources, 1 - decay)
 

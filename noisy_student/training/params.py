@@ -1,4 +1,4 @@
-"""One training run: its options, and what each of its steps is about."""
+"""The options of a training, its phases, and the recipe of a model."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -94,7 +94,7 @@ class TrainingParams(ParamsModel):
 
 
 def first_step(training: TrainingParams, phase: Literal["finetune", "resolution_fix"]) -> int:
-    """The first step of a last phase: all steps where there is no such phase."""
+    """The first step of the last phase called `phase`; the number of steps where there is none."""
     return round(training.steps * (1 - getattr(training, phase)))
 
 
@@ -137,7 +137,7 @@ def labeled_in_batch(training: TrainingParams) -> int:
 
 
 class DistillationParams(ParamsModel):
-    """How a model is taught into another one (Hinton et al. 2015, arXiv 1503.02531)."""
+    """How a model learns from a teacher's logits (Hinton et al. 2015, arXiv 1503.02531)."""
 
     images: Literal["both", "pool", "labeled"]  # on which it is taught; of those of the pool the teacher alone tells
     kind: Literal["soft", "hard"]  # the teacher's probabilities, or its most probable class
@@ -152,7 +152,7 @@ class DistillationParams(ParamsModel):
 
 
 class Recipe(ParamsModel):
-    """All that one training run is made of, but its images and its seed."""
+    """Everything that decides a training run, except images and seed."""
 
     model: str
     noise: NoiseParams

@@ -1,4 +1,5 @@
-"""What a model is trained with: the defaults of params.yaml, overlaid by the section of the model itself."""
+"""Makes the recipe of each model: the defaults of params.yaml with the values of the model's own section in their
+place."""
 
 from typing import Annotated, Any, Literal
 
@@ -51,7 +52,7 @@ class TeacherParams(ParamsModel):
 
 
 class IterationParams(ParamsModel):
-    """A student and whose pseudo-labels it learns from."""
+    """A student, and the iteration that labels the pool for it."""
 
     teacher: str  # the iteration that labels the pool for it
     model: str  # its name, see models.py
@@ -72,10 +73,10 @@ class ControlParams(ParamsModel):
 
 
 class PoolControlParams(ParamsModel):
-    """A control that sees the pool: its iteration's recipe, but for one thing.
+    """A control that sees the pool. It differs from its iteration in one thing.
 
-    An unnoised one has no noise; an oracle is taught by a teacher that is always right and sure, so that no filter
-    leaves an image out; a shuffled one has each pseudo-label beside another image.
+    `unnoised` has no noise. `oracle` has true labels, as if its teacher were always right and sure, so that no filter
+    drops an image. `shuffled` has each pseudo-label on another image.
     """
 
     kind: Literal["unnoised", "oracle", "shuffled"]
@@ -83,7 +84,7 @@ class PoolControlParams(ParamsModel):
 
 
 class DistilledParams(ParamsModel):
-    """A model that an iteration's is taught into, to be deployed in its place."""
+    """A small model that learns from an iteration's model and is deployed in its place."""
 
     teacher: str  # the iteration
     model: str  # its name, see models.py
@@ -101,7 +102,7 @@ def teacher_recipe(defaults: TrainingParams, teacher: TeacherParams) -> Recipe:
 
 
 def _on_labels_alone(training: TrainingParams) -> TrainingParams:
-    """`training` without what only a pool gives a meaning, so that no rule about it is held against a teacher."""
+    """`training` with neutral values for the options that need a pool, so that their rules do not apply."""
     without = {
         "pool_ratio": 1.0,
         "pool_weight": 1.0,
@@ -120,8 +121,8 @@ def _check_idle_options(training: TrainingParams, named: dict[str, Any], key: st
     if wrong := idle.keys() & named.keys():
         option = min(wrong)
         raise UserError(
-            f"params.yaml: {key}.training.{option} changes nothing with {idle[option]} "
-            f"{getattr(training, idle[option])}; take it out"
+            f"params.yaml: {key}.training.{option} has no effect with {idle[option]} "
+            f"{getattr(training, idle[option])}; remove it"
         )
 
 
@@ -133,7 +134,7 @@ def _check_no_student_options(training: dict[str, Any], key: str, why: str = "se
             "weights; set it to scratch"
         )
     if wrong := STUDENTS_ALONE & training.keys():
-        raise UserError(f"params.yaml: {key}.training.{min(wrong)} changes nothing, for {key} {why}; take it out")
+        raise UserError(f"params.yaml: {key}.training.{min(wrong)} has no effect, for {key} {why}; remove it")
 
 
 def iteration_recipe(noise: NoiseParams, training: TrainingParams, iteration: IterationParams, name: str) -> Recipe:
@@ -153,7 +154,7 @@ def pretraining_recipe(noise: NoiseParams, training: dict[str, Any], model: str)
     """How pretrained weights of `model` are made by a training on labels, from scratch."""
     _check_no_student_options(training, "pretraining")
     if wrong := {"initial", *TRANSFER} & training.keys():
-        raise UserError(f"params.yaml: pretraining.training.{min(wrong)} would need pretrained weights; take it out")
+        raise UserError(f"params.yaml: pretraining.training.{min(wrong)} would need pretrained weights; remove it")
     whole = validated(TrainingParams, {**PRETRAINING, **training}, "pretraining.training")
     return Recipe(model=model, noise=noise, training=whole)
 
@@ -197,7 +198,7 @@ def _check_idle_distillation(chosen: DistillationParams, distilled: DistilledPar
     named |= {f"training.{option}" for option in distilled.training}
     if wrong := idle.keys() & named:
         option = min(wrong)
-        raise UserError(f"params.yaml: {key}.{option} changes nothing with distillation.{idle[option]}; take it out")
+        raise UserError(f"params.yaml: {key}.{option} has no effect with distillation.{idle[option]}; remove it")
 
 
 def control_recipe(training: TrainingParams, model: str, control: ControlParams, name: str) -> Recipe:
@@ -210,7 +211,7 @@ def control_recipe(training: TrainingParams, model: str, control: ControlParams,
 def pool_control_recipe(
     noise: NoiseParams, training: TrainingParams, iteration: IterationParams, control: PoolControlParams
 ) -> Recipe:
-    """How a control that sees the pool is trained: as `iteration`, which it is of, from weights of its own."""
+    """How a control that sees the pool is trained: like its `iteration`, from its own initial weights."""
     whole = iteration_recipe(noise, training, iteration, control.of)
     if control.kind != "unnoised" and whole.training.objective == "consistency":
         raise UserError(

@@ -1,4 +1,4 @@
-"""What all stages that train have in common: they take over finished work, else train, and write a model's folder."""
+"""The part that all training stages share: take over finished work or train, then write the model's folder."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,10 +17,10 @@ def train_stage(
     load_data: Callable[[], TrainingData],
     out: Path,
 ) -> None:
-    """Train the model of `run` into the folder `out`, on what `load_data` reads out of the `inputs`.
+    """Train the model of `run` on the images that `load_data` reads, and write it to the folder `out`.
 
-    `stage` is the stage's file and `params` the sections that it read: with the inputs and the machine they decide
-    whether earlier work is gone on with, see `work`.
+    `stage` is the stage's file, and `params` has the sections that it read. With the inputs and the machine they decide
+    whether earlier work is resumed, see `work`.
     """
     with work(out, stage, params, inputs, machine(run.device)) as job:
         if not job.finished:

@@ -1,4 +1,4 @@
-"""All that changes while a model is trained. A checkpoint has the whole of it: a resumed run is the same run."""
+"""The state of a training. A checkpoint holds all of it, so that a resumed run equals the uninterrupted one."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,7 +54,8 @@ class TrainState:
         self.step, self.curve = rest["step"], rest["curve"]
 
     def _count_of_steps(self, parameter: Tensor) -> Tensor:
-        """A tensor to hold it: beside the parameter for fused optimizers, on the CPU for others."""
+        """An empty tensor for the count of steps: on the parameter's device for fused optimizers, on the CPU for
+        others."""
         return torch.empty((), device=parameter.device if self.optimizer.defaults["fused"] else "cpu")
 
     def _parameters(self) -> list[Tensor]:

@@ -125,7 +125,7 @@ def test_every_shipped_configuration_is_accepted(path, tmp_path):
             },
             "iterations.iter1.pseudo_labels has ood_neighbors, which need features; set labeling.features to true",
         ),
-        ("teacher.training.finetune", 0.5, "teacher.training.finetune changes nothing"),
+        ("teacher.training.finetune", 0.5, "teacher.training.finetune has no effect"),
         ("training.finetune", 0.9999, "training must leave steps before and after finetune 0.9999 begins, of 700"),
         (
             "pool_controls",

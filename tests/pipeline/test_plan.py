@@ -29,11 +29,11 @@ def test_a_distilled_model_has_a_forecast_too(make_recipe, runtime):
 
 
 def test_pretrained_weights_see_images_at_their_own_size(make_recipe, runtime):
-    small, large = (
-        forecast(make_recipe("cnn_2", batch_size=16), DATA, runtime, torch.device("cpu"), input_size=size)
-        for size in (None, (112, 112))
-    )
-    assert large > 2 * small
+    def fastest(size: tuple[int, int] | None) -> float:  # of several, for the machine may be busy now and then
+        recipe = make_recipe("cnn_2", batch_size=16)
+        return min(forecast(recipe, DATA, runtime, torch.device("cpu"), input_size=size) for _ in range(3))
+
+    assert fastest((112, 112)) > 2 * fastest(None)
 
 
 def test_seconds_are_said_as_a_person_says_them():

@@ -127,5 +127,5 @@ def test_a_section_that_is_asked_for_after_the_fingerprint_was_made_is_refused(h
     params = asked()
     provenance(HERE, params, {})
     assert params.section("seed", int) == 3
-    with pytest.raises(RuntimeError, match="the section teacher is asked for after the fingerprint was made"):
+    with pytest.raises(RuntimeError, match="the section teacher is read after the fingerprint was made"):
         params.section("teacher", dict)

@@ -104,20 +104,20 @@ def test_how_students_learn_does_not_reach_a_distilled_model(defaults):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"training": {"objective": "combined"}}, "small.training.objective changes nothing, .* told what to say"),
+        ({"training": {"objective": "combined"}}, "small.training.objective has no effect, .* told what to say"),
         ({"training": {"initial": "warm"}}, "small.training.initial was warm"),
         (
             {"training": {"pool_ratio": 2}, "distillation": {"images": "pool"}},
-            "small.training.pool_ratio changes nothing, .* images of one kind, pool",
+            "small.training.pool_ratio has no effect, .* images of one kind, pool",
         ),
         ({"distillation": {"kind": "hard"}}, "must have temperature 1 where kind is hard"),
         (
             {"distillation": {"images": "pool", "weight": 0.5}},
-            "distillation.weight changes nothing with distillation.images pool",
+            "distillation.weight has no effect with distillation.images pool",
         ),
         (
             {"distillation": {"images": "labeled", "weight": 0, "temperature": 2}},
-            "distillation.temperature changes nothing with distillation.weight 0",
+            "distillation.temperature has no effect with distillation.weight 0",
         ),
         ({"distillation": {"temprature": 2}}, "did you mean temperature"),
         ({"distillation": {"temperature": 1e300}}, "distillation.temperature was 1e.300"),
@@ -137,8 +137,8 @@ def test_a_control_of_a_warm_student_is_refused(defaults):
 @pytest.mark.parametrize(
     ("training", "sentence"),
     [
-        ({"finetune": 0.5, "pool_ratio": 2.0}, "iter1.training.pool_ratio changes nothing with finetune 0.5"),
-        ({"consistency_threshold": 0.5}, "consistency_threshold changes nothing with objective pseudo_labels"),
+        ({"finetune": 0.5, "pool_ratio": 2.0}, "iter1.training.pool_ratio has no effect with finetune 0.5"),
+        ({"consistency_threshold": 0.5}, "consistency_threshold has no effect with objective pseudo_labels"),
     ],
 )
 def test_an_option_that_another_one_makes_idle_is_refused(defaults, training, sentence):
@@ -164,10 +164,10 @@ def test_a_control_about_labels_that_its_iteration_does_not_learn_is_refused(def
 @pytest.mark.parametrize("option", sorted(STUDENTS_ALONE))
 def test_an_option_that_only_a_pool_gives_a_meaning_is_refused_elsewhere(defaults, option):
     training = {option: getattr(defaults.training, option)}
-    with pytest.raises(UserError, match=f"teacher.training.{option} changes nothing, .* take it out"):
+    with pytest.raises(UserError, match=f"teacher.training.{option} has no effect, .* remove it"):
         teacher_recipe(defaults.training, TeacherParams(model="cnn_8", noise=defaults.noise, training=training))
     control = ControlParams(kind="supervised", of="iter1", noise=defaults.noise, training=training)
-    with pytest.raises(UserError, match=f"controls.plain.training.{option} changes nothing"):
+    with pytest.raises(UserError, match=f"controls.plain.training.{option} has no effect"):
         control_recipe(defaults.training, "cnn_8", control, "plain")
 
 

@@ -1,1 +1,1 @@
-"""Input noise: what becomes of images before a student sees them."""
+"""Input noise: what happens to images before a student sees them."""

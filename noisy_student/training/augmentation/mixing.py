@@ -1,4 +1,5 @@
-"""Two images in one: MixUp, CutMix and FMix are a mask for each image, which says how much of it stays where.
+"""Mixes two images into one. MixUp, CutMix and FMix differ in the mask that says how much of an image stays at each
+pixel.
 
 N images, C channels, H x W pixels, K classes.
 """
@@ -44,19 +45,20 @@ MASKS: dict[str, Mask] = {"mixup": mixup, "cutmix": cutmix, "fmix": fmix}
 
 
 def blended(first: Tensor, second: Tensor, stays: Tensor) -> Tensor:
-    """Of `first` what `stays` (N,1,H,W) or (N,1,1,1) says, 0 to 1, and of `second` the rest; images uint8 (N,C,H,W)."""
+    """The mixture of images uint8 (N,C,H,W): the share `stays` (N,1,H,W) or (N,1,1,1) of `first`, the rest of
+    `second`."""
     return torch.lerp(second.float(), first.float(), stays).add_(0.5).to(torch.uint8)
 
 
 def mix(
     images: Tensor, targets: Tensor, weights: Tensor, kind: str, alpha: float, generator: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Each image mixed with another one of the batch, and so its target (N,K) and weight (N,).
+    """Mix each image, its target (N,K) and its weight (N,) with those of another image of the batch.
 
-    images: uint8 (N,C,H,W). kind: a name in MASKS. The share of an image that stays is drawn from Beta(alpha, alpha),
-    each image's own. Cross-entropy with the new targets and weights is the mixture of the two images' cross-entropies,
-    each with its own weight, so that hard and soft targets, labeled and pool images may meet; weights keep their sum on
-    the average.
+    images: uint8 (N,C,H,W). kind: a name in MASKS. The share of an image that stays is drawn from Beta(alpha, alpha)
+    for each image. Cross-entropy with the new targets and weights is the mixture of the two images' cross-entropies,
+    each with its own weight. So hard and soft targets can be mixed, and labeled and pool images. The sum of the weights
+    keeps its mean.
     """
     count, device = len(images), images.device
     partner = torch.from_numpy(generator.permutation(count)).to(device, non_blocking=True)

@@ -1,8 +1,8 @@
-"""What noise does to pixels: whole batches, every image at a strength of its own, on whatever device the images are.
+"""Operations on whole batches, each image at a strength of its own, on the device of the images.
 
-The fourteen operations of RandAugment (Cubuk et al. 2019, arXiv 1909.13719, section 3) and of Noisy Student, with the
-arithmetic of Pillow, level for level; the five that move pixels with torchvision's, bilinear. What a single image needs
-is known on the CPU before the batch is touched, so nothing here loops over images or waits for the device.
+These are the fourteen operations of RandAugment (Cubuk et al. 2019, arXiv 1909.13719, section 3) and of Noisy Student.
+They agree with Pillow level for level, and the five that move pixels with torchvision's bilinear ones. The strengths
+are drawn on the CPU beforehand, so nothing here loops over images or waits for the device.
 
 N images, C channels (1 or 3), H height, W width. Images are uint8 (N,C,H,W) throughout.
 """
@@ -33,7 +33,7 @@ OPERATIONS = (
 
 
 def randaugment(images: Tensor, operation: np.ndarray, strength: np.ndarray, fill: int) -> Tensor:
-    """`images` after one operation per slot, slot by slot; the images given stay as they are.
+    """`images` after one operation per slot, one slot after another; the input is not changed.
 
     operation: (slots, N) indices into OPERATIONS. strength: (slots, N), in the operation's own unit: degrees
     counterclockwise (rotate), tangent, left or up (shear), pixels right or down (translate), first level to be inverted
@@ -50,7 +50,7 @@ def randaugment(images: Tensor, operation: np.ndarray, strength: np.ndarray, fil
 
 
 def affine(images: Tensor, amount: np.ndarray, fill: int) -> Tensor:
-    """Each image turned, sheared, scaled and moved at once.
+    """Rotate, shear, scale and move each image at once.
 
     amount: (N,6) degrees counterclockwise, tangents of the shear left and up, the logarithm of the scale, pixels right
     and down.
@@ -62,9 +62,9 @@ def affine(images: Tensor, amount: np.ndarray, fill: int) -> Tensor:
 
 
 def jitter(images: Tensor, factor: np.ndarray) -> Tensor:
-    """Each image with its brightness, contrast and, where it has three channels, color times `factor` (N,3).
+    """Multiply brightness, contrast and, of images with three channels, color of each image by `factor` (N,3).
 
-    As Pillow's ImageEnhance, whose factor 1 changes nothing, one after another.
+    They are applied one after another, as Pillow's ImageEnhance does; a factor of 1 changes nothing.
     """
     brightness, contrast, color = _on(images.device, factor.astype(np.float32).T)[..., None, None, None]
     bright = (images.float() * brightness).clamp_(0, 255)
@@ -75,7 +75,7 @@ def jitter(images: Tensor, factor: np.ndarray) -> Tensor:
 
 
 def crop_and_flip(images: Tensor, shift: np.ndarray, mirrored: np.ndarray, fill: int) -> Tensor:
-    """Each image cut out anew `shift` (N,2) pixels down and right of its corner, then mirrored left-right if so marked.
+    """Crop each image `shift` (N,2) pixels down and right of its corner, then mirror it left-right where `mirrored`.
 
     mirrored: bool (N,). What lies outside the image is of the gray value `fill`.
     """
@@ -92,8 +92,9 @@ def crop_and_flip(images: Tensor, shift: np.ndarray, mirrored: np.ndarray, fill:
 
 
 def cutout(images: Tensor, center: np.ndarray, side: int, fill: int) -> Tensor:
-    """Cutout (DeVries and Taylor 2017, arXiv 1708.04552): a square of `side` pixels around `center` (N,2: row, column)
-    is of the gray value `fill`; what of the square lies outside the image is lost.
+    """Fill a square of `side` pixels around `center` (N,2: row, column) with the gray value `fill`.
+
+    The part of the square outside the image is lost (DeVries and Taylor 2017, arXiv 1708.04552).
     """
     start = _on(images.device, center - side // 2)
     inside = []
@@ -109,7 +110,7 @@ def _on(device: torch.device, values: np.ndarray) -> Tensor:
 
 
 def _whole(levels: Tensor) -> Tensor:
-    """Float levels 0 to 255 as uint8, the fraction dropped; by way of int16 it takes a CPU a quarter of the time."""
+    """Float levels 0 to 255 as uint8 without their fraction; the way over int16 takes a CPU a quarter of the time."""
     return levels.short().to(torch.uint8)
 
 

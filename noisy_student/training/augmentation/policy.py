@@ -1,8 +1,7 @@
-"""Noise: what images and layers go through in training, and never while a teacher labels (Xie et al. 2019, section 2).
+"""Noise of a training: which operations at which strength (Xie et al. 2019, section 2). Teachers label without it.
 
-All random numbers of a batch are drawn first, on the CPU, from one generator: a few numbers an image, which say
-everything. Then they are applied to the whole batch on its device. So a rank can apply its rows of the global draw,
-and the same draw gives the same images again.
+All random numbers of a batch are drawn first, on the CPU, from one generator: a few numbers for each image. Then they
+are applied to the whole batch on its device. So the same draw gives the same images again.
 """
 
 import math
@@ -37,9 +36,9 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class NoiseParams(ParamsModel):
-    """Input noise, in the order in which `apply` does it, and the rates of model noise, which the models carry out.
+    """Input noise, in the order in which it is applied, and the rates of model noise.
 
-    What is not named is off.
+    An option that is not named is off.
     """
 
     operations: int = Field(default=0, ge=0, le=16)  # RandAugment: operations an image goes through, one after another
@@ -75,7 +74,7 @@ class NoiseParams(ParamsModel):
 
 
 class Scale(NamedTuple):
-    """An operation's strength: `rest` at magnitude 0 and, in a straight line, `reach` away from it at magnitude 30."""
+    """An operation's strength: `rest` at magnitude 0, `reach` away from it at magnitude 30, linear between them."""
 
     rest: float
     reach: float
@@ -107,8 +106,10 @@ def scales(height: int, width: int) -> dict[str, Scale]:
 
 
 def affine_reach(size: tuple[int, int]) -> np.ndarray:
-    """How far each of the six amounts of `operations.affine` goes at magnitude 30, (6,): as far as the operation of its
-    kind in RandAugment, and e to the 0.3 for the scale, which has none."""
+    """The largest of each of the six amounts of `operations.affine`, (6,), at magnitude 30.
+
+    It is that of RandAugment's operation of the same kind; for the scale, which has none, it is e to the 0.3.
+    """
     table = scales(*size)
     kinds = ("rotate", "shear_x", "shear_y", None, "translate_x", "translate_y")
     return np.array([table[kind].reach if kind else 0.3 for kind in kinds])
@@ -126,7 +127,7 @@ def strengths(magnitude: float, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Draw:
-    """All that chance decides about N images, as numpy arrays."""
+    """All random numbers for N images, as numpy arrays."""
 
     operation: np.ndarray  # int64 (slots,N): index into OPERATIONS
     strength: np.ndarray  # float64 (slots,N): in the operation's own unit, with its sign (see operations.randaugment)
@@ -156,9 +157,9 @@ def check_crop(params: NoiseParams, size: tuple[int, int]) -> None:
 
 
 def draw(params: NoiseParams, count: int, size: tuple[int, int], generator: np.random.Generator) -> Draw:
-    """All random numbers for `count` images of `size` (height, width), each image its own.
+    """Draw all random numbers for `count` images of `size` (height, width).
 
-    Every option takes its numbers whether it is on or not, so switching one leaves the draws of the others alone.
+    Every option draws its numbers whether it is on or off, so switching one does not change the draws of the others.
     Raises `UserError` when a crop could miss the image.
     """
     check_crop(params, size)
@@ -174,9 +175,9 @@ def draw(params: NoiseParams, count: int, size: tuple[int, int], generator: np.r
 
 
 def apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
-    """`images` uint8 (N,C,H,W), C 1 or 3, on any device, with the noise that `params` switch on, as `draw` says.
+    """Apply the noise of `params`, by the numbers of `draw`, to `images` uint8 (N,C,H,W), C 1 or 3, on any device.
 
-    A tensor of the same shape and device, `images` itself when all input noise is off. What becomes of an image depends
+    Returns a tensor of the same shape and device; `images` itself when all input noise is off. An image's noise depends
     on its own row of the draw alone. Raises `UserError` for images of another type or number.
     """
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
