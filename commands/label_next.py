@@ -1,8 +1,8 @@
 """Name the pool images whose label would teach most: python -m commands.label_next OUT [--images 48]
 
-OUT is a folder: label_next.csv (id, label), sheet.png, the images with the numbers of its lines, and guesses.csv, what
-the model takes them for. Fill in labels, leave empty what you do not know, and append the lines to corrections.csv: the
-next run trains on them.
+OUT is a folder: label_next.csv (id, label), sheet.png (the images, numbered as in that file) and guesses.csv (the
+model's predictions). Fill in the labels that you know, leave the others empty, and append the lines to corrections.csv:
+the next run trains on them.
 
 The images are those whose two most probable classes are closest (margin sampling, Scheffer et al. 2001), and among
 these the ones that differ most in their probabilities (farthest first, Sener and Savarese 2018).

@@ -1,8 +1,8 @@
 """What noise does to your images at rising magnitude, as one picture: python -m commands.noise_sheet OUT
 
 A row for each operation of RandAugment, for affine and jitter, crop, flip, cutout and the three ways to mix two images.
-From left to right magnitudes 0 to 30; what has none goes up to a quarter of the side (crop), half of it (cutout) or
-half of the image (a mixture), and is there from the middle on (flip).
+From left to right, the magnitude goes from 0 to 30. Noise without a magnitude goes up to a quarter of the side (crop),
+half of the side (cutout) or half of the image (mixing). A flip is shown from the middle on.
 """
 
 from argparse import ArgumentParser

@@ -33,7 +33,7 @@ from noisy_student.training.params import Recipe
 WITH_POOL = ("train_student@", "train_pool_control@", "distill@")
 TRAINERS = ("train_teacher", "train_control@", *WITH_POOL)
 START_SECONDS = 3.0  # about what a stage takes to start
-CLASSES = 10  # of a person's own images, until they are looked at; they decide little of the time
+CLASSES = 10  # assumed for a user's images before they are read; the number hardly changes the time
 
 
 @cli_main
@@ -80,7 +80,7 @@ def to_run() -> list[str]:
     try:
         return _to_run()
     except DvcException as error:
-        reason = str(error).replace("\\n", " ")  # as it writes a line's end in what it says of locks
+        reason = str(error).replace("\\n", " ")  # as DVC writes a line break in its messages about locks
         raise UserError(f"DVC cannot say what is to be run: {' '.join(reason.split())}") from None
 
 
@@ -151,7 +151,7 @@ def training_seconds(steps: int, classifier: Classifier, trainer: Trainer) -> fl
 
 
 def clock(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """A duration as text, in seconds or minutes."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 

@@ -1,8 +1,8 @@
 """Say what a folder of images shows: python -m commands.predict FOLDER OUT.csv [--model models/iter2] [--abstain 0.8]
 
-OUT is CSV or, by its name, Parquet, with a row for each file below FOLDER: path, label, confidence, reason. The
-confidence is the model's probability, 0 to 1; below that of --abstain the label is `abstain`. A file that is no usable
-image has neither, but a reason. Images are treated as `prepare` treated those that the model was trained on.
+OUT is a CSV or Parquet file, as its name says, with a row for each file below FOLDER: path, label, confidence, reason.
+The confidence is the model's probability, 0 to 1; below --abstain, the label is `abstain`. A file that cannot be used
+has a reason instead of a label and a confidence. Images are prepared in the same way as the training images.
 """
 
 from argparse import ArgumentParser

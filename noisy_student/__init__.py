@@ -2,9 +2,9 @@
 
 import os
 
-# Threads that wait for the next operation go on looking for it for some microseconds, and then sleep. Without the
-# looking small networks train at half the speed; with OpenMP's own patience, a thousand times as long, they take the
-# cores from whatever else runs on the machine. Read once, when torch is first imported, so it stands before all else.
+# Threads that wait for the next operation spin for some microseconds and then sleep. Without spinning, small networks
+# train at half the speed. OpenMP's default spins a thousand times as long, which takes the cores from other programs.
+# The values are read once, when torch is first imported, so they are set before all other imports.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of the OpenMP that torch has on macOS
 

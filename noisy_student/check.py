@@ -125,13 +125,16 @@ def check_orphans(params: Params) -> None:
     """Raise `UserError` where outputs of an iteration or a control are left that params.yaml no longer has."""
     left = orphans(params)
     if left:
-        raise UserError(f"params.yaml no longer has what made {left[0]}; remove it: rm -r {' '.join(map(str, left))}")
+        raise UserError(
+            f"{left[0]} is left from an entry that params.yaml no longer has; remove it: rm -r "
+            f"{' '.join(map(str, left))}"
+        )
 
 
 def orphans(params: Params, pipeline: Path = PIPELINE_FILE) -> list[Path]:
-    """Outputs of iterations and controls that params.yaml no longer has: DVC would pass against them.
+    """Outputs of iterations and controls that params.yaml no longer has. DVC itself does not notice them.
 
-    The `pipeline` (dvc.yaml) says where an item's outputs are: a path in which `${key}` stands for the item.
+    The `pipeline` (dvc.yaml) has the paths of an item's outputs, in which `${key}` is the item's name.
     """
     stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"].values()
     expected = {out for stage in stages for out in stage.get("outs", []) if isinstance(out, str)}
@@ -193,7 +196,7 @@ def _check_teachers(params: Params) -> None:
 
 
 def _check_controls(params: Params, recipes: dict[str, Recipe]) -> None:
-    """A control sees as many images as the iteration that it is of, or it would answer another question."""
+    """A control must train on as many images as its iteration. Otherwise the two cannot be compared."""
     for name, control in params.controls.items():
         same = ["ensemble_size", "training.steps", "training.batch_size"]
         if recipes[control.of].training.initial != "warm":
@@ -203,8 +206,8 @@ def _check_controls(params: Params, recipes: dict[str, Recipe]) -> None:
             if has != wanted:
                 what = key.removeprefix("training.")
                 raise UserError(
-                    f"params.yaml: controls.{name} would train with {what} {has} and its iteration {control.of} with "
-                    f"{wanted}; set controls.{name}.{key} to {wanted}"
+                    f"params.yaml: controls.{name} has {what} {has}, but its iteration {control.of} has {wanted}; "
+                    f"set controls.{name}.{key} to {wanted}"
                 )
 
 
@@ -226,11 +229,11 @@ def _check_features(params: Params) -> None:
 
 
 def _check_mixtures(params: Params, recipes: dict[str, Recipe]) -> None:
-    """A student's own labels are of single images, so that there are none for a mixture of two."""
+    """A distillation teacher and online labels give targets for single images only, so images cannot be mixed."""
     for name in params.distilled:
         if (mix := recipes[name].noise.mix) != "none":
             raise UserError(
-                f"params.yaml: distilled.{name} would have noise.mix {mix}, and its teacher tells of single images; "
+                f"params.yaml: distilled.{name} has noise.mix {mix}, but its teacher labels single images; "
                 f"set distilled.{name}.noise.mix to none"
             )
     for name in params.iterations:
@@ -248,14 +251,14 @@ def _check_warm(params: Params, recipes: dict[str, Recipe]) -> None:
         own, teacher = (f"{recipes[model].ensemble_size} {recipes[model].model}" for model in (name, iteration.teacher))
         if recipes[name].training.initial == "warm" and (own != teacher or recipes[name].ensemble_size > 1):
             raise UserError(
-                f"params.yaml: iterations.{name} cannot begin with the weights of {iteration.teacher}, for it is {own} "
-                f"and its teacher {teacher}: only one net can begin as another of the same name; set "
+                f"params.yaml: iterations.{name} ({own}) cannot start from the weights of {iteration.teacher} "
+                f"({teacher}); both must be a single network of the same name; set "
                 f"iterations.{name}.training.initial to scratch"
             )
 
 
 def _check_pretraining(params: Params, recipes: dict[str, Recipe]) -> None:
-    """Pretrained weights are there for whoever begins with them, and come from no image that is held out."""
+    """Every model that needs pretrained weights has some, and they were not trained on held-out images."""
     pretraining, data = params.pretraining, params.data
     for model in pretraining.models:
         _at("pretraining.models", check_name, model)
@@ -263,25 +266,25 @@ def _check_pretraining(params: Params, recipes: dict[str, Recipe]) -> None:
         channels = description(pretraining, model)["input_channels"]
         if channels != data.shape()[2] != 1:
             raise UserError(
-                f"params.yaml: pretraining.source was {pretraining.source}, whose images have {channels} channels, and "
-                f"those of data {data.shape()[2]}; take another"
+                f"params.yaml: pretraining.source was {pretraining.source}, whose images have {channels} channels, but "
+                f"data.source has {data.shape()[2]}; set another pretraining.source"
             )
     for recipe in params.pretraining_recipes().values():
         _check_recipe("pretraining", recipe, pretraining)
     if (path := pretraining.reads()) and (not path.exists() or path.parts[:1] in OUTPUTS):
-        what = "what stages make here goes when they run again; copy it" if path.exists() else "there is nothing there"
+        what = "the next run deletes this stage output; copy it" if path.exists() else "nothing is there; correct it"
         raise UserError(f"params.yaml: pretraining.path was {pretraining.path!r}; {what}")
     same_place = not pretraining.is_user_images or Path(pretraining.path).resolve() == Path(data.path).resolve()
     if pretraining.source == data.source and same_place:
         raise UserError(
-            f"params.yaml: pretraining.source was {pretraining.source}, and so is data.source, whose held-out images "
-            "would be trained on; take another"
+            f"params.yaml: pretraining.source was {pretraining.source}, the same as data.source, so weights would be "
+            "trained on held-out images; set another source"
         )
     for name, recipe in recipes.items():
         if recipe.training.initial == "pretrained" and recipe.model not in pretraining.models:
             raise UserError(
-                f"params.yaml: {params.key(name)} begins with pretrained weights of {recipe.model}, and "
-                f"pretraining.models is [{', '.join(pretraining.models)}]; add it there, with a pretraining.source"
+                f"params.yaml: {params.key(name)} needs pretrained weights of {recipe.model}, but pretraining.models "
+                f"is [{', '.join(pretraining.models)}]; add the model there, and set pretraining.source"
             )
 
 

@@ -32,8 +32,8 @@ from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.init import weights_spec
 
 HALF = ([0.5] * 3, [0.5] * 3)
-FROM_MINUS_ONE = ("torchvision/googlenet", "torchvision/inception_v3")  # trained on pixels from -1 to 1, which their
-# library makes out of others in a layer that is left out here
+FROM_MINUS_ONE = ("torchvision/googlenet", "torchvision/inception_v3")  # trained on pixels from -1 to 1; torchvision
+# rescales pixels in a layer that is left out here
 LIBRARIES = ("torchvision", "timm")
 CHECKSUM = re.compile(r"-([0-9a-f]{8,})\.pth$")  # in the name of a file of torchvision's, the start of its sha256
 Positive = Annotated[float, Field(gt=0)]
@@ -41,14 +41,14 @@ Found = tuple[dict[str, Tensor], dict[str, Any]]  # weights by name, and their d
 
 
 class PretrainingParams(SourceParams):
-    """Which pretrained weights there are for models that begin with them."""
+    """The source of pretrained weights, and the models that they are for."""
 
     more: ClassVar[tuple[str, ...]] = ("none", *LIBRARIES, "file")
 
-    path: str  # of a file: the weights (.safetensors), or a model's folder; of one's own images: where they are
-    models: list[str] = []  # their names, see models.py; each for itself
-    weights: str = "DEFAULT"  # which of a library's: a name such as IMAGENET1K_V1, or timm's tag
-    # of a file without a model.json beside it: its normalization of pixels scaled to 0..1, for each channel
+    path: str  # for source file: the weights (.safetensors) or a model's folder; for a user's images: their path
+    models: list[str] = []  # names, see registry.py; each has its own weights
+    weights: str = "DEFAULT"  # of a library: a name such as IMAGENET1K_V1, or timm's tag
+    # for a file without a model.json beside it: the normalization of pixels scaled to 0..1, for each channel
     mean: list[float] | None = None
     std: list[Positive] | None = None
     image_size: int = Field(default=32, ge=4, le=1024)  # of one's own images or of such a file: pixels a side
@@ -78,7 +78,7 @@ class PretrainingParams(SourceParams):
         if self.mean is not None and self.source != "file":
             raise ValueError("should have mean and std null where its source is no file")
         if self.mean == [] or (self.mean is None) != (self.std is None) or len(self.mean or []) != len(self.std or []):
-            raise ValueError("should have mean and std for as many channels")
+            raise ValueError("should have mean and std with the same number of channels, at least one")
         return self
 
     @property
@@ -92,7 +92,7 @@ class PretrainingParams(SourceParams):
 
 
 def labeled_images(params: PretrainingParams, seed: int, scratch: Path) -> tuple[Split, Split]:
-    """The labeled images of the source, but for its own test split: to train on, and to look at (stratified)."""
+    """The labeled images of the source without its test split: a training split and a stratified validation split."""
     dataset = _loaded(params, scratch)
     known = np.flatnonzero(dataset.labels >= 0)
     counts = np.bincount(dataset.labels[known], minlength=len(dataset.classes))
@@ -126,9 +126,9 @@ def _loaded(params: PretrainingParams, scratch: Path) -> Dataset:
 
 
 def description(params: PretrainingParams, model: str) -> dict[str, Any]:
-    """What is known of the weights of `model` before they are fetched or made: the images that they are for.
+    """The images that the weights of `model` expect; known before the weights are fetched or trained.
 
-    Raises `UserError` for weights that a library does not have, and a file that is not there or tells too little.
+    Raises `UserError` for weights that a library does not have, and for a file that is missing or lacks information.
     """
     if params.trains:
         height, width, channels = params.shape()
@@ -144,7 +144,7 @@ def description(params: PretrainingParams, model: str) -> dict[str, Any]:
 
 
 def fetched(params: PretrainingParams, model: str) -> Found:
-    """The weights of `model` that are not trained here. Raises `UserError` when they cannot be had."""
+    """The weights of `model` from a library or a file. Raises `UserError` if they are not available."""
     of_source = {"torchvision": _from_torchvision, "timm": _from_timm, "file": _from_file}
     return of_source[params.source](params, model), description(params, model)
 
@@ -171,7 +171,7 @@ def _from_torchvision(params: PretrainingParams, model: str) -> dict[str, Tensor
         raise _out_of_reach(model, url, error) from None
     checksum = CHECKSUM.search(path.name)
     if not checksum or not digest(path).startswith(checksum[1]):
-        raise UserError(f"{path} is not what its name says, by its checksum; remove it and try again")
+        raise UserError(f"{path} does not match the checksum in its name; remove it and try again")
     tensors = torch.load(path, map_location="cpu", weights_only=True)
     return external.torchvision_names(model, tensors)
 
@@ -220,7 +220,10 @@ def _of_file(params: PretrainingParams, model: str) -> dict[str, Any]:
         found = read_json(beside)
         given = weights_spec(found if isinstance(found, dict) else {}, beside)
         if given.model != model:
-            raise UserError(f"params.yaml: pretraining.models was [{model}], and {weights} is of {given.model}")
+            raise UserError(
+                f"params.yaml: pretraining.models was [{model}], but {weights} has weights of {given.model}; set it to "
+                f"[{given.model}]"
+            )
         if found.get("ensemble_size", 1) != 1:
             raise UserError(f"{weights} is of {found['members']} nets; take a model of one")
         return {"source": "file", **given.model_dump()}

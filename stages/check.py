@@ -1,7 +1,7 @@
 """Stop with one sentence if params.yaml cannot be run, before anything else runs.
 
-Reads   dvc.yaml, which is no dep, to find outputs of removed iterations
-Writes  a constant, so that nothing runs again because the check did
+Reads   dvc.yaml, which is not one of its deps, to find outputs of removed iterations
+Writes  a constant, so that a rerun of the check does not rerun other stages
 Params  all of params.yaml
 """
 

@@ -1,7 +1,7 @@
 """Fetch or train the weights for models whose training.initial is pretrained.
 
 Reads   a library's weights, a file, or the labeled images of a source (never those of `data`)
-Writes  a folder with one for each model: weights and description, and where they were trained the learning curve
+Writes  a folder with a subfolder for each model: weights, description, and the learning curve if they were trained
 Params  seed, runtime, pretraining
 """
 

@@ -1,7 +1,7 @@
 """Turn a teacher's logits into the pseudo-labels of an iteration. No forward pass: another threshold costs seconds.
 
 Reads   the logits of the pool and the calibration split, the calibration split's labels
-Writes  a folder: pseudo_labels.parquet (row, label, confidence, copies, target) and what a person wants to know of it
+Writes  a folder: pseudo_labels.parquet (row, label, confidence, copies, target) and a readable report
 Params  seed, pseudo_labels, iterations.<iteration>
 """
 

@@ -1,6 +1,6 @@
 """Sum up the current iteration: the table of iterations, the gains over its teacher and its control, the plots.
 
-Reads   the current iteration's history, the results of the controls and of what iterations were distilled into
+Reads   the current iteration's history, the results of the controls and of the distilled models
 Writes  summary.json, history.csv, curves.csv (learning curves), confusion.csv (actual and predicted class)
 Params  current, controls, pool_controls, distilled
 """

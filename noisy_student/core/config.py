@@ -109,7 +109,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _sentence(error: ValidationError, kind: Any, name: str) -> str:
     errors = error.errors()
-    # Of a misspelt key two things are true, one unknown and one missing: the first is what a person did.
+    # A misspelled key gives two errors: one key is unknown and one is missing. The unknown key is the user's mistake.
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     parts = [str(part) for part in first["loc"]]
     key = ".".join([name, *parts])
@@ -127,8 +127,8 @@ def _sentence(error: ValidationError, kind: Any, name: str) -> str:
 
 def _shown(value: Any) -> str:
     try:
-        return reprlib.repr(value)  # of a value that holds itself again and again no more than its beginning
-    except ValueError:  # Python prints no whole number of more than some thousand digits
+        return reprlib.repr(value)  # shortened, because a value may contain itself
+    except ValueError:  # Python refuses to print an integer of more than some thousand digits
         return "a number of thousands of digits"
 
 

@@ -26,7 +26,7 @@ def cli_main(main: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        # The interpreter's last collection takes more than a second with torch, of what goes with the process anyway.
+        # At exit, Python's garbage collector takes more than a second with torch, to free memory that is freed anyway.
         atexit.register(gc.freeze)
         try:
             with raise_on_signal():
@@ -34,8 +34,8 @@ def cli_main(main: Callable[..., None]) -> Callable[..., None]:
         except UserError as refusal:
             _exit(1, f"error: {refusal}")
         except OSError as error:
-            where = f" {error.filename}" if error.filename else ""
-            _exit(1, f"error: the machine refuses{where}: {error.strerror or error}; mend that and run again")
+            where = f": {error.filename}" if error.filename else ""
+            _exit(1, f"error: {error.strerror or error}{where}; fix that and run again")
         except MemoryError:
             _exit(1, "error: the machine has too little memory for this; ask for fewer or smaller images")
         except Stopped as stopped:

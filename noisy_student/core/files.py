@@ -43,7 +43,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)  # half a file is of no use to anyone, and takes room on a full disk
         if isinstance(error, OSError) and error.errno and not error.filename:
-            error.filename = str(path)  # which a full disk leaves out
+            error.filename = str(path)  # the error of a full disk has no file name
         raise
     flush_folder(path.parent)
 
@@ -94,7 +94,7 @@ def read_json(path: Path) -> Any:
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write `table` without its index; floats keep all their digits."""
     text = table.to_csv(index=False)
-    if "\r" in text:  # which ends a line for who reads it and not for who wrote it
+    if "\r" in text:  # pandas writes it without quotes, but reads it as the end of a line
         text = table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
     write_bytes(path, text.encode())
 

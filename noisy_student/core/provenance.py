@@ -42,10 +42,10 @@ class Provenance:
 def provenance(
     file: str, params: ParamsFile | None, inputs: Mapping[str, Path | None], machine: dict[str, Any] | None = None
 ) -> Provenance:
-    """What the stage in `file` makes its result from, as it stands now.
+    """The current provenance of the stage in `file`.
 
-    Of `params` the sections that were read count. `inputs` are the files and folders that the stage reads, by role,
-    None for one that it was not given. Raises `UserError` for an input that is missing, and for code that was written
+    It includes the sections of `params` that were read so far. `inputs` are the files and folders that the stage reads,
+    by role; None for one that was not given. Raises `UserError` for a missing input, and for code that was written
     after this process started.
     """
     code = import_closure(Path(file).resolve(), ROOT)
@@ -71,7 +71,7 @@ def provenance(
 def check_unchanged(before: Provenance, params: ParamsFile | None) -> None:
     """Raise `UserError` naming the first part of the provenance that changed since `before`.
 
-    DVC hashes code, parameters and inputs when a stage has ended, and would record the changed ones with the old
+    DVC hashes code, parameters and inputs only after a stage ends. It would record the new versions with the old
     result.
     """
     for was, now in (
@@ -141,4 +141,4 @@ def _hash(content: bytes) -> str:
 
 
 def _changed(what: Path | str, stage: str) -> UserError:
-    return UserError(f"{what} changed while {stage} ran, so its result is of neither; run again")
+    return UserError(f"{what} changed while {stage} ran, so the result fits neither version; run again")

@@ -1,8 +1,8 @@
 """Work in progress of a stage, kept outside its outputs, because DVC removes outputs before it runs the stage.
 
-    work/locks/<name>          held by the one process that does this work; says which
+    work/locks/<name>          locked by the one process that does this work; contains its id
     work/<name>/part/          files of the result so far, each whole
-    work/<name>/hashes/        sha256 of each of those that another run need not make again
+    work/<name>/hashes/        sha256 of each file in part/ that another run can reuse
     work/<name>/checkpoints/   of a training run
     work/<name>/result/        the finished result, kept until `make clean-work`
     work/<name>/hashes.json    sha256 of each of its files

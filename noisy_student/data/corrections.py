@@ -42,7 +42,7 @@ def _read(path: Path) -> list[tuple[str, str]]:
             table = csv.DictReader(file, restkey="")
             names = table.fieldnames or ()
             if not {"id", "label"} <= set(names) or len(set(names)) < len(names):
-                raise UserError(f"{path} has not one column id and one label in its first line; write `id,label` there")
+                raise UserError(f"the first line of {path} must have one column id and one column label; fix that line")
             lines = [(table.line_num, line) for line in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {path} ({' '.join(str(error).split())}); write it as CSV in UTF-8") from None

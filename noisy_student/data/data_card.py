@@ -3,7 +3,7 @@
 card.md         counts by split and class, sizes, what was left out and why
 class-000.png   images of each class, in the order of the classes
 pool.png        images without labels
-alike.png       pairs of which one was taken out as nearly the same as the other
+alike.png       pairs of near-duplicates, one of which was removed
 """
 
 import io
@@ -61,7 +61,7 @@ def markdown(report: dict[str, Any], alike: bool, tables: dict[str, pd.DataFrame
         "# Data card",
         _table(["fact", ""], facts),
         "## Images by class",
-        "Of the pool only those whose class is known to the evaluation are counted by class.",
+        "Pool images are counted by class only if their class is known to the evaluation.",
         _table(["class", *splits], [*counts, total]),
         "## What they look like",
         *(f"### {_text(name)}\n\n![{_text(name)}](class-{number:03}.png)" for number, name in enumerate(classes)),
@@ -69,7 +69,7 @@ def markdown(report: dict[str, Any], alike: bool, tables: dict[str, pd.DataFrame
     ]
     if alike:
         parts.append(
-            "## Nearly the same\n\nLeft what was taken out, right of it what it is like.\n\n![pairs](alike.png)"
+            "## Near-duplicates\n\nLeft: the removed image. Right: the image that it is like.\n\n![pairs](alike.png)"
         )
     for title, table in tables.items():
         if len(table):

@@ -22,14 +22,14 @@ from noisy_student.core.config import ParamsModel
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # an allow-list: Pillow would run Ghostscript for EPS
 MAX_BYTES = 500_000_000  # of a file
-EXIF_ELSEWHERE = ("TIFF", "PNG")  # formats that may have it outside of what Pillow has read when it opens them
+EXIF_ELSEWHERE = ("TIFF", "PNG")  # formats whose EXIF data Pillow may not read when it opens the file
 OPAQUE = {"L", "RGB"}  # modes that are taken as they are
 CONVERTED = {"1", "P", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}  # that are opaque unless they name a transparent color
 BITS_PER_SAMPLE, PHOTOMETRIC, TILE_WIDTH, TILE_LENGTH = 258, 262, 322, 323  # tags of TIFF
 WHITE_IS_ZERO = 0
 HOW_RESIZED = Image.Resampling.BILINEAR
 REDUCING_GAP = (
-    3.0  # a large image is made smaller by whole factors first: three times as fast, by a gray value the same
+    3.0  # first shrink a large image by an integer factor: three times as fast, at most one gray level different
 )
 WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # gray, 16 bits a pixel; Pillow names some of them I
@@ -169,14 +169,14 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _tile(image: Image.Image) -> tuple[int, int]:
-    """Width and height of what is decoded at once of a TIFF in tiles, which may be larger than the image."""
+    """Width and height of a tile in a tiled TIFF. Whole tiles are decoded, and one may be larger than the image."""
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     return int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
 
 
 def _plain(image: Image.Image, background: int) -> Image.Image:
     """The image in mode L or RGB, 8 bits a channel."""
-    if image.mode in DEEP:  # before transparency, for Pillow would cut these off on the way; it is rare in them
+    if image.mode in DEEP:  # before transparency, because Pillow would clip these values on the way; it is rare in them
         return Image.fromarray(_rescaled(image, background))
     if image.mode in WITH_ALPHA or "transparency" in image.info:
         layer = image.convert("RGBA")

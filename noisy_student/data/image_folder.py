@@ -101,5 +101,5 @@ def _check_bad_fraction(quarantine: pd.DataFrame, listed: int, most: float, scra
     where = f"; all are in {scratch / 'quarantine.csv'}" if scratch else ""
     raise UserError(
         f"{len(quarantine):,} of {listed:,} files cannot be used, more than data.max_bad_fraction {most} allows "
-        f"({reasons}{where}); mend or remove them, or raise it"
+        f"({reasons}{where}); fix or remove the files, or raise data.max_bad_fraction"
     )

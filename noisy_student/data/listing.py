@@ -5,7 +5,7 @@
     test/<class>/**        the test split, if there is one of its own
 
 A manifest is CSV or Parquet with the columns path (below the manifest's folder), label (empty: unlabeled) and, where
-they are wanted, split (test, or empty) and group (images that belong together: see `splits.draw`).
+they are wanted, split (test, or empty) and group (images that belong together: see `splitting.draw`).
 """
 
 import os
@@ -145,7 +145,7 @@ def _problem(entry: os.DirEntry[str]) -> str:
 
 
 def _typed(files: pd.DataFrame) -> pd.DataFrame:
-    """In little memory."""
+    """`files` with column types that need little memory."""
     return files.astype({"split": pd.CategoricalDtype(SPLITS)} | {name: TEXT for name in COLUMNS if name != "split"})
 
 
@@ -156,7 +156,7 @@ def _sorted(root: Path, files: pd.DataFrame, refused: pd.DataFrame) -> Listing:
 
 
 def _small_enough(path: Path, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    """The rows of a manifest, as long as they are no larger than a manifest may be: a small file can hold much."""
+    """The rows of a manifest. Raises `UserError` above MAX_BYTES, because a small file can expand to many rows."""
     size = 0
     for batch in file.iter_batches(BATCH):
         if (size := size + batch.nbytes) > MAX_BYTES:
@@ -165,7 +165,7 @@ def _small_enough(path: Path, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
 
 
 def _read_manifest(path: Path) -> pd.DataFrame:
-    """All of it as text."""
+    """The table of a manifest, with every value as text."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path} is larger than {MAX_BYTES:,} bytes; split the images over several projects")

@@ -23,7 +23,7 @@ BATCH_BYTES = 2_000_000  # of images or pairs at once: what stays in the cache
 MAX_PAIRS = 5_000_000  # pairs of candidates
 BLURS = ((1, 4, 1), (1, 2, 1), (1, 1, 1))  # an image that was made smaller and larger again is like a blurred one
 SHIFTS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]  # pixels
-HOPELESS = 0.15  # a pair that agrees less than this below the threshold is not compared with blurred images
+HOPELESS = 0.15  # a pair whose agreement is this far below the threshold is not compared with blurred images
 
 
 def near_duplicates(images: Any, threshold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -85,15 +85,15 @@ def close_pairs(hashes: np.ndarray, radius: float) -> np.ndarray:
             many += len(close)
             if many > MAX_PAIRS:
                 raise UserError(
-                    f"more than {MAX_PAIRS:,} pairs of images may be nearly the same, as frames of one film are; "
-                    "thin them out, or set data.near_duplicates to null"
+                    f"more than {MAX_PAIRS:,} pairs of images may be near-duplicates, such as frames of a video; "
+                    "remove some of them, or set data.near_duplicates to null"
                 )
     pairs = np.concatenate(found)
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
 def _within(left: np.ndarray, right: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows of `left` (n,D) and `right` (m,D), a little more rather than less, are within `radius`: int64 (P,)."""
+    """Pairs of rows of `left` (n,D) and `right` (m,D) within `radius`, with a small tolerance: two int64 (P,)."""
     # |a - b|^2 / 2 = |a|^2 / 2 + |b|^2 / 2 - ab, as one product of matrices
     halves = [(each**2).sum(axis=1, keepdims=True) / 2 for each in (left, right)]
     ones = [np.ones_like(each) for each in halves]

@@ -81,11 +81,11 @@ def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
         sha256=found["sha256"][bad].astype(str), reason=list(reasons.values())
     )
     quarantine = pd.concat([listing.refused.assign(sha256=""), unusable], ignore_index=True)[list(unusable)]
-    labeled = (listing.files["split"] != "pool").to_numpy() & ~bad  # so that no drop of the pool changes these
+    labeled = (listing.files["split"] != "pool").to_numpy() & ~bad  # not the pool: new drops must not change `gray`
     gray = bool((found["gray_sha256"][labeled] != b"").all())
     images = Staged(file, np.flatnonzero(~bad), how.image_size, 1 if gray else CHANNELS)
     hashes = found["gray_sha256" if gray else "sha256"][~bad]
-    for row in np.flatnonzero(hashes == b""):  # colors among gray images: seen as gray ones
+    for row in np.flatnonzero(hashes == b""):  # color images of the pool: turned to gray
         hashes[row] = pixel_hash(images[row : row + 1])[0]
     return Staging(images, listing.files[~bad], hashes, found["size"][~bad], quarantine)
 
@@ -126,7 +126,7 @@ def _begin(*setting: Any) -> None:
     _setting[:] = setting
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    warnings.simplefilter("ignore")  # Pillow's, in the middle of the bar: what cannot be used is listed in the end
+    warnings.simplefilter("ignore")  # Pillow's would break the progress bar; unusable files are listed at the end
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

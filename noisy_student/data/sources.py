@@ -89,7 +89,7 @@ class SourceParams(Preparation):
                 return path
         except (RuntimeError, ValueError):
             pass
-        raise ValueError("a path, without NUL, ~ being the home of a user who is there")
+        raise ValueError("a path without NUL; if it begins with ~, that user must exist")
 
     @property
     def is_user_images(self) -> bool:
@@ -101,7 +101,7 @@ class SourceParams(Preparation):
         return (self.image_size, self.image_size, 3) if self.is_user_images else SIZES[self.source].shape
 
     def preparation(self) -> dict[str, Any]:
-        """How an image of any size and kind is prepared like these."""
+        """The preparation that makes any image similar to those of the source."""
         values = {name: getattr(self, name) for name in Preparation.model_fields}
         return values | {"image_size": self.shape()[0]}
 

@@ -24,7 +24,7 @@ class SplitParams(ParamsModel):
     """How many images each split takes."""
 
     test_seed: int = Field(ge=0, lt=2**32)  # of the test split alone
-    test: int | None = Field(ge=2, le=MAX_IMAGES)  # images, for one has no interval; None: all that the source has
+    test: int | None = Field(ge=2, le=MAX_IMAGES)  # images; one image has no interval; None: all that the source has
     labeled_per_class: int | None = Field(ge=1, le=MAX_IMAGES)  # training labels a class; None: all that are left
     calibration: int = Field(ge=1, le=MAX_IMAGES)  # held-out labels
     validation: int = Field(ge=1, le=MAX_IMAGES)  # held-out labels
@@ -51,8 +51,8 @@ class Splits:
     """The rows of each split, and those that were left out."""
 
     rows: dict[str, np.ndarray]  # int64: of labeled, calibration, validation and test, rising; of the pool, shuffled
-    copies: np.ndarray  # int64 (D,2): images dropped because an identical one is kept, and that one
-    conflicting: int  # those of them whose label is another than that of the one kept
+    copies: np.ndarray  # int64 (D,2): a dropped image, and the identical image that is kept
+    conflicting: int  # dropped images whose label differs from that of the kept image
     of_groups: np.ndarray  # int64: images left out because another one of their group stands in another split
     near: Near = field(default_factory=dict)
 
@@ -173,8 +173,8 @@ def check_every_class_has_labels(splits: Splits, labels: np.ndarray, classes: li
     counts = np.bincount(labels[splits.rows["labeled"]], minlength=len(classes))
     if not counts.all():
         raise UserError(
-            f"the class {classes[int(counts.argmin())]!r} has no labeled image left to train on, after what is like "
-            "held-out images was taken out and corrections were made; label more of it"
+            f"the class {classes[int(counts.argmin())]!r} has no labeled image left to train on, after corrections "
+            "and after near-duplicates of held-out images were removed; label more images of it"
         )
 
 
@@ -240,7 +240,7 @@ def _take(name: str, rows: np.ndarray, counts: np.ndarray, index: Index, generat
 
 
 def _apart(rows: np.ndarray, taken: np.ndarray, index: Index) -> tuple[np.ndarray, np.ndarray]:
-    """Those of `rows` in no group that has an image among `taken`, and the others."""
+    """The `rows` whose group has no image among `taken`, and the other rows."""
     if index.groups is None:
         return rows, np.empty(0, np.int64)
     groups = index.groups[taken]

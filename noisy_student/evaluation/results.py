@@ -115,13 +115,13 @@ def table(history: pd.DataFrame, summary: dict[str, Any]) -> Table:
 def verdict(summary: dict[str, Any]) -> str:
     """One sentence for a person: did the pool help, going by the paired interval over the same-size control?"""
     if "gain_over_control" not in summary:
-        return f"No control of {summary['iteration']} was run, so this says nothing of whether the pool helped."
+        return f"No control of {summary['iteration']} was run, so it is unknown whether the pool helped."
     gain, low, high = (summary[f"gain_over_control{end}"] for end in ("", "_low", "_high"))
     interval = f"95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
     figures = f"{100 * gain:+.2f} points over the same model on labels alone ({interval})"
     if low > 0:
         return f"The pool helped: {figures}."
-    return f"The pool hurt: {figures}." if high < 0 else f"Not shown whether the pool helped: {figures}."
+    return f"The pool hurt: {figures}." if high < 0 else f"It is unclear whether the pool helped: {figures}."
 
 
 def _distilled(name: str, model: dict[str, Any]) -> str:
@@ -130,7 +130,7 @@ def _distilled(name: str, model: dict[str, Any]) -> str:
         return f"{name} was distilled from {model['teacher']}, which is not in this table."
     gain, low, high = (100 * model[f"gain_over_teacher{end}"] for end in ("", "_low", "_high"))
     figures = f"{gain:+.2f} points (95 % interval {low:+.2f} to {high:+.2f})"
-    return f"{name}, distilled from {model['teacher']}: {figures} beside it."
+    return f"{name} compared with its teacher {model['teacher']}: {figures}."
 
 
 def _percent(fraction: float) -> str:

@@ -17,7 +17,7 @@ from noisy_student.core.files import REMEDY, read_json, write_bytes, write_json
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 KEPT = 2  # checkpoints: the last may be damaged by whatever killed the run
-SECONDS = "NOISY_STUDENT_CHECKPOINT_SECONDS"  # environment variable: seconds between two checkpoints, of the machine's
+SECONDS = "NOISY_STUDENT_CHECKPOINT_SECONDS"  # environment variable: seconds between two checkpoints
 SHARE = 0.02  # the most of a run's time that its checkpoints take
 
 

@@ -38,7 +38,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", std.reshape(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B,K) of uint8 `images` (B,C,H,W). A network for color images sees a gray image in each of its
+        """Logits (B,K) of uint8 `images` (B,C,H,W). For a network for color images, a gray image is repeated in all
         channels."""
         pixels = (images.float() / 255 - self.mean) / self.std
         return self.network(pixels.contiguous(memory_format=self.memory_format))
@@ -84,7 +84,7 @@ def load_classifier(
 
     `rates`, of dropout and stochastic depth, are for a classifier that will be trained further.
 
-    Raises `UserError` when the folder holds no model or another model than it says.
+    Raises `UserError` when the folder holds no model, or when the weights do not fit the description.
     """
     tensors, description = load_model(folder)
     try:

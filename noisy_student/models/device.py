@@ -70,7 +70,7 @@ def pick_device(params: RuntimeParams) -> torch.device:
     """The device that `params` ask for. Raises `UserError` when that is a GPU and there is none."""
     has_gpu = torch.cuda.is_available()
     if params.device == "cuda" and not has_gpu:
-        raise UserError("runtime.device is cuda and this machine shows no GPU to torch; set it to auto or cpu")
+        raise UserError("runtime.device is cuda, but torch finds no GPU; set it to auto or cpu")
     return torch.device("cuda" if has_gpu and params.device != "cpu" else "cpu")
 
 

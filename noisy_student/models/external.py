@@ -22,7 +22,7 @@ TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def names(library: str) -> list[str]:
-    """Of the models of torchvision or timm (`library`)."""
+    """The names of all models of `library`, torchvision or timm."""
     from noisy_student.core import torchvision_compat
 
     if library == "timm":
@@ -41,7 +41,7 @@ def torchvision_model(name: str, channels: int, classes: int) -> nn.Module:
     arguments = TORCHVISION_ARGUMENTS.get(variant, {})
     model = torchvision.models.get_model(variant, weights=None, num_classes=classes, **arguments)
     first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
-    if channels == 1:  # the sum answers to a gray image as the three did to its copies in red, green and blue
+    if channels == 1:  # the summed weights respond to a gray image as the three did to its three copies
         first.weight = nn.Parameter(first.weight.detach().sum(1, keepdim=True))
         first.in_channels = 1
     elif channels != first.in_channels:
@@ -63,7 +63,7 @@ def _put(model: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def timm_model(name: str, channels: int, classes: int, dropout: float, stochastic_depth: float) -> nn.Module:
-    """The model `timm/<name>` with those rates, as far as it knows them."""
+    """The model `timm/<name>` with those rates. A rate that it does not have is ignored."""
     from noisy_student.core import torchvision_compat
 
     variant = name.removeprefix("timm/")
@@ -77,7 +77,7 @@ def timm_model(name: str, channels: int, classes: int, dropout: float, stochasti
 
 
 def head_dropouts(model: nn.Module) -> list[nn.Module]:
-    """The dropouts that are children of the model or stand in its head, the last child that has weights."""
+    """The dropouts that are children of the model or part of its head. The head is the last child with weights."""
     head = [child for child in model.children() if any(True for _ in child.parameters())][-1]
     return [module for module in chain(model.children(), head.modules()) if isinstance(module, nn.Dropout)]
 
@@ -109,9 +109,9 @@ def timm_names(name: str, tag: str, path: str) -> dict[str, Tensor]:
 
 
 def load_tensors(model: nn.Module, tensors: dict[str, Tensor], strict: bool = True) -> list[str]:
-    """As `load_state_dict`, for plain dicts too, with the versions of layers, for which some models look.
+    """Like `load_state_dict`, but also for plain dicts. It adds the layers' version numbers, which some models check.
 
-    Where it is not `strict`, the names of what `tensors` lack are returned.
+    If not `strict`, it returns the names that `tensors` lacks.
     """
     versioned = OrderedDict(tensors)
     versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""Own networks for small images: mlp_W, cnn_W and wrn_D_K, each features (N,F), then dropout, then a linear classifier.
+"""Built-in networks for small images: mlp_W, cnn_W and wrn_D_K. Each has features (N,F), dropout, a linear classifier.
 
-Their dropout and stochastic depth stand at rate 0 until `models` sets them. No layer has a backward pass that differs
-from run to run on a GPU: the global mean is a mean, not an adaptive pooling.
+Dropout and stochastic depth have rate 0 until `registry` sets them. All backward passes are deterministic on a GPU. For
+example, the global mean is a plain mean, not an adaptive pooling.
 
 N images, C channels, H and W their size, F features, K classes.
 """
@@ -19,7 +19,7 @@ from noisy_student.core.errors import UserError
 
 RESIDUAL = ("cnn", "wrn")  # families with residual branches, which are the places of stochastic depth
 DEFAULTS = {"mlp": (256,), "cnn": (16,)}  # what a bare name stands for: mlp is mlp_256
-BOUNDS = {  # of each number in a name; beyond them lies a slip of the finger, not a model for small images
+BOUNDS = {  # of each number in a name; a number outside them is a typo, not a model for small images
     "mlp": ((1, 8192),),  # width of both hidden layers
     "cnn": ((1, 1024),),  # channels of the first convolution
     "wrn": ((10, 100), (1, 20)),  # depth and width factor
@@ -59,8 +59,10 @@ class StochasticDepth(nn.Module):
 
 
 class Resizing(nn.Module):
-    """A `network` that takes square images from `smallest_image_size` pixels a side on; images of another size than
-    `size`, (height, width), are brought to it by bilinear interpolation, smoothed where they become smaller."""
+    """Resizes images to `size`, (height, width), before `network`, by bilinear interpolation; smooths if they shrink.
+
+    `smallest_image_size` is the side of the smallest square image that the network takes, in pixels.
+    """
 
     def __init__(self, network: nn.Module, size: tuple[int, int], smallest_image_size: int) -> None:
         super().__init__()

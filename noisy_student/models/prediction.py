@@ -26,8 +26,8 @@ BATCH_SIZE = 512  # images in a forward pass; the logits do not depend on it
 class LabelingParams(ParamsModel):
     """How a teacher predicts the pool, the calibration and the labeled split."""
 
-    tta: Literal["one", "shifts", "mirrored"]  # of each image, whose logits are averaged; see TTA
-    features: bool = False  # keep what the last layer sees of labeled and pool images, too: 2 bytes a number
+    tta: Literal["one", "shifts", "mirrored"]  # views of each image, whose logits are averaged; see TTA
+    features: bool = False  # also keep the last layer's inputs for labeled and pool images, at 2 bytes a number
 
 
 def _shifted(images: Tensor, down: int, right: int) -> Tensor:
@@ -53,7 +53,7 @@ class Predictions(NamedTuple):
     """Predictions for N images."""
 
     logits: np.ndarray  # float32 (N,K)
-    features: np.ndarray | None  # float16 (N,F), what its last layer is given, where that was asked for
+    features: np.ndarray | None  # float16 (N,F), the inputs of the last layer; None unless requested
 
 
 def predict_logits(classifier: Classifier, images: np.ndarray, runtime: RuntimeParams) -> np.ndarray:

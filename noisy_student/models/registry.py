@@ -42,7 +42,7 @@ def build(
     if _is_builtin(name) and min(height, width) >= smallest:
         as_they_are = (height, width) == image_size
         return model if as_they_are else networks.Resizing(model, (height, width), smallest)
-    sides = (0, *range(smallest, LARGEST_SIDE + 1))  # not all above the smallest will do: some want a multiple of 16
+    sides = (0, *range(smallest, LARGEST_SIDE + 1))  # a model may refuse a larger side: some need a multiple of 16
     for size in ((max(height, side), max(width, side)) for side in sides):
         if probe.takes(model, channels, size):
             return networks.Resizing(model, size, smallest)
@@ -87,12 +87,14 @@ def check_head(name: str) -> None:
     head = head_name(one)
     for key, tensor in one.state_dict().items():
         if tensor.shape != shapes[key] and not key.startswith(f"{head}."):
-            raise UserError(f"the model {name} has another head, {key}, so that it cannot begin anew; take another")
+            raise UserError(f"the model {name} has a second head, {key}, so its head cannot be new; use another model")
 
 
 def check_side(name: str, resolution: float, shape: tuple[int, ...]) -> None:
-    """Raise `UserError` unless images of `shape` (H,W,C) at this `resolution`, at most 1, are smaller and the model
-    takes them."""
+    """Check a `resolution` below 1 for images of `shape` (H,W,C).
+
+    Raises `UserError` unless it makes the images smaller and the model takes images of that size.
+    """
     if resolution == 1:
         return
     if not _is_builtin(name):
@@ -116,7 +118,7 @@ def heads(model: nn.Module) -> list[nn.Linear]:
     members = model.members if isinstance(model, networks.Ensemble) else [model]
     linear = [[layer for layer in member.modules() if isinstance(layer, nn.Linear)] for member in members]
     if not all(linear):
-        raise UserError("this model has no linear layer at its end, whose input would be features; take another model")
+        raise UserError("this model has no linear layer at its end and thus no features; use another model")
     return [layers[-1] for layers in linear]
 
 
@@ -127,7 +129,7 @@ def head_name(model: nn.Module) -> str:
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """A model of `build`, or the first member of several, without what resizes images before it."""
+    """The network inside a model of `build`, without its resizing; of an ensemble, that of the first member."""
     first = model.members[0] if isinstance(model, networks.Ensemble) else model
     return first.network if isinstance(first, networks.Resizing) else first
 

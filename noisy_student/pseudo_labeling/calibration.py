@@ -33,7 +33,7 @@ def precise_threshold(probabilities: np.ndarray, labels: np.ndarray, precision: 
     if not precise:
         best = max(right[confidence >= c].mean() for c in reached)
         raise UserError(
-            f"at no threshold {precision} of the calibration images are labeled right: at most {best:.3f} are; lower "
+            f"no threshold has precision {precision} on the calibration images; the highest is {best:.3f}; lower "
             "pseudo_labels.precision, or set it to null"
         )
     return float(precise[0])

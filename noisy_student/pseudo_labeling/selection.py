@@ -23,11 +23,11 @@ class PseudoLabelParams(ParamsModel):
     calibrate: bool  # divide the logits by a temperature fitted on the calibration split first (Guo et al. 2017)
     target_temperature: float = Field(default=1.0, gt=0)  # that divides calibrated logits of soft targets; <1: sharper
     threshold: float = Field(ge=0, le=1)  # the least confidence at which a pool image is kept
-    precision: float | None = Field(default=None, gt=0, le=1)  # in place of the threshold: the lowest one at which this
-    # fraction of the calibration images that reach it is right
-    # fraction of the calibration images whose score, see ood.py, is at least the least of a kept one; null: no filter
+    precision: float | None = Field(default=None, gt=0, le=1)  # chooses the threshold: the lowest one that has this
+    # precision on the calibration split
+    # fraction of the calibration images that pass the out-of-distribution filter, see ood.py; null: no filter
     ood_quantile: float | None = Field(default=None, gt=0, le=1)
-    # the score is then the likeness to that many-th nearest labeled image; null: the negative energy of the logits
+    # k: the filter's score is the similarity to the k-th nearest labeled image; null: the negative energy of the logits
     ood_neighbors: int | None = Field(default=None, ge=1, le=10**6)
     balance: bool  # equally many images a class: the most confident, or duplicates where they are too few
     # that many, with duplicates; null: the mean over the classes
@@ -56,7 +56,7 @@ class Limits:
     """The limits that a pool image must reach to be kept."""
 
     threshold: float  # its confidence, at least
-    ood_score: float = -np.inf  # see ood.py, at least: less is further from what the teacher knows
+    ood_score: float = -np.inf  # its score in ood.py, at least; a lower score is less like the labeled images
 
     def figures(self) -> dict[str, float | None]:
         """The limits for a report; None where there is none."""
@@ -97,10 +97,10 @@ def _none_kept(confidence: np.ndarray, limits: Limits) -> str:
     highest = confidence.max() if len(confidence) else 0.0
     if highest < limits.threshold:
         return (
-            f"no pool image has the confidence {limits.threshold:.3f} that is asked for, the highest is {highest:.3f}; "
+            f"no pool image has a confidence of at least {limits.threshold:.3f}; the highest is {highest:.3f}; "
             "lower pseudo_labels.threshold or precision"
         )
-    return "no pool image is both sure and like the calibration images; raise pseudo_labels.ood_quantile"
+    return "no confident pool image passes the out-of-distribution filter; raise pseudo_labels.ood_quantile"
 
 
 def find_limits(
@@ -112,7 +112,7 @@ def find_limits(
 ) -> Limits:
     """The limits for pool images, measured on the calibration split.
 
-    Of that split `logits` (M,K) are the teacher's, `labels` (M,) the true ones, and `ood_score` (M,) see ood.py.
+    `logits` (M,K), true `labels` (M,) and `ood_score` (M,), see ood.py, are those of the calibration split.
     """
     threshold, least = params.threshold, -np.inf
     if params.precision:

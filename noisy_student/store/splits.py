@@ -128,9 +128,9 @@ def write_split(
 ) -> None:
     """Write `images` uint8 (N,H,W,C) to `folder`, as a whole or not at all.
 
-    `index` has a row for each image and the columns id, sha256 and, where it is known, label. A shard takes at most
-    `shard_bytes`, and images of one of the `drops` (N,), which rise. Raises `UserError` for images of another kind, for
-    no images, for an image larger than a shard, and for a `folder` that holds something else.
+    `index` has a row for each image and the columns id, sha256 and, if known, label. A shard has at most `shard_bytes`,
+    and images of only one drop. `drops` (N,) are sorted. Raises `UserError` for images of another kind, for no images,
+    for an image larger than a shard, and for a `folder` that holds something else.
     """
     _check_images(images, len(index), folder)
     size = int(np.prod(images.shape[1:]))

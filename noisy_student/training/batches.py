@@ -24,7 +24,7 @@ from noisy_student.training.micro_batch import MicroBatch
 from noisy_student.training.objectives import OBJECTIVES
 from noisy_student.training.params import Phase, Recipe, labeled_in_batch, phase_of
 
-AHEAD = "NOISY_STUDENT_STEPS_AHEAD"  # environment variable: batches noised together, in place of what follows
+AHEAD = "NOISY_STUDENT_STEPS_AHEAD"  # environment variable: batches noised together; replaces the limits below
 ROOM = 0.4  # of a GPU's free memory, the most that the images of a split may take
 MOST_AHEAD, VALUES_AHEAD = 16, 2**21  # batches noised together, and uint8 values in them
 VALUES_READ = 2**24  # uint8 values that are read from the disk at once
@@ -65,8 +65,8 @@ def has_room(device: torch.device, values: int) -> bool:
 class Batches:
     """The batches of a run, each a function of `seed` and its step.
 
-    Several are made at once, because the cost of noise on a small batch is the number of operations. This changes no
-    batch, for the noise of an image depends on its own row of its step's draw alone.
+    Several are made at once, because for small batches the cost of noise depends on the number of operations, not of
+    images. This does not change any batch, because an image's noise depends only on its own row of its step's draw.
     """
 
     def __init__(self, recipe: Recipe, labeled: ResidentDataset, pool: ResidentDataset | None, seed: int):
@@ -167,7 +167,7 @@ def composition(recipe: Recipe, phase: Phase, with_pool: bool) -> tuple[int, int
 
 @lru_cache(maxsize=8)
 def _roles(pool_weight: float, labeled: int, pool: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The weights and which images are from the pool, of all batches with so many of each."""
+    """The weights, and 1 for pool images and 0 for others, of all batches with that many labeled and pool images."""
     from_pool = torch.cat([torch.zeros(labeled), torch.ones(pool)])
     return image_weights(pool_weight, labeled, pool).to(device), from_pool.to(device)
 
@@ -200,8 +200,8 @@ def take(source: ResidentDataset, rows: np.ndarray) -> Taken:
 
 
 def rows_of_step(order: np.ndarray, count: int, seed: int, purpose: str, step: int) -> np.ndarray:
-    """The `count` rows of `step`, which take `order` through one permutation after another, computed anew for each
-    step."""
+    """The `count` rows of `step`. Each epoch goes through a new permutation of `order`; nothing is carried over from
+    the previous step."""
     if count == 0:
         return order[:0]
     first, last = step * count, (step + 1) * count  # positions in the endless row of permutations

@@ -50,7 +50,7 @@ def learn_all(classifier: Classifier) -> None:
 def learn_head(classifier: Classifier) -> None:
     """Train the head alone: the body is in eval mode, and only the dropout before the head is on."""
     classifier.eval().requires_grad_(False)
-    bare(classifier.network).training = True  # its own flag alone, which timm's dropout before the head goes by
+    bare(classifier.network).training = True  # its own flag alone, which turns on timm's dropout before the head
     for module in classifier.modules():
         if isinstance(module, nn.Dropout):
             module.train()

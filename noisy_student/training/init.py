@@ -24,11 +24,11 @@ from noisy_student.models.registry import bare, build, head_name
 from noisy_student.store.splits import Split
 from noisy_student.training.params import Recipe
 
-COUNTER = "num_batches_tracked"  # of a batch norm, which uses it for nothing here and older files do not have
+COUNTER = "num_batches_tracked"  # of a batch norm; unused here, and missing in older files
 
 
 class Normalization(ParamsModel):
-    """Of pixels scaled to 0..1, a number for each channel."""
+    """The normalization of pixels scaled to 0..1: a mean and a deviation for each channel."""
 
     mean: list[float] = Field(min_length=1)
     std: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
@@ -108,7 +108,7 @@ def replace_body(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -
         if name in found and found[name].shape != tensor.shape:
             shapes = f"{tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
             raise UserError(
-                f"{name} of the weights in {folder} is {shapes}; take those of a model with one head, the same"
+                f"{name} of the weights in {folder} has shape {shapes}; use weights of the same model, with one head"
             )
     load_tensors(network, {name: found[name] for name in wanted if name in found}, strict=False)
 

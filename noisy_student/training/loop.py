@@ -208,7 +208,7 @@ class Trainer:
             state.restore(*found)
             progress.resume(state.step * params.batch_size, f"goes on after step {state.step:,} of {params.steps:,}")
 
-        with defer_signals() as stop:  # all in one: DVC passes Ctrl-C on, so that a second signal often comes
+        with defer_signals() as stop:  # one block for all: DVC forwards Ctrl-C, so a second signal often follows
             while state.step < params.steps and not stop:
                 self.take_step(state, batches)
                 progress.advance(params.batch_size)
@@ -224,7 +224,7 @@ class Trainer:
         return state.ema.classifier, state.curve
 
     def take_step(self, state: TrainState, batches: Batches) -> None:
-        """Take `state` one optimizer step on."""
+        """Advance `state` by one optimizer step."""
         params, step = self.recipe.training, state.step
         set_learning_rate(state.optimizer, params, step)
         reseed_torch(self.seed, "model noise", step)

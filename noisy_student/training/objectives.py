@@ -46,9 +46,10 @@ def combined(student: ForwardPasses, part: MicroBatch, recipe: Recipe) -> Tensor
 
 
 def online_labels(student: ForwardPasses, part: MicroBatch, params: TrainingParams) -> tuple[Tensor, Tensor]:
-    """Targets (B,K) in which pool images have the model's own labels of their weak views; 1 where sure (B,), else 0.
+    """Targets (B,K), and 1 where the model is sure, else 0 (B,).
 
-    Labeled images keep their targets and are always sure.
+    The target of a pool image is the model's own label of its weak view. Labeled images keep their targets and are
+    always sure.
     """
     if part.weak is None:
         return part.targets, torch.ones_like(part.weights)

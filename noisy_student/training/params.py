@@ -26,8 +26,8 @@ class TrainingParams(ParamsModel):
     objective: str = "pseudo_labels"
     consistency_threshold: float = Field(default=0.8, ge=0, le=1)  # least confidence in a label made on the fly
     consistency_temperature: float = Field(default=0.4, ge=0)  # that sharpens it, 0: a hard label
-    initial: Literal["scratch", "warm", "pretrained"] = "scratch"  # the first weights: drawn; of students, the
-    # teacher's of the same net; or those of models/pretrained, with a new head
+    initial: Literal["scratch", "warm", "pretrained"] = "scratch"  # initial weights: random; the teacher's
+    # (students of the same model only); or those of models/pretrained, with a new head
     body_rate: float = Field(default=1.0, ge=0, le=1)  # learning rate of a pretrained body as a fraction of its head's
     # (0: the head alone is trained)
     layer_decay: float = Field(default=1.0, gt=0, le=1)  # factor of the rate from each layer of a pretrained body to
@@ -39,7 +39,7 @@ class TrainingParams(ParamsModel):
     resolution_fix: float = Field(default=0.0, ge=0, lt=1)  # last fraction of the steps, on whole images without noise,
     # the shallow half of the tensors frozen (Touvron et al. 2019, "Fixing the train-test resolution discrepancy")
     accumulation: int = Field(ge=1, le=2**15)  # parts that a batch is cut into, to save memory
-    optimizer: Literal["sgd", "adamw", "muon"]  # with Nesterov momentum; AdamW; Muon, see optimization.py
+    optimizer: Literal["sgd", "adamw", "muon"]  # with Nesterov momentum; AdamW; Muon, see optim.py
     learning_rate: float = Field(gt=0)  # the highest, at the end of the warm-up
     warmup: float = Field(ge=0, lt=1)  # fraction of the steps in which the rate rises to it; a cosine to 0 follows
     momentum: float = Field(ge=0, lt=1)  # of SGD and Muon; AdamW's first decay rate
@@ -88,7 +88,7 @@ class TrainingParams(ParamsModel):
             raise ValueError("should have layer_decay 1, unfreeze 0 and resolution_fix 0 where body_rate is 0")
         elif self.unfreeze and not 0 < round(self.unfreeze * self.steps) < first_step(self, "resolution_fix"):
             raise ValueError(
-                f"should leave steps that train all of the model before and after unfreeze {self.unfreeze}"
+                f"should leave steps for the head alone and steps for the whole model: unfreeze {self.unfreeze}"
             )
         return self
 
@@ -139,7 +139,7 @@ def labeled_in_batch(training: TrainingParams) -> int:
 class DistillationParams(ParamsModel):
     """How a model learns from a teacher's logits (Hinton et al. 2015, arXiv 1503.02531)."""
 
-    images: Literal["both", "pool", "labeled"]  # on which it is taught; of those of the pool the teacher alone tells
+    images: Literal["both", "pool", "labeled"]  # images to distill on; pool images have only the teacher's targets
     kind: Literal["soft", "hard"]  # the teacher's probabilities, or its most probable class
     temperature: float = Field(ge=0.1, le=1000)  # that divides the logits of both for soft targets
     weight: float = Field(ge=0, le=1)  # of the teacher's loss on labeled images; the true labels' is the rest
@@ -158,8 +158,8 @@ class Recipe(ParamsModel):
     noise: NoiseParams
     training: TrainingParams
     ensemble_size: int = 1
-    distillation: DistillationParams | None = None  # of a model that another is taught into
-    distilled_from: str | None = None  # the iteration whose model that is
+    distillation: DistillationParams | None = None  # of a distilled model
+    distilled_from: str | None = None  # the iteration that is its teacher
 
     @property
     def objective(self) -> str:

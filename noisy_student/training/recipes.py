@@ -173,7 +173,7 @@ def distilled_recipe(
     kept = {option: getattr(training, option) for option in BOTH}
     named = {option: value for option, value in distilled.training.items() if option not in kept}
     if chosen.images == "both":
-        _check_no_student_options(named, key, "is told what to say by logits")
+        _check_no_student_options(named, key, "learns from the teacher's logits")
     else:
         _check_no_student_options(distilled.training, key, f"sees images of one kind, {chosen.images}")
     training = overlay(_on_labels_alone(training).model_copy(update=kept), distilled.training, f"{key}.training")
@@ -215,12 +215,12 @@ def pool_control_recipe(
     whole = iteration_recipe(noise, training, iteration, control.of)
     if control.kind != "unnoised" and whole.training.objective == "consistency":
         raise UserError(
-            f"params.yaml: a control of kind {control.kind} is about the teacher's labels, and {control.of} learns its "
-            "own (training.objective consistency); take the control out"
+            f"params.yaml: a control of kind {control.kind} changes the teacher's labels, but {control.of} learns from "
+            "its own labels (training.objective consistency); remove the control"
         )
     if whole.training.initial == "warm":
         raise UserError(
-            f"params.yaml: {control.of} begins with its teacher's weights (training.initial warm), and a pool control "
-            "with weights of its own, so that two things would differ; take the control out"
+            f"params.yaml: {control.of} starts from its teacher's weights (training.initial warm), but a pool control "
+            "starts from its own, so two things would differ; remove the control"
         )
     return whole.model_copy(update={"noise": NoiseParams.none()} if control.kind == "unnoised" else {})

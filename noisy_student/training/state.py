@@ -24,7 +24,7 @@ class TrainState:
 
     @classmethod
     def start(cls, classifier: Classifier, params: TrainingParams, fused: bool) -> "TrainState":
-        """Before the first step; `fused` is the optimizer."""
+        """The state before the first step; `fused` says whether the optimizer is fused."""
         losses = torch.zeros(params.steps, device=classifier.mean.device)
         return cls(classifier, make_optimizer(classifier, params, fused), EMA(classifier), losses)
 
@@ -43,7 +43,7 @@ class TrainState:
         return tensors, {"step": self.step, "curve": self.curve}
 
     def restore(self, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
-        """Become what `dump` gave; tensors are filled in place, so that they keep their device and memory format."""
+        """Restore what `dump` returned. Tensors are filled in place, so they keep their device and memory format."""
         self.classifier.load_state_dict(_below("classifier", tensors))
         self.ema.classifier.load_state_dict(_below("ema", tensors))
         for number, parameter in enumerate(self._parameters()):

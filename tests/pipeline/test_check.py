@@ -76,7 +76,7 @@ def test_every_shipped_configuration_is_accepted(path, tmp_path):
             {"tta": "mirrored", "features": False},
             "labeling.tta was mirrored, and mnist_5k has digits; set it to shifts",
         ),
-        ("iterations.iter2.training", {"initial": "warm"}, "iterations.iter2 cannot begin with the weights of iter1"),
+        ("iterations.iter2.training", {"initial": "warm"}, "cannot start from the weights of iter1"),
         ("controls.same_size.of", "iter9", "controls.same_size.of was 'iter9'"),
         ("pseudo_labels.threshold", 1.2, "pseudo_labels.threshold was 1.2"),
         ("pseudo_labels.threshold", -0.1, "pseudo_labels.threshold was -0.1"),

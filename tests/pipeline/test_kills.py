@@ -146,8 +146,8 @@ def test_a_full_filesystem_is_said_in_a_sentence_and_the_next_run_goes_on(projec
     small, larger = "mount -t tmpfs -o size=350k tmpfs work", "mount -o remount,size=100M work"
     said = in_a_mount_of_its_own(project, f"{small} && $stage; echo status $? && {larger} && $stage").ended()
     refusal, _, resumed = said.partition("status 1\n")
-    assert refusal.splitlines()[-1].startswith("error: the machine refuses work/train_teacher-")
-    assert "No space left on device; mend that and run again" in refusal.splitlines()[-1]
+    assert refusal.splitlines()[-1].startswith("error: No space left on device: work/train_teacher-")
+    assert "; fix that and run again" in refusal.splitlines()[-1]
     assert "Traceback" not in refusal
     assert "goes on after step" in resumed
     assert project.hashes(TEACHER) == project.made[TEACHER]
@@ -160,9 +160,9 @@ def test_a_folder_that_cannot_be_written_to_is_named(project, folder):
     project.forget(TEACHER)
     mount = f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}"
     sentence = refused(in_a_mount_of_its_own(project, f"{mount} && $stage"))
-    assert sentence.startswith("error: the machine refuses ")
+    assert sentence.startswith("error: Read-only file system: ")
     assert f"{folder}/" in sentence
-    assert "Read-only file system; mend that and run again" in sentence
+    assert "; fix that and run again" in sentence
     assert nothing_is_lost(project)
 
 

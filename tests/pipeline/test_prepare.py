@@ -163,7 +163,7 @@ def test_a_failing_disk_leaves_no_half_written_output(capsys, monkeypatch):
     monkeypatch.setattr(os, "fsync", full_after_eight)
     with pytest.raises(SystemExit):
         run()
-    assert "the machine refuses: no space left" in capsys.readouterr().err
+    assert "error: no space left; fix that and run again" in capsys.readouterr().err
     left = os.listdir("out")
     assert 0 < len(left) < len(OUTPUTS)
     for name in left:

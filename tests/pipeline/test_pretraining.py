@@ -52,7 +52,7 @@ def test_more_to_look_at_than_there_is_is_refused(tmp_path):
         ({"source": "mnist_5k", "models": ["cnn_4", "cnn_4"]}, "each of its models once"),
         ({"source": "file", "models": ["cnn_4", "cnn_8"]}, "one model where its source is a file"),
         ({"source": "timm", "models": ["torchvision/resnet18"]}, "models of timm alone, and has torchvision/resnet18"),
-        ({"source": "file", "models": ["cnn_4"], "mean": [0.5]}, "mean and std for as many channels"),
+        ({"source": "file", "models": ["cnn_4"], "mean": [0.5]}, "mean and std with the same number of channels"),
         ({"source": "mnist_5k", "models": ["cnn_4"], "mean": [0.5], "std": [0.5]}, "null where its source is no file"),
         ({"source": "file", "models": ["cnn_4"], "mean": [0.5], "std": [0.0]}, "std.0 was 0.0"),
         ({"source": "minst_5k", "models": ["cnn_4"]}, "did you mean mnist_5k"),
@@ -111,7 +111,7 @@ def test_weights_of_torchvision_come_with_their_normalization_and_size(download)
 def test_a_damaged_download_is_not_read(download):
     given, model, _, file = download
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"is not what its name says"):
+    with pytest.raises(UserError, match=r"does not match the checksum in its name"):
         fetched(given, model)
 
 
@@ -229,14 +229,12 @@ def test_the_check_takes_params_with_pretrained_models_and_refuses_what_is_missi
     teacher = {"teacher__training": {"steps": 9, "batch_size": 16, "initial": "pretrained"}}
     source = {"pretraining__source": "fashion_mnist", "pretraining__models": ["cnn_16"]}
     assert checked(**source, **teacher).recipes()["iter0"].training.initial == "pretrained"
-    with pytest.raises(
-        UserError, match=r"teacher begins with pretrained weights of cnn_16, and pretraining.models is \[\]"
-    ):
+    with pytest.raises(UserError, match=r"teacher needs pretrained weights of cnn_16, but pretraining.models is \[\]"):
         checked(**teacher)
-    with pytest.raises(UserError, match=r"pretraining.source was mnist_5k, and so is data.source"):
+    with pytest.raises(UserError, match=r"pretraining.source was mnist_5k, the same as data.source"):
         checked(**{**source, "pretraining__source": "mnist_5k"})
     student = {"teacher": "iter1", "model": "cnn_16", "training": {"initial": "pretrained"}}
-    with pytest.raises(UserError, match=r"controls.same_size would train with initial scratch and its iteration iter2"):
+    with pytest.raises(UserError, match=r"controls.same_size has initial scratch, but its iteration iter2 has"):
         checked(**source, iterations__iter2=student)
     for key, value, said in (
         ("noise", {"stochastic_depth": 0.1}, "pretraining.noise: the model mlp_16 has no place"),
@@ -245,14 +243,14 @@ def test_the_check_takes_params_with_pretrained_models_and_refuses_what_is_missi
     ):
         with pytest.raises(UserError, match=said):
             checked(**{**source, "pretraining__models": ["mlp_16"], f"pretraining__{key}": value})
-    with pytest.raises(UserError, match=r"fashion_mnist, whose images have 1 channels, and those of data 3"):
+    with pytest.raises(UserError, match=r"fashion_mnist, whose images have 1 channels, but data.source has 3"):
         checked(**source, data__source="torchvision/CIFAR10")
     both = {"iterations__iter2": {**student, "training": {"initial": "pretrained", "layer_decay": 0.5}}}
-    with pytest.raises(UserError, match=r"same_size would train with layer_decay 1.0 and its iteration iter2 with 0.5"):
+    with pytest.raises(UserError, match=r"same_size has layer_decay 1.0, but its iteration iter2 has 0.5"):
         checked(**source, **both, controls__same_size__training={"initial": "pretrained"})
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"what stages make here goes when they run again; copy it"):
+    with pytest.raises(UserError, match=r"the next run deletes this stage output; copy it"):
         checked(pretraining__source="folder", pretraining__models=["cnn_16"], pretraining__path="models")
     with pytest.raises(UserError, match=r"pretraining.training.body_rate would need pretrained weights"):
         checked(**source, pretraining__training={"body_rate": 0.5})

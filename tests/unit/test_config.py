@@ -198,7 +198,7 @@ def test_a_command_that_the_machine_refuses_something_says_what(tmp_path, capsys
         main()
     assert ended.value.code == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"error: the machine refuses {tmp_path}/not there/file: No such file or directory; ")
+    assert said.startswith(f"error: No such file or directory: {tmp_path}/not there/file; ")
     assert said.count("\n") == 1
 
 

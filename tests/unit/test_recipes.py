@@ -104,7 +104,7 @@ def test_how_students_learn_does_not_reach_a_distilled_model(defaults):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"training": {"objective": "combined"}}, "small.training.objective has no effect, .* told what to say"),
+        ({"training": {"objective": "combined"}}, "small.training.objective has no effect, .* the teacher's logits"),
         ({"training": {"initial": "warm"}}, "small.training.initial was warm"),
         (
             {"training": {"pool_ratio": 2}, "distillation": {"images": "pool"}},
@@ -130,7 +130,7 @@ def test_options_without_a_meaning_for_a_distilled_model_are_refused(defaults, c
 
 def test_a_control_of_a_warm_student_is_refused(defaults):
     iteration = IterationParams(teacher="iter0", model="cnn_8", training={"initial": "warm"})
-    with pytest.raises(UserError, match=r"iter1 begins with its teacher's weights .* take the control out"):
+    with pytest.raises(UserError, match=r"iter1 starts from its teacher's weights .* remove the control"):
         pool_control_recipe(defaults.noise, defaults.training, iteration, PoolControlParams(kind="oracle", of="iter1"))
 
 
@@ -157,7 +157,7 @@ def test_what_only_students_have_is_not_held_against_a_teacher(defaults):
 def test_a_control_about_labels_that_its_iteration_does_not_learn_is_refused(defaults, kind):
     iteration = IterationParams(teacher="iter0", model="cnn_8", training={"objective": "consistency"})
     control = PoolControlParams(kind=kind, of="iter1")
-    with pytest.raises(UserError, match=f"{kind} is about the teacher's labels, and iter1 learns its own"):
+    with pytest.raises(UserError, match=f"{kind} changes the teacher's labels, but iter1 learns from its own"):
         pool_control_recipe(defaults.noise, defaults.training, iteration, control)
 
 

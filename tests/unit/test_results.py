@@ -192,7 +192,7 @@ def test_a_summary_leaves_out_what_cannot_be_had(make_results):
     [
         ((0.02, 0.01, 0.03), "The pool helped: +2.00 points"),
         ((-0.02, -0.03, -0.01), "The pool hurt: -2.00 points"),
-        ((0.01, -0.01, 0.03), "Not shown whether the pool helped: +1.00 points"),
+        ((0.01, -0.01, 0.03), "It is unclear whether the pool helped: +1.00 points"),
         (None, "No control of iter1 was run"),
     ],
 )

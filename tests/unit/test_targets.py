@@ -67,9 +67,7 @@ def test_the_threshold_parts_the_pool(logits, threshold):
 
 
 def test_nothing_above_the_threshold_is_refused_with_the_highest_confidence():
-    with pytest.raises(
-        UserError, match=r"confidence 0.900 that is asked for, the highest is 0.622; lower pseudo_labels"
-    ):
+    with pytest.raises(UserError, match=r"confidence of at least 0.900; the highest is 0.622; lower pseudo_labels"):
         make(np.array([[0.5, 0.0], [0.1, 0.0]]), options(threshold=0.9), 1.0, rng())
 
 
@@ -211,12 +209,12 @@ def test_the_threshold_for_a_precision_is_the_lowest_that_has_it(logits, seed, p
 
 def test_a_precision_that_cannot_be_had_is_refused_with_the_best_there_is():
     logits = np.array([[2.0, 0.0], [3.0, 0.0]])
-    with pytest.raises(UserError, match=r"labeled right: at most 0.500 are; lower pseudo_labels.precision"):
+    with pytest.raises(UserError, match=r"no threshold has precision 0.9 .*; the highest is 0.500; lower pseudo"):
         precise_threshold(softmax(logits), np.array([0, 1]), 0.9)
 
 
 def test_where_only_the_evidence_is_missing_the_remedy_is_about_it():
-    with pytest.raises(UserError, match=r"no pool image is both sure and like .*; raise pseudo_labels.ood_quantile"):
+    with pytest.raises(UserError, match=r"no confident pool image passes .*; raise pseudo_labels.ood_quantile"):
         make(np.eye(3), options(), 1.0, rng(), Limits(0.1, ood_score=5.0), np.zeros(3))
 
 

@@ -94,7 +94,7 @@ def test_weights_of_gray_images_are_not_for_color(pretrained, make_split):
     [
         ({"description": {"model": "cnn_3"}}, "are of cnn_3 and not of cnn_2"),
         ({"without": "network.features.0.0.weight"}, "have no features.0.0.weight"),
-        ({"other": "network.features.0.0.weight"}, r"features.0.0.weight .* is \(1,\) instead of \(2, 1, 3, 3\)"),
+        ({"other": "network.features.0.0.weight"}, r"features.0.0.weight .* has shape \(1,\) instead of \(2, 1, 3, 3\)"),
         ({"missing": "normalization"}, "weights.normalization is missing"),
         ({"description": {"input_size": 28}}, "weights.input_size was 28"),
         ({"description": {"input_size": [8, "8"]}}, "weights.input_size.1 was '8'"),
@@ -221,7 +221,7 @@ def test_there_is_no_beginning_without_weights(make_split, make_recipe, runtime)
 def test_a_model_with_a_second_head_cannot_begin_anew():
     check_head("timm/deit_tiny_patch16_224")
     check_head("cnn")
-    with pytest.raises(UserError, match=r"has another head, head.weight, so that it cannot begin anew"):
+    with pytest.raises(UserError, match=r"has a second head, head.weight, so its head cannot be new"):
         check_head("timm/deit_tiny_distilled_patch16_224")
     with pytest.raises(UserError, match="no linear layer at its end"):
         check_head("torchvision/squeezenet1_0")

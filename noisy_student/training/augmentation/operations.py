@@ -40,7 +40,7 @@ def randaugment(images: Tensor, operation: np.ndarray, strength: np.ndarray, fil
     (solarize), bits kept (posterize), factor with 1 for no change (color, contrast, brightness, sharpness).
     fill: the gray value, 0..255, of what comes in from outside the image.
     """
-    place = np.arange(len(images))  # where each image stands; in each slot those of one operation stand side by side
+    place = np.arange(len(images))  # where each image is; in each slot, images with the same operation are adjacent
     for chosen, strengths in zip(operation, strength, strict=True):
         order = np.argsort(_RANK[chosen], kind="stable")
         images = images.index_select(0, _on(images.device, place[order]))
@@ -80,7 +80,7 @@ def crop_and_flip(images: Tensor, shift: np.ndarray, mirrored: np.ndarray, fill:
     mirrored: bool (N,). What lies outside the image is of the gray value `fill`.
     """
     n, c, h, w = images.shape
-    padded = F.pad(images, (1, 1, 1, 1), value=fill)  # one line is enough: every position outside is led to it
+    padded = F.pad(images, (1, 1, 1, 1), value=fill)  # one pixel is enough: all positions outside are clamped to it
     start = _on(images.device, shift + 1)
     ys = (torch.arange(h, device=images.device) + start[:, :1]).clamp_(0, h + 1)  # (N,H)
     across = torch.arange(w, device=images.device)
@@ -169,7 +169,7 @@ def _solarize(images: Tensor, threshold: Tensor) -> Tensor:
 
 
 def _posterize(images: Tensor, bits: Tensor) -> Tensor:
-    width = (1 << (8 - bits).int()).float()[:, None, None]  # of the band of levels that fall together
+    width = (1 << (8 - bits).int()).float()[:, None, None]  # of a band of levels that become the same level
     return (_levels(images) / width).floor_().mul_(width)
 
 
@@ -181,7 +181,7 @@ def _brightness(images: Tensor, factor: Tensor) -> Tensor:
     return (_levels(images) * factor[:, None, None]).clamp_(0, 255)
 
 
-# Blends: between the image and a poorer one, by a factor that may lead past the image.
+# Blends: between the image and a degraded version of it; a factor above 1 extrapolates beyond the image.
 
 
 def _blend(poorer: Tensor, image: Tensor, factor: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ from noisy_student.training.augmentation.operations import (
 )
 
 PER_SLOT = ("operation", "strength")  # of a draw: its arrays (slots,N)
-JITTER_REACH = 0.9  # of a factor at magnitude 30, to either side of 1, as that of RandAugment's color and so on
-CPU_VALUES = 2**21  # so many uint8 values at once: past that a CPU spends its time on getting fresh memory
+JITTER_REACH = 0.9  # the most that a factor differs from 1, at magnitude 30; as in RandAugment's color
+CPU_VALUES = 2**21  # uint8 values processed at once; with more, a CPU spends its time on allocating memory
 
 
 Magnitude = Annotated[float, Field(ge=0, le=30)]
@@ -43,8 +43,8 @@ class NoiseParams(ParamsModel):
 
     operations: int = Field(default=0, ge=0, le=16)  # RandAugment: operations an image goes through, one after another
     magnitude: Magnitude = 0.0  # RandAugment: strength, from 0 (none) to 30
-    affine: float = Field(default=0.0, ge=0, le=30)  # every image turned, sheared, scaled and moved at once, each by up
-    # to what the operations of RandAugment do at this magnitude (0: off)
+    affine: float = Field(default=0.0, ge=0, le=30)  # rotate, shear, scale and shift each image in one step, by up to
+    # the amounts of RandAugment's operations at this magnitude (0: off)
     jitter: float = Field(default=0.0, ge=0, le=30)  # every image's brightness, contrast and color, in the same way
     crop: int = Field(default=0, ge=0, le=1024)  # random crop after padding by so many pixels on each side (0: off)
     flip: bool = False  # mirror left-right with probability 1/2
@@ -78,17 +78,17 @@ class Scale(NamedTuple):
 
     rest: float
     reach: float
-    signed: bool = True  # to either side of `rest`, drawn anew for every image
-    whole: Callable[[float], float] = float  # how a strength that has to be a whole number is made one
+    signed: bool = True  # whether the strength goes to either side of `rest`, at random
+    whole: Callable[[float], float] = float  # how a strength is rounded if it must be an integer
 
 
 def scales(height: int, width: int) -> dict[str, Scale]:
     """The scale of each operation that has a strength, for images of `height` and `width` pixels.
 
-    All from torchvision.transforms.v2.RandAugment (`_AUGMENTATION_SPACE`, whose bins 0 to 30 are the magnitudes). The
-    paper's own code (google-research/noisystudent, randaugment.py) reaches the same rotation, shear and factors at
-    level 10 and goes on past them, moves by a fixed number of pixels, never lowers a factor at high levels, and has a
-    solarize and a posterize that weaken as the level rises.
+    All are from torchvision.transforms.v2.RandAugment (`_AUGMENTATION_SPACE`, whose bins 0 to 30 are the magnitudes).
+    The paper's own code (google-research/noisystudent, randaugment.py) differs. It reaches the same rotation, shear and
+    factors at level 10 and exceeds them at higher levels. It shifts by a fixed number of pixels. At high levels, it
+    never lowers a factor. Its solarize and posterize become weaker as the level rises.
     """
     return {
         "rotate": Scale(0, 30),  # degrees
