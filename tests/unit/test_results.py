@@ -236,7 +236,7 @@ def test_what_an_iteration_was_distilled_into_is_measured_beside_it(tmp_path, hi
     console.print(table(history.rows, {"iteration": "iter1", "distilled": found}))
     said = console.file.getvalue()
     assert "90.0 %" in next(line for line in said.splitlines() if line.strip().startswith("small"))
-    assert "small, distilled from iter1: -2.00 points (95 % interval" in said
+    assert "small compared with its teacher iter1: -2.00 points (95 %" in said
     assert "other was distilled from iter7, which is not in this table." in said
 
 
