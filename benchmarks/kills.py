@@ -286,7 +286,7 @@ def _runs(process: psutil.Process) -> bool:
 def table(rows: pd.DataFrame) -> str:
     """What all rounds say together, as Markdown."""
     rows = rows.reindex(columns=rows.columns.union([*COLUMNS, "seconds_lost"]))
-    head = ["kind", *(title for title, _ in COLUMNS.values()), "part_loss a kill, s", "rounds", "of other bytes"]
+    head = ["kind", *(title for title, _ in COLUMNS.values()), "lost a kill, s", "rounds", "of other bytes"]
     lines = ["# Killed at random moments", "", f"{ABOUT} {processor()}, {os.cpu_count()} cores.", ""]
     lines += [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
     for kind, found in rows.groupby("kind", sort=False):

@@ -307,5 +307,5 @@ def _at(key: str, check_value: Callable[..., None], *values: Any) -> None:
     """Run a check of `values` that stand under `key`, which its error then names."""
     try:
         check_value(*values)
-    except UserError as refusal:
-        raise UserError(f"params.yaml: {key}: {refusal}") from None
+    except UserError as error:
+        raise UserError(f"params.yaml: {key}: {error}") from None

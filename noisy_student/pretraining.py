@@ -225,7 +225,7 @@ def _of_file(params: PretrainingParams, model: str) -> dict[str, Any]:
                 f"[{given.model}]"
             )
         if found.get("ensemble_size", 1) != 1:
-            raise UserError(f"{weights} is of {found['members']} nets; take a model of one")
+            raise UserError(f"{weights} is an ensemble of {found['ensemble_size']} networks; take a model of one")
         return {"source": "file", **given.model_dump()}
     if params.mean is None or params.std is None:
         raise UserError(

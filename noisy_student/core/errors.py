@@ -31,8 +31,8 @@ def cli_main(main: Callable[..., None]) -> Callable[..., None]:
         try:
             with raise_on_signal():
                 main(*args, **kwargs)
-        except UserError as refusal:
-            _exit(1, f"error: {refusal}")
+        except UserError as error:
+            _exit(1, f"error: {error}")
         except OSError as error:
             where = f": {error.filename}" if error.filename else ""
             _exit(1, f"error: {error.strerror or error}{where}; fix that and run again")

@@ -1,4 +1,4 @@
-"""Out-of-distribution scores: how like the labeled images is an image? A filter for pools that hold other things.
+"""Out-of-distribution scores: how much an image resembles the labeled images, to filter the pool.
 
 N images, M labeled ones, K classes, F features.
 """
@@ -12,8 +12,8 @@ from noisy_student.pseudo_labeling.selection import PseudoLabelParams
 from noisy_student.store.pseudo_labels import read_logits
 
 
-def read_ood_scores(folder: Path, split: str, params: PseudoLabelParams) -> np.ndarray | None:
-    """The score (N,) of each image of a split; a higher one is more like the labeled images.
+def ood_scores(folder: Path, split: str, logits: np.ndarray, params: PseudoLabelParams) -> np.ndarray | None:
+    """The score (N,) of each image of a split, whose logits (N,K) are given; a higher one is more like labeled images.
 
     It is the negative energy of the logits, or with `ood_neighbors` the likeness of the features to labeled images.
     None where `params` ask for no such filter.
@@ -23,7 +23,7 @@ def read_ood_scores(folder: Path, split: str, params: PseudoLabelParams) -> np.n
     if not params.ood_quantile:
         return None
     if not params.ood_neighbors:
-        return negative_energy(read_logits(folder, split))
+        return negative_energy(logits)
     labeled, features = (read_logits(folder, f"features-{name}") for name in ("labeled", split))
     if params.ood_neighbors > len(labeled):
         raise UserError(

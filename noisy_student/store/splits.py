@@ -206,8 +206,8 @@ def _read_description(path: Path) -> Description:
     value = read_json(path)
     try:
         return validated(Description, value, "split", path)
-    except UserError as refusal:
-        raise UserError(f"{refusal}; {REMEDY}") from None
+    except UserError as error:
+        raise UserError(f"{error}; {REMEDY}") from None
 
 
 def _read_shard(folder: Path, shard: Shard, description: Description) -> np.ndarray:

@@ -123,12 +123,14 @@ class Batches:
         targets = [smooth(taken[0].targets, params.label_smoothing), *(each.targets for each in taken[1:])]
         logits = [each.teacher_logits for each in taken if each.teacher_logits is not None]
         weak = images[labeled:] if pool and OBJECTIVES[self.recipe.objective].online_labels else None
+        weights, from_pool = _roles(params.pool_weight, labeled, pool, images.device)
         return MicroBatch(
-            images,
-            torch.cat(targets),
-            *_roles(params.pool_weight, labeled, pool, images.device),
-            weak,
-            torch.cat(logits) if logits else None,
+            images=images,
+            targets=torch.cat(targets),
+            weights=weights,
+            from_pool=from_pool,
+            weak=weak,
+            teacher_logits=torch.cat(logits) if logits else None,
         )
 
 

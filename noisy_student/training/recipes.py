@@ -45,7 +45,7 @@ EnsembleSize = Annotated[int, Field(ge=1, le=100)]  # nets of a model, each from
 class TeacherParams(ParamsModel):
     """iter0, trained on labels alone."""
 
-    model: str  # its name, see models.py
+    model: str  # its name, see registry.py
     ensemble_size: EnsembleSize = 1  # whose mean logits are the model's
     noise: NoiseParams  # all of it: the students' defaults do not reach the teacher
     training: dict[str, Any] = {}  # in place of the defaults
@@ -55,7 +55,7 @@ class IterationParams(ParamsModel):
     """A student, and the iteration that labels the pool for it."""
 
     teacher: str  # the iteration that labels the pool for it
-    model: str  # its name, see models.py
+    model: str  # its name, see registry.py
     ensemble_size: EnsembleSize = 1  # whose mean logits are the model's
     noise: dict[str, Any] = {}  # in place of the defaults, as are the following
     pseudo_labels: dict[str, Any] = {}
@@ -87,7 +87,7 @@ class DistilledParams(ParamsModel):
     """A small model that learns from an iteration's model and is deployed in its place."""
 
     teacher: str  # the iteration
-    model: str  # its name, see models.py
+    model: str  # its name, see registry.py
     noise: dict[str, Any] = {}  # in place of the defaults, as are the following
     training: dict[str, Any] = {}
     distillation: dict[str, Any] = {}

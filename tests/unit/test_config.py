@@ -35,7 +35,7 @@ class Crop(ParamsModel):
     fill: float
 
 
-class ForwardPasses(ParamsModel):
+class SmallStudent(ParamsModel):
     kind: Literal["soft", "hard"]
     crop: Crop
     crops: dict[str, Crop]
@@ -60,8 +60,8 @@ def refusal(*arguments: Any, call=validated) -> str:
 def test_a_valid_section_is_read_by_its_dotted_name(tmp_path):
     path = params_file(tmp_path, yaml.safe_dump({"students": {"small": VALID}, "seed": 3}))
     params = ParamsFile(path)
-    assert params.section("students.small", ForwardPasses).crop == Crop(pixels=2, fill=0)
-    assert params.section("students", dict[str, ForwardPasses])["small"].kind == "soft"
+    assert params.section("students.small", SmallStudent).crop == Crop(pixels=2, fill=0)
+    assert params.section("students", dict[str, SmallStudent])["small"].kind == "soft"
     assert params.section("seed", int) == 3
 
 
@@ -87,7 +87,7 @@ def test_a_section_never_changes():
     ],
 )
 def test_a_bad_key_is_named_with_what_it_was_and_what_it_may_be(change, expected):
-    assert expected in refusal(ForwardPasses, {**VALID, **change}, "s")
+    assert expected in refusal(SmallStudent, {**VALID, **change}, "s")
 
 
 def test_a_value_that_holds_itself_many_times_is_shown_in_no_time(tmp_path):
@@ -99,7 +99,7 @@ def test_a_value_that_holds_itself_many_times_is_shown_in_no_time(tmp_path):
 
 
 def test_a_long_value_is_cut_short():
-    assert len(refusal(ForwardPasses, {**VALID, "kind": "x" * 10_000}, "s")) < 200
+    assert len(refusal(SmallStudent, {**VALID, "kind": "x" * 10_000}, "s")) < 200
 
 
 @pytest.mark.parametrize("value", ["3", True, 3.0, None])
@@ -134,7 +134,7 @@ def test_what_is_not_finite_is_refused(leaf, value):
 @pytest.mark.parametrize("name", ["students.large", "students.small.crop.pixels.x", "nothing"])
 def test_a_missing_key_is_named(tmp_path, name):
     params = ParamsFile(params_file(tmp_path, yaml.safe_dump({"students": {"small": VALID}})))
-    assert f"the key {name} is missing" in refusal(name, ForwardPasses, call=params.section)
+    assert f"the key {name} is missing" in refusal(name, SmallStudent, call=params.section)
 
 
 def test_an_overlay_replaces_what_it_names_and_keeps_the_rest():

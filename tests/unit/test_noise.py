@@ -18,6 +18,7 @@ from noisy_student.training.augmentation.policy import (
     apply,
     augment,
     draw,
+    scales,
     strengths,
 )
 
@@ -57,6 +58,8 @@ def test_strengths_at_every_magnitude_are_those_of_torchvisions_randaugment(size
     for magnitude in range(31):
         found = dict(zip(OPERATIONS, strengths(float(magnitude), size), strict=True))
         for name, theirs in TORCHVISION.items():
+            if theirs not in space:  # an operation that torchvision does not have
+                continue
             values, signed = space[theirs]
             if (values := values(31, *size)) is None:  # identity and equalize have no strength
                 continue
@@ -74,7 +77,10 @@ def test_magnitude_zero_changes_only_what_has_no_strength(images):
     params = make(operations=1, magnitude=0.0)
     drawn = draw(params, len(images), (8, 8), rng())
     out = apply(images, drawn, params)
-    has_strength = ~np.isin(drawn.operation[0], [OPERATIONS.index(name) for name in ("autocontrast", "equalize")])
+    has_strength = ~np.isin(
+        drawn.operation[0],
+        [at for at, name in enumerate(OPERATIONS) if name not in scales(8, 8) and name != "identity"],
+    )
     assert torch.equal(out[has_strength], images[has_strength])
 
 
@@ -197,7 +203,7 @@ def test_apply_never_reads_back_from_the_device(channels):
     params = make(**STRONG | {"operations": 5})
     shape = (400, channels, 9, 8)
     drawn = draw(params, 400, (9, 8), rng())
-    assert set(drawn.operation.flatten()) == set(range(14))
+    assert set(drawn.operation.flatten()) == set(range(len(OPERATIONS)))
     out = apply(torch.empty(shape, dtype=torch.uint8, device="meta"), drawn, params)
     assert (out.dtype, tuple(out.shape), out.device.type) == (torch.uint8, shape, "meta")
 

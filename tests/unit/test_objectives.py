@@ -98,7 +98,7 @@ def test_every_objective_learns_in_one_pass_and_labels_in_at_most_one_without_no
         return said(images)
 
     OBJECTIVES[name].loss(ForwardPasses(learned, labeled), part(), params(make_recipe)).backward()
-    assert sorted(seen) == [("labeled", POOL)] * (name != "pseudo_labels") + [("learned", 5)]
+    assert sorted(seen) == [("labeled", POOL)] * OBJECTIVES[name].online_labels + [("learned", 5)]
 
 
 @pytest.mark.parametrize("name", OF_STUDENTS)

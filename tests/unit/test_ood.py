@@ -7,7 +7,7 @@ from test_targets import SOFT, options, rng
 
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_array
-from noisy_student.pseudo_labeling.ood import likeness, negative_energy, read_ood_scores
+from noisy_student.pseudo_labeling.ood import likeness, negative_energy, ood_scores
 from noisy_student.pseudo_labeling.selection import find_limits, make
 
 
@@ -33,16 +33,16 @@ def test_likeness_is_the_cosine_with_the_nearest_labeled_images(features, labele
         assert cosine == pytest.approx(np.sort(labeled.astype(float) @ feature / lengths)[-neighbors], abs=1e-3)
 
 
-def test_evidence_is_read_as_the_options_ask_for_it(tmp_path):
+def test_scores_are_of_the_kind_that_the_options_name(tmp_path):
     logits, labeled = rng().normal(size=(5, 3)).astype(np.float32), rng().normal(size=(4, 2)).astype(np.float16)
     features = np.concatenate([2 * labeled, -labeled[:1]])
     for name, array in (("pool", logits), ("features-pool", features), ("features-labeled", labeled)):
         write_array(tmp_path / f"{name}-00000.npy", array)
-    assert read_ood_scores(tmp_path, "pool", SOFT) is None
-    energy = read_ood_scores(tmp_path, "pool", options(ood_quantile=0.9))
+    assert ood_scores(tmp_path, "pool", logits, SOFT) is None
+    energy = ood_scores(tmp_path, "pool", logits, options(ood_quantile=0.9))
     assert np.array_equal(energy, negative_energy(logits))
-    near = read_ood_scores(tmp_path, "pool", options(ood_quantile=0.9, ood_neighbors=1))
+    near = ood_scores(tmp_path, "pool", logits, options(ood_quantile=0.9, ood_neighbors=1))
     assert near[:4] == pytest.approx(1, abs=1e-3)
     assert near[4] < 0.999
     with pytest.raises(UserError, match="ood_neighbors was 5, and there are 4 labeled images; lower it"):
-        read_ood_scores(tmp_path, "pool", options(ood_quantile=0.9, ood_neighbors=5))
+        ood_scores(tmp_path, "pool", logits, options(ood_quantile=0.9, ood_neighbors=5))

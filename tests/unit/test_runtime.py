@@ -29,9 +29,9 @@ def test_setup_sets_threads_and_determinism(runtime):
 
 @pytest.mark.usefixtures("torch_settings")
 def test_a_gpu_is_taken_where_there_is_one_and_refused_where_there_is_none(runtime, monkeypatch):
-    def device(pretrained_folder: str, shown: bool) -> str:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: shown)
-        return setup(RuntimeParams(**{**runtime.model_dump(), "device": pretrained_folder})).type
+    def device(wanted: str, has_gpu: bool) -> str:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+        return setup(RuntimeParams(**{**runtime.model_dump(), "device": wanted})).type
 
     assert [device("auto", True), device("cuda", True), device("cpu", True)] == ["cuda", "cuda", "cpu"]
     assert [device("auto", False), device("cpu", False)] == ["cpu", "cpu"]

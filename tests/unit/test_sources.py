@@ -12,6 +12,8 @@ from noisy_student.core.errors import UserError
 from noisy_student.data import sources
 from noisy_student.data.sources import LOADERS, SIZES, DataParams, check_sizes, load
 
+DOWNLOADERS = (sources._fashion_mnist, sources._torchvision)
+
 
 def params(**changes):
     return validated(DataParams, DATA | changes, "data")
@@ -163,7 +165,7 @@ def test_the_other_data_sets_of_torchvision(tmp_path, monkeypatch, datasets, sou
     assert asked == [(tmp_path, True, True), (tmp_path, False, True)]
 
 
-@pytest.mark.parametrize("source", [name for name in SIZES if name != "mnist_5k"])
+@pytest.mark.parametrize("source", [name for name, loader in LOADERS.items() if loader in DOWNLOADERS])
 def test_without_network_one_sentence_says_what_to_do(tmp_path, monkeypatch, datasets, source):
     def no_network(*args, **kwargs):
         raise URLError("no network")
@@ -234,7 +236,7 @@ def test_every_source_has_a_loader_and_takes_modest_sizes(source):
 def test_the_sizes_are_those_published():
     published = {"mnist_5k": 5000, "fashion_mnist": 60000, "CIFAR10": 50000, "CIFAR100": 50000, "SVHN": 73257}
     totals = {name.rpartition("/")[2]: sum(size.training) for name, size in SIZES.items()}
-    assert totals == published | {"STL10": 5000}
+    assert (published | {"STL10": 5000}).items() <= totals.items()
     assert sum(SIZES["torchvision/SVHN"].test) == 26032
 
 

@@ -94,7 +94,10 @@ def test_weights_of_gray_images_are_not_for_color(pretrained, make_split):
     [
         ({"description": {"model": "cnn_3"}}, "are of cnn_3 and not of cnn_2"),
         ({"without": "network.features.0.0.weight"}, "have no features.0.0.weight"),
-        ({"other": "network.features.0.0.weight"}, r"features.0.0.weight .* has shape \(1,\) instead of \(2, 1, 3, 3\)"),
+        (
+            {"other": "network.features.0.0.weight"},
+            r"features.0.0.weight .* shape \(1,\) instead of \(2, 1, 3, 3\)",
+        ),
         ({"missing": "normalization"}, "weights.normalization is missing"),
         ({"description": {"input_size": 28}}, "weights.input_size was 28"),
         ({"description": {"input_size": [8, "8"]}}, "weights.input_size.1 was '8'"),
