@@ -1,10 +1,11 @@
 """The console script: noisy-student COMMAND [arguments], which is python -m commands.COMMAND."""
 
 import ast
-import difflib
 import sys
 from importlib import import_module
 from pathlib import Path
+
+from noisy_student.core.errors import did_you_mean
 
 COMMANDS = ("plan", "predict", "label-next", "table", "noise-sheet", "configure", "docs")
 PIPELINE = ("dvc", "networkx", "ruamel", "scipy", "mlxtend", "huggingface_hub")  # modules of the extra `pipeline`
@@ -15,7 +16,7 @@ def main(argv: list[str] | None = None) -> None:
     if name in ("--help", "-h"):
         print(overview())
     elif name not in COMMANDS:
-        _exit(2, f"error: the command {name} is unknown; {_hint(name)}")
+        _exit(2, f"error: the command {name} is unknown; {did_you_mean(name.replace('_', '-'), COMMANDS)}")
     else:
         run(name, arguments)
 
@@ -50,11 +51,6 @@ def run(name: str, arguments: list[str]) -> None:
 
 def _module(name: str) -> str:
     return name.replace("-", "_")
-
-
-def _hint(name: str) -> str:
-    close = difflib.get_close_matches(name.replace("_", "-"), COMMANDS, n=1)
-    return f"did you mean {close[0]}?" if close else f"it may be one of {', '.join(COMMANDS)}"
 
 
 def _exit(status: int, sentence: str) -> None:

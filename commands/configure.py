@@ -5,7 +5,6 @@ defaults are kept. What params.yaml had before is overwritten; each key that cha
 """
 
 import copy
-import difflib
 import io
 import json
 from pathlib import Path
@@ -16,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from noisy_student.core.command_line import command
 from noisy_student.core.config import PARAMS_FILE
-from noisy_student.core.errors import UserError
+from noisy_student.core.errors import UserError, did_you_mean, one_line
 from noisy_student.core.files import write_bytes
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "default.yaml"
@@ -53,7 +52,7 @@ def read(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; name one of configs/") from None
     except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not valid YAML: {one_line(error)}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} has no keys; write lines such as `seed: 1`")
     return found
@@ -79,8 +78,7 @@ def _lay_over(params: Any, changes: Any, prefix: str, path: Path) -> None:
     for key, value in changes.items():
         known = key in params or prefix in FREE or prefix.endswith((".noise.", ".training."))
         if not known:
-            close = difflib.get_close_matches(str(key), map(str, params), n=1)
-            hint = f"did you mean {close[0]}?" if close else f"it may be one of {', '.join(map(str, params))}"
+            hint = did_you_mean(str(key), map(str, params))
             raise UserError(f"{path}: the key {prefix}{key} is unknown; {hint}")
         if isinstance(value, dict) and isinstance(params.get(key), dict) and prefix + key not in ITEMS:
             _lay_over(params[key], value, f"{prefix}{key}.", path)

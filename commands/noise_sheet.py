@@ -63,9 +63,9 @@ def sheet(two: Tensor, fill: int = 0) -> Image.Image:
     rows = {name.replace("_", " "): partial(operated, two, fill, name) for name in OPERATIONS}
     rows["affine"] = lambda share: affine(two[:1], share * AMOUNT * affine_reach(size)[None], fill)
     rows["jitter"] = lambda share: jitter(two[:1], 1 + share * FACTOR * JITTER_REACH)
-    rows["crop"] = lambda share: moved(two, share / 4, False, fill)
-    rows["flip"] = lambda share: moved(two, 0, share >= 0.5, fill)
-    rows["cutout"] = lambda share: erased(two, share / 2, fill)
+    rows["crop"] = lambda share: cropped(two, share / 4, False, fill)
+    rows["flip"] = lambda share: cropped(two, 0, share >= 0.5, fill)
+    rows["cutout"] = lambda share: with_cutout(two, share / 2, fill)
     for name in MASKS:
         rows[name] = partial(mixed, two, name)
     return drawn(rows)
@@ -79,13 +79,13 @@ def operated(two: Tensor, fill: int, name: str, share: float) -> Tensor:
     return randaugment(two[:1], np.array([[number]]), np.array([[strength]]), fill)
 
 
-def moved(two: Tensor, fraction: float, mirrored: bool, fill: int) -> Tensor:
+def cropped(two: Tensor, fraction: float, mirrored: bool, fill: int) -> Tensor:
     """The first image cut out that fraction of its sides further down and right, and mirrored if so asked."""
     shift = np.round(fraction * np.array([two.shape[2:]])).astype(np.int64)
     return crop_and_flip(two[:1], shift, np.array([mirrored]), fill)
 
 
-def erased(two: Tensor, fraction: float, fill: int) -> Tensor:
+def with_cutout(two: Tensor, fraction: float, fill: int) -> Tensor:
     """The first image without a square of that fraction of its side, in the middle."""
     height, width = two.shape[2:]
     return cutout(two[:1], np.array([[height // 2, width // 2]]), round(fraction * min(height, width)), fill)

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         table.add_column(column, justify="left" if column in ("stage", "model") else "right")
     total = START_SECONDS * len(stages)
     for stage, recipe, data in planned:
-        given = sees(recipe, params)
+        given = pretrained_input_size(recipe, params)
         seconds = forecast(recipe, data, params.runtime, device, stage.startswith(WITH_POOL), given)
         total += seconds
         images = recipe.ensemble_size * recipe.training.steps * recipe.training.batch_size
@@ -118,7 +118,7 @@ def forecast(
     return seconds / steps * recipe.training.steps * recipe.ensemble_size
 
 
-def sees(recipe: Recipe, params: Params) -> tuple[int, int] | None:
+def pretrained_input_size(recipe: Recipe, params: Params) -> tuple[int, int] | None:
     """The input size (H,W) of the pretrained weights that `recipe` begins with; None for other first weights."""
     if recipe.training.initial != "pretrained":
         return None

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from noisy_student.core.errors import UserError
+from noisy_student.core.errors import UserError, one_line
 from noisy_student.core.files import digest, read_json
 from noisy_student.core.randomness import generator
 from noisy_student.data.dataset import Dataset
@@ -256,7 +256,7 @@ def _description(
 
 
 def _out_of_reach(model: str, where: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(error)[:200]
     return UserError(
         f"cannot fetch the weights of {model} from {where} ({reason}); connect to the network and try again, or bring "
         "them as a file: pretraining.source file"

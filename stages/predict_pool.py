@@ -28,7 +28,7 @@ def main(*, teacher: Path, pool: Path, calibration: Path, labeled: Path, out: Pa
         if not job.finished:
             classifier, description = load_classifier(teacher, device)
             for name, folder in splits.items():
-                title = f"{description['name']} looks at the {name} split"
+                title = f"{description['name']} predicts the {name} split"
                 label(job, classifier, read_split(folder), name, runtime, labeling, title)
 
 

@@ -4,7 +4,6 @@ The type of a section stands beside the code that uses the section, so that a ch
 read that section.
 """
 
-import difflib
 import re
 import reprlib
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from noisy_student.core.errors import UserError
+from noisy_student.core.errors import UserError, did_you_mean, one_line
 
 PARAMS_FILE = Path("params.yaml")  # the name that DVC gives it
 MAX_BYTES = 1_000_000  # a params.yaml is a page or two; a larger file is a mistake or an attack
@@ -101,7 +100,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; run from the project's folder") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not valid YAML: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold sections such as `seed: 0`, one a line, and holds none")
     return values
@@ -141,7 +140,4 @@ def _nearest(loc: tuple[Any, ...], kind: Any) -> str:
         elif get_args(kind):  # a dict of sections
             kind = get_args(kind)[-1]
     known = list(getattr(kind, "model_fields", {}))
-    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; it may be one of {', '.join(known)}" if known else "; remove it"
+    return f"; {did_you_mean(str(loc[-1]), known)}" if known else "; remove it"

@@ -1,9 +1,10 @@
 """Errors for people: a command that fails prints one sentence instead of a traceback."""
 
 import atexit
+import difflib
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
@@ -16,6 +17,18 @@ class UserError(Exception):
     def __init__(self, sentence: str):
         printable = (letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)
         super().__init__("".join(printable))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown `name`: the closest of the `known` ones, or all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"it may be one of {', '.join(names)}"
+
+
+def one_line(error: Exception) -> str:
+    """The text of `error` on one line."""
+    return " ".join(str(error).split())
 
 
 def cli_main(main: Callable[..., None]) -> Callable[..., None]:

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from noisy_student.core.errors import UserError
+from noisy_student.core.errors import UserError, one_line
 
 REMEDY = "run `dvc repro` to make it again"  # of a file or folder that a stage made and that cannot be used
 
@@ -152,4 +152,4 @@ def read_parquet(path: Path) -> pa.Table:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"cannot read {path} ({' '.join(str(error).split())}); {REMEDY}")
+    return UserError(f"cannot read {path} ({one_line(error)}); {REMEDY}")

@@ -1,14 +1,13 @@
 """Labels that a person gave to images by hand: corrections.csv, with the columns id and label."""
 
 import csv
-import difflib
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from noisy_student.core.errors import UserError
+from noisy_student.core.errors import UserError, did_you_mean, one_line
 
 
 def read_corrections(path: Path, ids: pd.Series, hashes: np.ndarray, classes: list[str]) -> dict[int, int]:
@@ -26,8 +25,7 @@ def read_corrections(path: Path, ids: pd.Series, hashes: np.ndarray, classes: li
         if name not in rows_of:
             raise UserError(f"{path} labels {name!r}, which is no image of the source; remove that line")
         if label not in of_class:
-            close = difflib.get_close_matches(label, classes, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(classes[:20])}"
+            hint = did_you_mean(label, classes)
             raise UserError(f"{path} gives {name!r} the label {label!r}, which is no class; {hint}")
         for row in rows_of[name]:
             if found.setdefault(row, of_class[label]) != of_class[label]:
@@ -45,7 +43,7 @@ def _read(path: Path) -> list[tuple[str, str]]:
                 raise UserError(f"the first line of {path} must have one column id and one column label; fix that line")
             lines = [(table.line_num, line) for line in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {path} ({' '.join(str(error).split())}); write it as CSV in UTF-8") from None
+        raise UserError(f"cannot read {path} ({one_line(error)}); write it as CSV in UTF-8") from None
     for number, line in lines:
         if None in line.values() or any(line.get("", [])):
             raise UserError(f"{path} has another number of fields in line {number} than in its first; mend it")

@@ -23,7 +23,7 @@ class Images:
 
 
 @dataclass(frozen=True, eq=False)
-class Own:
+class UserFiles:
     """What is known of images from a user's files; rows count all parts together."""
 
     hashes: np.ndarray  # S64 (N,), sha256 of the pixels
@@ -40,7 +40,7 @@ class Dataset(Images):
     classes: list[str]  # names, in the order of the labels
     test: Images | None = None  # the source's own test split
     unlabeled: Images | None = None
-    own: Own | None = None
+    user_files: UserFiles | None = None
 
     @property
     def parts(self) -> list[Images]:
@@ -50,23 +50,23 @@ class Dataset(Images):
 
     def figures(self) -> dict[str, int]:
         """Counts and sizes of a user's files; empty for other sources."""
-        if not self.own:
+        if not self.user_files:
             return {}
-        usable, bad = len(self.own.hashes), len(self.own.quarantine)
-        sides = np.sort(self.own.sizes.min(axis=1))
+        usable, bad = len(self.user_files.hashes), len(self.user_files.quarantine)
+        sides = np.sort(self.user_files.sizes.min(axis=1))
         return {
             "files": usable + bad,
             "usable": usable,
             "quarantined": bad,
-            "different_images": len(np.unique(self.own.hashes)),
+            "different_images": len(np.unique(self.user_files.hashes)),
             "smallest_side_pixels": int(sides[0]),
             "median_side_pixels": int(sides[len(sides) // 2]),
-            "largest_side_pixels": int(self.own.sizes.max()),
+            "largest_side_pixels": int(self.user_files.sizes.max()),
         }
 
     def quarantine(self) -> pd.DataFrame:
         """The files that cannot be used: path, sha256, reason."""
-        return self.own.quarantine if self.own else pd.DataFrame(columns=["path", "sha256", "reason"])
+        return self.user_files.quarantine if self.user_files else pd.DataFrame(columns=["path", "sha256", "reason"])
 
     def all_images(self) -> Selection:
         """The images of all parts, one after the other."""
@@ -81,7 +81,8 @@ class Dataset(Images):
         """What the splits are drawn from."""
         labels = np.concatenate([part.labels for part in self.parts])
         source_test, classes = len(self.test.ids) if self.test else 0, len(self.classes)
-        if self.own:
-            return Index(labels, self.own.hashes, source_test, classes, self.own.groups, self.own.drops)
+        if self.user_files:
+            known = self.user_files
+            return Index(labels, known.hashes, source_test, classes, known.groups, known.drops)
         hashes = np.array([found for part in self.parts for found in pixel_hash(part.images)], "S64")
         return Index(labels, hashes, source_test, classes)

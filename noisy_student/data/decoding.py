@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from pydantic import Field
 
 from noisy_student.core.config import ParamsModel
+from noisy_student.core.errors import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # an allow-list: Pillow would run Ghostscript for EPS
 MAX_BYTES = 500_000_000  # of a file
@@ -122,7 +123,7 @@ def decode(content: bytes, how: Preparation) -> Decoded:
     except MemoryError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        raise BadImage(f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise BadImage(f"cannot be decoded: {one_line(error) or type(error).__name__}") from None
     width, height = plain.size
     pixels = np.frombuffer(_resized(plain, how).tobytes(), np.uint8).reshape(how.image_size, how.image_size, -1)
     return Decoded(pixels, width, height)
@@ -164,7 +165,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turned = ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) != 1 else image
     except Exception as error:
-        raise BadImage(f"its EXIF cannot be read: {' '.join(str(error).split())}") from None
+        raise BadImage(f"its EXIF cannot be read: {one_line(error)}") from None
     return turned
 
 

@@ -9,12 +9,12 @@ import pandas as pd
 
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_csv
-from noisy_student.data.dataset import Dataset, Images, Own
+from noisy_student.data.dataset import Dataset, Images, UserFiles
 from noisy_student.data.decoding import Preparation
 from noisy_student.data.listing import HIDDEN, SPLITS, Listing, list_folder, list_manifest
 from noisy_student.data.parallel_decoding import stage
 
-MOST_DROPS = 1000  # each has files of its own
+MAX_DROPS = 1000  # each has files of its own
 LISTS = {"folder": list_folder, "manifest": list_manifest}
 
 
@@ -23,12 +23,12 @@ def load_image_folder(
 ) -> Dataset:
     """The images of a folder or a manifest (`source`), decoded into a temporary file in `scratch`.
 
-    Raises `UserError` for more than `max_bad_fraction` of bad files or MOST_DROPS drops, fewer than two classes, a
+    Raises `UserError` for more than `max_bad_fraction` of bad files or MAX_DROPS drops, fewer than two classes, a
     class without a usable image, one that only the test split has, and what `list_folder`, `list_manifest`, `stage`
     refuse.
     """
     listing = LISTS[source](path)
-    if (many := listing.files["drop"].nunique()) > MOST_DROPS:
+    if (many := listing.files["drop"].nunique()) > MAX_DROPS:
         raise UserError(
             f"{path} has {many:,} folders directly in pool/, each a drop; put them into fewer folders there"
         )
@@ -46,13 +46,13 @@ def load_image_folder(
         for start, end in zip((0, *ends), ends, strict=False)
     )
     drops = files["drop"].cat.codes.to_numpy(np.int64)
-    own = Own(staging.hashes, staging.sizes, _groups(files), drops, staging.quarantine)
+    user_files = UserFiles(staging.hashes, staging.sizes, _groups(files), drops, staging.quarantine)
     return Dataset(
         **training,
         classes=classes,
         test=Images(**test) if len(test["ids"]) else None,
         unlabeled=Images(**unlabeled) if len(unlabeled["ids"]) else None,
-        own=own,
+        user_files=user_files,
     )
 
 

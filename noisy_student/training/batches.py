@@ -26,7 +26,7 @@ from noisy_student.training.params import Phase, Recipe, labeled_in_batch, phase
 
 AHEAD = "NOISY_STUDENT_STEPS_AHEAD"  # environment variable: batches noised together; replaces the limits below
 ROOM = 0.4  # of a GPU's free memory, the most that the images of a split may take
-MOST_AHEAD, VALUES_AHEAD = 16, 2**21  # batches noised together, and uint8 values in them
+MAX_STEPS_AHEAD, VALUES_AHEAD = 16, 2**21  # batches noised together, and uint8 values in them
 VALUES_READ = 2**24  # uint8 values that are read from the disk at once
 
 
@@ -141,7 +141,7 @@ def steps_ahead(values: int) -> int:
     """
     wanted = os.environ.get(AHEAD, "")
     if not wanted:
-        return max(1, min(MOST_AHEAD, VALUES_AHEAD // values))
+        return max(1, min(MAX_STEPS_AHEAD, VALUES_AHEAD // values))
     if not wanted.isdecimal() or int(wanted) == 0:
         raise UserError(f"the environment variable {AHEAD} was {wanted[:40]!r}; set it to a whole number from 1 on")
     return int(wanted)
@@ -159,10 +159,10 @@ def shrunk(images: Tensor, resolution: float) -> Tensor:
 def composition(recipe: Recipe, phase: Phase, with_pool: bool) -> tuple[int, int]:
     """How many labeled and how many pool images a batch of the `phase` has."""
     size = recipe.training.batch_size
-    sees = recipe.distillation.images if recipe.distillation else phase.sees
-    if not with_pool or sees == "labeled":
+    content = recipe.distillation.images if recipe.distillation else phase.images
+    if not with_pool or content == "labeled":
         return size, 0
-    if sees == "pool":
+    if content == "pool":
         return 0, size
     return labeled_in_batch(recipe.training), size - labeled_in_batch(recipe.training)
 

@@ -12,7 +12,7 @@ from noisy_student.training.augmentation.policy import NoiseParams
 
 TRANSFER = ("body_rate", "layer_decay", "unfreeze")  # options of training that mean nothing but for pretrained weights
 Scope = Literal["all", "head", "deep half"]  # which of a model's tensors a step trains
-Sees = Literal["both", "labeled", "pool"]  # which images a batch is made of
+BatchContent = Literal["both", "labeled", "pool"]  # which images a batch is made of
 
 
 class TrainingParams(ParamsModel):
@@ -104,7 +104,7 @@ class Phase:
 
     end: int  # the first step after the phase
     scope: Scope  # which of the model's tensors are trained
-    sees: Sees  # which images a student's batch is made of
+    images: BatchContent  # which images a student's batch is made of
     noised: bool  # whether images go through input noise
     resolution: float  # side of the images, a fraction of the whole one's
 
@@ -121,8 +121,8 @@ def phases(training: TrainingParams) -> tuple[Phase, ...]:
     for start, end in pairwise([*starts, training.steps]):
         last = start >= fix
         scope: Scope = "head" if frozen or start < unfreeze else "deep half" if last else "all"
-        sees: Sees = "both" if not training.finetune else "labeled" if start >= finetune else "pool"
-        found.append(Phase(end, scope, sees, not last, 1.0 if last else training.resolution))
+        images: BatchContent = "both" if not training.finetune else "labeled" if start >= finetune else "pool"
+        found.append(Phase(end, scope, images, not last, 1.0 if last else training.resolution))
     return tuple(found)
 
 

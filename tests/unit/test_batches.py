@@ -13,7 +13,7 @@ from noisy_student.store.splits import Selection
 from noisy_student.training import batches
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.batches import (
-    MOST_AHEAD,
+    MAX_STEPS_AHEAD,
     Batches,
     ResidentDataset,
     has_room,
@@ -164,7 +164,7 @@ def test_batches_made_several_at_once_are_those_made_one_by_one(make_recipe, mon
     alone = [tensors(next(Batches(recipe, LABELED, POOL, 0).parts(step))) for step in range(first, 9)]
     monkeypatch.setenv("NOISY_STUDENT_STEPS_AHEAD", ahead)
     batches = Batches(recipe, LABELED, POOL, 0)
-    assert batches.ahead == int(ahead or MOST_AHEAD)
+    assert batches.ahead == int(ahead or MAX_STEPS_AHEAD)
     for step, expected in enumerate(alone, start=first):
         found = tensors(next(batches.parts(step)))
         assert found.keys() == expected.keys()
@@ -173,7 +173,7 @@ def test_batches_made_several_at_once_are_those_made_one_by_one(make_recipe, mon
 
 
 def test_as_many_batches_are_made_at_once_as_leave_the_memory_alone():
-    assert [steps_ahead(values) for values in (1, 2**18, 2**21, 2**30)] == [MOST_AHEAD, 8, 1, 1]
+    assert [steps_ahead(values) for values in (1, 2**18, 2**21, 2**30)] == [MAX_STEPS_AHEAD, 8, 1, 1]
 
 
 @pytest.mark.parametrize("asked", ["0", "-1", "many", "1.5"])

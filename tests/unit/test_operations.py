@@ -124,7 +124,7 @@ def test_movement_is_torchvisions(name, images, fill):
 
 
 @pytest.mark.parametrize("name", ["translate_x", "translate_y"])
-def test_translation_by_whole_pixels_moves_them_unchanged(name, images):
+def test_translation_by_whole_pixels_crop_and_flips_them_unchanged(name, images):
     axis = 3 if name == "translate_x" else 2
     moved = operate(name, images, 4)
     kept = images.shape[axis] - 4
@@ -171,14 +171,14 @@ def amounts(count: int, which: int, value: float) -> np.ndarray:
     return found
 
 
-def test_a_warp_of_one_kind_is_the_operation_of_that_kind(images):
+def test_a_affine_of_one_kind_is_the_operation_of_that_kind(images):
     assert torch.equal(affine(images, np.zeros((24, 6)), FILL), images)
     assert torch.equal(affine(images, amounts(24, 0, 12.0), FILL), operate("rotate", images, 12.0))
     assert torch.equal(affine(images, amounts(24, 4, 5), FILL), operate("translate_x", images, 5))
     assert torch.equal(affine(images, amounts(24, 5, -3), FILL), operate("translate_y", images, -3))
 
 
-def test_a_warp_scales_about_the_center_and_shears_lines_apart():
+def test_a_affine_scales_about_the_center_and_shears_lines_apart():
     square = torch.zeros(1, 1, 20, 20, dtype=torch.uint8)
     square[..., 5:15, 5:15] = 255
     larger, smaller = (affine(square, amounts(1, 3, value), 0).float() for value in (0.3, -0.3))
@@ -204,7 +204,7 @@ def test_recoloring_in_one_way_is_the_operation_of_that_name(images, place, name
     assert difference.abs().max() <= 1
 
 
-def test_each_image_is_warped_and_recolored_by_its_own_amount(images):
+def test_each_image_is_affineed_and_jittered_by_its_own_amount(images):
     rng = np.random.default_rng(0)
     amount, factor = rng.uniform(-1, 1, (24, 6)) * [30, 0.3, 0.3, 0.3, 9, 9], rng.uniform(0.2, 1.8, (24, 3))
     for each in (lambda i: affine(images[i], amount[i], FILL), lambda i: jitter(images[i], factor[i])):
