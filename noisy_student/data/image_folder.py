@@ -65,7 +65,7 @@ def _classes(listing: Listing, files: pd.DataFrame, path: Path) -> list[str]:
     if empty := sorted(listed - used):
         raise UserError(f"no image of the class {empty[0]!r} in {path} can be used; mend them or remove the class")
     if len(used) < 2:
-        raise UserError(f"{path} has labels of {len(used)} class; it takes two or more to tell apart")
+        raise UserError(f"{path} has labels of {len(used)} class; it needs two classes or more")
     if alone := sorted(_labels(files, "test") - used):
         raise UserError(
             f"the class {alone[0]!r} of {path} is in the test split alone; label some for training, or remove it"

@@ -5,7 +5,6 @@ The two are imported when a model of theirs is asked for, not before.
 
 import re
 from collections import OrderedDict
-from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -71,8 +70,11 @@ def timm_model(name: str, channels: int, classes: int, dropout: float, stochasti
     rates = {"drop_rate": dropout, "drop_path_rate": stochastic_depth}
     for known in (("drop_rate", "drop_path_rate"), ("drop_rate",), ("drop_path_rate",)):
         arguments = {"in_chans": channels, "num_classes": classes, **{rate: rates[rate] for rate in known}}
-        with suppress(TypeError):  # timm's way to say that the model has no such argument
+        try:
             return timm.create_model(variant, **arguments)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):  # timm's words for a rate that the model does not know
+                raise
     return timm.create_model(variant, in_chans=channels, num_classes=classes)
 
 

@@ -26,7 +26,6 @@ from noisy_student.training.augmentation.operations import (
     randaugment,
 )
 
-PER_SLOT = ("operation", "strength")  # of a draw: its arrays (slots,N)
 JITTER_REACH = 0.9  # the most that a factor differs from 1, at magnitude 30; as in RandAugment's color
 CPU_VALUES = 2**21  # uint8 values processed at once; with more, a CPU spends its time on allocating memory
 
@@ -139,13 +138,28 @@ class Draw:
 
     def rows(self, index: slice | np.ndarray) -> "Draw":
         """The draw of the images at `index`."""
-        return Draw(**{name: each[:, index] if name in PER_SLOT else each[index] for name, each in vars(self).items()})
+        return Draw(
+            operation=self.operation[:, index],
+            strength=self.strength[:, index],
+            shift=self.shift[index],
+            mirrored=self.mirrored[index],
+            center=self.center[index],
+            affine=self.affine[index],
+            jitter=self.jitter[index],
+        )
 
     @classmethod
     def combined(cls, draws: Sequence["Draw"]) -> "Draw":
         """The draw of the images of all `draws`, in their order."""
-        arrays = {name: [getattr(draw, name) for draw in draws] for name in vars(draws[0])}
-        return cls(**{name: np.concatenate(each, axis=int(name in PER_SLOT)) for name, each in arrays.items()})
+        return cls(
+            operation=np.concatenate([draw.operation for draw in draws], axis=1),
+            strength=np.concatenate([draw.strength for draw in draws], axis=1),
+            shift=np.concatenate([draw.shift for draw in draws]),
+            mirrored=np.concatenate([draw.mirrored for draw in draws]),
+            center=np.concatenate([draw.center for draw in draws]),
+            affine=np.concatenate([draw.affine for draw in draws]),
+            jitter=np.concatenate([draw.jitter for draw in draws]),
+        )
 
 
 def check_crop(params: NoiseParams, size: tuple[int, int]) -> None:
