@@ -22,7 +22,6 @@ from torch import Tensor
 from noisy_student.core.errors import UserError, one_line
 from noisy_student.core.files import digest, read_json
 from noisy_student.core.randomness import generator
-from noisy_student.data.dataset import Dataset
 from noisy_student.data.sources import SourceParams, load
 from noisy_student.data.splitting import allocate
 from noisy_student.models import external
@@ -43,6 +42,7 @@ Found = tuple[dict[str, Tensor], dict[str, Any]]  # weights by name, and their d
 class PretrainingParams(SourceParams):
     """The source of pretrained weights, and the models that they are for."""
 
+    section: ClassVar[str] = "pretraining"
     more: ClassVar[tuple[str, ...]] = ("none", *LIBRARIES, "file")
 
     path: str  # for source file: the weights (.safetensors) or a model's folder; for a user's images: their path
@@ -64,21 +64,21 @@ class PretrainingParams(SourceParams):
     @model_validator(mode="after")
     def _models_fit(self) -> "PretrainingParams":
         if self.source == "none" and self.models:
-            raise ValueError("should have a source, such as torchvision or fashion_mnist, where it has models")
+            raise ValueError("must have a source, such as torchvision or fashion_mnist, where it has models")
         if self.source != "none" and not self.models:
-            raise ValueError("should have models, those that begin with pretrained weights, where it has a source")
+            raise ValueError("must have models, those that begin with pretrained weights, where it has a source")
         if len(set(self.models)) < len(self.models):
-            raise ValueError("should have each of its models once")
+            raise ValueError("must have each of its models once")
         if self.source == "file" and len(self.models) > 1:
-            raise ValueError("should have one model where its source is a file")
+            raise ValueError("must have one model where its source is a file")
         if self.source in LIBRARIES:
             for model in self.models:
                 if not model.startswith(f"{self.source}/"):
-                    raise ValueError(f"should have models of {self.source} alone, and has {model}")
+                    raise ValueError(f"must have models of {self.source} alone, and has {model}")
         if self.mean is not None and self.source != "file":
-            raise ValueError("should have mean and std null where its source is no file")
+            raise ValueError("must have mean and std null where its source is no file")
         if self.mean == [] or (self.mean is None) != (self.std is None) or len(self.mean or []) != len(self.std or []):
-            raise ValueError("should have mean and std with the same number of channels, at least one")
+            raise ValueError("must have mean and std with the same number of channels, at least one")
         return self
 
     @property
@@ -93,7 +93,7 @@ class PretrainingParams(SourceParams):
 
 def labeled_images(params: PretrainingParams, seed: int, scratch: Path) -> tuple[Split, Split]:
     """The labeled images of the source without its test split: a training split and a stratified validation split."""
-    dataset = _loaded(params, scratch)
+    dataset = load(params, scratch)
     known = np.flatnonzero(dataset.labels >= 0)
     counts = np.bincount(dataset.labels[known], minlength=len(dataset.classes))
     if params.validation > counts.sum() - len(counts):
@@ -113,16 +113,6 @@ def labeled_images(params: PretrainingParams, seed: int, scratch: Path) -> tuple
         return Split(dataset.classes, (height, width), channels, preparation, ids, dataset.labels[rows], [images])
 
     return split(np.setdiff1d(known, held_out)), split(held_out)
-
-
-def _loaded(params: PretrainingParams, scratch: Path) -> Dataset:
-    try:
-        return load(params, scratch)
-    except UserError as refusal:  # which names the keys of the images of `data`
-        said = str(refusal)
-        for key in PretrainingParams.model_fields:
-            said = said.replace(f"data.{key}", f"pretraining.{key}")
-        raise UserError(said) from None
 
 
 def description(params: PretrainingParams, model: str) -> dict[str, Any]:

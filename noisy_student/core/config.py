@@ -116,12 +116,13 @@ def _sentence(error: ValidationError, kind: Any, name: str) -> str:
         return f"the key {key} is unknown{_nearest(first['loc'], kind)}"
     if first["type"] == "missing":
         return f"the key {key} is missing; add it"
-    rule = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    rule = f"must {rule.removeprefix('should ')}" if rule.startswith("should ") else f"must be {rule}"
-    if isinstance(first["input"], dict) and first["type"] == "value_error":  # about several of its keys at once
-        return f"{key} {rule}"
     was = _shown(first["input"])
-    return f"{key} was {was if len(was) < 80 else was[:77] + '...'}; it {rule}"
+    was = was if len(was) < 80 else was[:77] + "..."
+    if first["type"] != "value_error":
+        return f"{key} was {was}: {first['msg']}"
+    rule = first["ctx"]["error"]  # of a validator of ours; it begins with "must"
+    about_several_keys = isinstance(first["input"], dict)
+    return f"{key} {rule}" if about_several_keys else f"{key} was {was}; it {rule}"
 
 
 def _shown(value: Any) -> str:

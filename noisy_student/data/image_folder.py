@@ -3,6 +3,7 @@
 import tempfile
 import unicodedata
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,12 +19,19 @@ MAX_DROPS = 1000  # each has files of its own
 LISTS = {"folder": list_folder, "manifest": list_manifest}
 
 
+class BadFraction(NamedTuple):
+    """The most of a user's files that may be unusable."""
+
+    most: float  # from 0 to 1
+    key: str  # where it stands in params.yaml
+
+
 def load_image_folder(
-    source: str, path: Path, how: Preparation, max_bad_fraction: float, scratch: Path | None = None
+    source: str, path: Path, how: Preparation, limit: BadFraction, scratch: Path | None = None
 ) -> Dataset:
     """The images of a folder or a manifest (`source`), decoded into a temporary file in `scratch`.
 
-    Raises `UserError` for more than `max_bad_fraction` of bad files or MAX_DROPS drops, fewer than two classes, a
+    Raises `UserError` for more bad files than `limit` allows, more than MAX_DROPS drops, fewer than two classes, a
     class without a usable image, one that only the test split has, and what `list_folder`, `list_manifest`, `stage`
     refuse.
     """
@@ -35,7 +43,7 @@ def load_image_folder(
     if scratch:
         scratch.mkdir(parents=True, exist_ok=True)
     staging = stage(listing, how, tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115 the images' own
-    _check_bad_fraction(staging.quarantine, len(listing), max_bad_fraction, scratch)
+    _check_bad_fraction(staging.quarantine, len(listing), limit, scratch)
     files = staging.files
     classes = _classes(listing, files, path)
     number_of = {name: number for number, name in enumerate(classes)}
@@ -82,7 +90,7 @@ def _groups(files: pd.DataFrame) -> np.ndarray | None:
     return np.where(named, files["group"].cat.codes, -1).astype(np.int64) if named.any() else None
 
 
-def _check_bad_fraction(quarantine: pd.DataFrame, listed: int, most: float, scratch: Path | None) -> None:
+def _check_bad_fraction(quarantine: pd.DataFrame, listed: int, limit: BadFraction, scratch: Path | None) -> None:
     """Raise `UserError` with the five commonest reasons if too many files are bad, and list all of them in `scratch`.
 
     Details of a reason follow its colon. Hidden files do not count: systems leave them in folders.
@@ -90,7 +98,7 @@ def _check_bad_fraction(quarantine: pd.DataFrame, listed: int, most: float, scra
     if scratch:
         (scratch / "quarantine.csv").unlink(missing_ok=True)  # of a run before
     quarantine = quarantine[quarantine["reason"] != HIDDEN]
-    if len(quarantine) <= most * listed:
+    if len(quarantine) <= limit.most * listed:
         return
     kinds = quarantine["reason"].str.partition(": ")[0]
     examples = quarantine["path"].groupby(kinds).first()
@@ -100,6 +108,6 @@ def _check_bad_fraction(quarantine: pd.DataFrame, listed: int, most: float, scra
         write_csv(scratch / "quarantine.csv", quarantine)
     where = f"; all are in {scratch / 'quarantine.csv'}" if scratch else ""
     raise UserError(
-        f"{len(quarantine):,} of {listed:,} files cannot be used, more than data.max_bad_fraction {most} allows "
-        f"({reasons}{where}); fix or remove the files, or raise data.max_bad_fraction"
+        f"{len(quarantine):,} of {listed:,} files cannot be used, more than {limit.key} {limit.most} allows "
+        f"({reasons}{where}); fix or remove the files, or raise {limit.key}"
     )

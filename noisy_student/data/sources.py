@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 from noisy_student.core.errors import UserError, one_line
 from noisy_student.data.dataset import Dataset, Images
 from noisy_student.data.decoding import Preparation
-from noisy_student.data.image_folder import LISTS, load_image_folder
+from noisy_student.data.image_folder import LISTS, BadFraction, load_image_folder
 from noisy_student.data.splitting import SplitParams, plan
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
@@ -56,6 +56,7 @@ SIZES = {
 class SourceParams(Preparation):
     """Where images come from and how they are prepared."""
 
+    section: ClassVar[str] = "data"  # of params.yaml, where these values stand
     more: ClassVar[tuple[str, ...]] = ()  # sources of other things than images
 
     source: str  # folder, manifest, or a key of SIZES
@@ -71,14 +72,14 @@ class SourceParams(Preparation):
             by_name = {name.rpartition("/")[2].lower(): name for name in known}
             close = difflib.get_close_matches(source.rpartition("/")[2].lower(), by_name, n=1)
             hint = f"; did you mean {by_name[close[0]]}?" if close else ""
-            raise ValueError(f"one of {', '.join(known)}{hint}")
+            raise ValueError(f"must be one of {', '.join(known)}{hint}")
         return source
 
     @field_validator("path")
     @classmethod
     def _no_home(cls, path: str) -> str:
         if path.startswith("~"):
-            raise ValueError("a path without ~, which DVC does not understand")
+            raise ValueError("must be a path without ~, which DVC does not understand")
         return path
 
     @field_validator("path", "downloads")
@@ -89,7 +90,7 @@ class SourceParams(Preparation):
                 return path
         except (RuntimeError, ValueError):
             pass
-        raise ValueError("a path without NUL; if it begins with ~, that user must exist")
+        raise ValueError("must be a path without NUL; if it begins with ~, that user must exist")
 
     @property
     def is_user_images(self) -> bool:
@@ -140,7 +141,8 @@ def load(params: SourceParams, scratch: Path | None = None) -> Dataset:
     Raises `UserError` when they are neither on the disk nor can be downloaded.
     """
     if params.is_user_images:
-        return load_image_folder(params.source, Path(params.path), params, params.max_bad_fraction, scratch)
+        limit = BadFraction(params.max_bad_fraction, f"{params.section}.max_bad_fraction")
+        return load_image_folder(params.source, Path(params.path), params, limit, scratch)
     return LOADERS[params.source](params)
 
 
@@ -187,7 +189,8 @@ def _torchvision(params: SourceParams) -> Dataset:
     except (OSError, RuntimeError, HTTPException, EOFError) as error:
         raise UserError(
             f"cannot download {source} into {folder} ({one_line(error)}); "
-            f"connect to the network and try again, or set data.downloads to a folder that holds torchvision's download"
+            f"connect to the network and try again, or set {params.section}.downloads to a folder that holds torchvision's "
+            "download"
         ) from None
     return Dataset(
         **training, classes=classes, test=Images(**test), unlabeled=Images(**unlabeled) if unlabeled else None

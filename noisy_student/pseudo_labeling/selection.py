@@ -36,13 +36,13 @@ class PseudoLabelParams(ParamsModel):
     @model_validator(mode="after")
     def _options_agree(self) -> "PseudoLabelParams":
         if self.per_class and not self.balance:
-            raise ValueError("should have balance true where per_class is set")
+            raise ValueError("must have balance true where per_class is set")
         if self.ood_neighbors and not self.ood_quantile:
-            raise ValueError("should have ood_quantile, such as 0.95, where ood_neighbors is set")
+            raise ValueError("must have ood_quantile, such as 0.95, where ood_neighbors is set")
         if self.precision and self.threshold:
-            raise ValueError("should have threshold 0 where precision chooses it (or precision null)")
+            raise ValueError("must have threshold 0 where precision chooses it (or precision null)")
         if self.kind == "hard" and self.target_temperature != 1:
-            raise ValueError("should have target_temperature 1 where kind is hard, for it sharpens soft ones")
+            raise ValueError("must have target_temperature 1 where kind is hard, for it sharpens soft ones")
         return self
 
 

@@ -45,7 +45,7 @@ class WeightsSpec(ParamsModel):
     @model_validator(mode="after")
     def _as_many_channels(self) -> "WeightsSpec":
         if not len(self.normalization.mean) == len(self.normalization.std) == self.input_channels:
-            raise ValueError(f"should have a normalization of {self.input_channels} channels")
+            raise ValueError(f"must have a normalization of {self.input_channels} channels")
         return self
 
 

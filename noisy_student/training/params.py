@@ -52,15 +52,15 @@ class TrainingParams(ParamsModel):
     def _batches_can_be_cut(self) -> "TrainingParams":
         if self.batch_size % self.accumulation:
             raise ValueError(
-                f"should be such that accumulation {self.accumulation} divides batch_size {self.batch_size}"
+                f"must be such that accumulation {self.accumulation} divides batch_size {self.batch_size}"
             )
         if labeled_in_batch(self) < 1:
-            raise ValueError(f"should leave labeled images in a batch: pool_ratio {self.pool_ratio} is too high for it")
+            raise ValueError(f"must leave labeled images in a batch: pool_ratio {self.pool_ratio} is too high for it")
         if labeled_in_batch(self) == self.batch_size:
-            raise ValueError(f"should leave pool images in a batch: pool_ratio {self.pool_ratio} is too low for it")
+            raise ValueError(f"must leave pool images in a batch: pool_ratio {self.pool_ratio} is too low for it")
         if self.batch_size // self.accumulation < 2:
             raise ValueError(
-                f"should leave two images in each part of a batch: accumulation {self.accumulation} is high"
+                f"must leave two images in each part of a batch: accumulation {self.accumulation} is high"
             )
         return self
 
@@ -69,9 +69,9 @@ class TrainingParams(ParamsModel):
         for phase in ("finetune", "resolution_fix"):
             fraction = getattr(self, phase)
             if fraction and not 0 < first_step(self, phase) < self.steps:
-                raise ValueError(f"should leave steps before and after {phase} {fraction} begins, of {self.steps}")
+                raise ValueError(f"must leave steps before and after {phase} {fraction} begins, of {self.steps}")
         if self.finetune and self.objective == "consistency":
-            raise ValueError("should have finetune 0 with objective consistency, which learns nothing without labels")
+            raise ValueError("must have finetune 0 with objective consistency, which learns nothing without labels")
         return self
 
     @model_validator(mode="after")
@@ -79,16 +79,16 @@ class TrainingParams(ParamsModel):
         if self.initial != "pretrained":
             for option in TRANSFER:
                 if getattr(self, option) != TrainingParams.model_fields[option].default:
-                    raise ValueError(f"should have initial pretrained where {option} is set")
+                    raise ValueError(f"must have initial pretrained where {option} is set")
         elif self.optimizer == "muon" and (self.body_rate, self.layer_decay) != (1, 1):
-            raise ValueError("should have optimizer adamw or sgd where layers differ in their rates")
+            raise ValueError("must have optimizer adamw or sgd where layers differ in their rates")
         elif self.resolution != 1:
-            raise ValueError("should have resolution 1 with pretrained weights, which see images at their own size")
+            raise ValueError("must have resolution 1 with pretrained weights, which see images at their own size")
         elif self.body_rate == 0 and (self.layer_decay != 1 or self.unfreeze or self.resolution_fix):
-            raise ValueError("should have layer_decay 1, unfreeze 0 and resolution_fix 0 where body_rate is 0")
+            raise ValueError("must have layer_decay 1, unfreeze 0 and resolution_fix 0 where body_rate is 0")
         elif self.unfreeze and not 0 < round(self.unfreeze * self.steps) < first_step(self, "resolution_fix"):
             raise ValueError(
-                f"should leave steps for the head alone and steps for the whole model: unfreeze {self.unfreeze}"
+                f"must leave steps for the head alone and steps for the whole model: unfreeze {self.unfreeze}"
             )
         return self
 
@@ -147,7 +147,7 @@ class DistillationParams(ParamsModel):
     @model_validator(mode="after")
     def _options_agree(self) -> "DistillationParams":
         if self.kind == "hard" and self.temperature != 1:
-            raise ValueError("should have temperature 1 where kind is hard, for it softens soft ones")
+            raise ValueError("must have temperature 1 where kind is hard, for it softens soft ones")
         return self
 
 

@@ -59,7 +59,7 @@ class NoiseParams(ParamsModel):
     def _known_mix(cls, mix: str) -> str:
         known = ("none", *MASKS)
         if mix not in known:
-            raise ValueError(f"one of {', '.join(known)}")
+            raise ValueError(f"must be one of {', '.join(known)}")
         return mix
 
     @classmethod
