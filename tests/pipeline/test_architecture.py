@@ -22,7 +22,7 @@ LIBRARY = {  # a recipe's heading, and the file that it changes
     "Add a model": "noisy_student/models/networks.py",
     "Add a source": "noisy_student/data/sources.py",
 }
-TESTS = [f"tests/unit/test_{name}.py" for name in ("objectives", "mixing", "noise", "noise_sheet", "sources")]
+TESTS = [f"tests/unit/test_{name}.py" for name in ("objectives", "mixing", "policy", "noise_sheet", "sources")]
 CHANGES = {
     "data.source": "sklearn_digits",
     "data.test": 300,

@@ -105,8 +105,8 @@ def test_every_shipped_configuration_is_accepted(path, tmp_path):
         ("a\nb", 1, "the key a\\nb is unknown"),
         ("iterations.iter2.training", {"steps": 9}, "set controls.same_size.training.steps to 9"),
         ("noise.crop", 28, "noise.crop was 28"),
-        ("noise.magnitude", "much", "noise.magnitude was 'much'; it must be a valid number"),
-        ("noise.dropout", 1.5, "noise.dropout was 1.5; it must be less than 1"),
+        ("noise.magnitude", "much", "noise.magnitude was 'much': Input should be a valid number"),
+        ("noise.dropout", 1.5, "noise.dropout was 1.5: Input should be less than 1"),
         (
             "iterations.iter1",
             {"teacher": "iter0", "model": "cnn_x", "noise": {"dropout": 0.1}},

@@ -78,12 +78,12 @@ def test_a_section_never_changes():
         ({"crops": {"a": {"pixels": 2, "fill": 0, "fil": 3}}}, "s.crops.a.fil is unknown; did you mean fill?"),
         ({"crop": {"pixels": 2, "fill": 0, "zzz": 3}}, "s.crop.zzz is unknown; it may be one of pixels, fill"),
         ({"crop": {"pixels": 2}}, "s.crop.fill is missing; add it"),
-        ({"crop": {"pixels": "2", "fill": 0}}, "s.crop.pixels was '2'; it must be a valid integer"),
-        ({"crop": {"pixels": 2.0, "fill": 0}}, "s.crop.pixels was 2.0; it must be a valid integer"),
-        ({"crop": {"pixels": True, "fill": 0}}, "s.crop.pixels was True; it must be a valid integer"),
-        ({"crop": {"pixels": -1, "fill": 0}}, "s.crop.pixels was -1; it must be greater than or equal to 0"),
-        ({"kind": "firm"}, "s.kind was 'firm'; it must be 'soft' or 'hard'"),
-        ({"crop": 3}, "s.crop was 3; it must be a valid dictionary"),
+        ({"crop": {"pixels": "2", "fill": 0}}, "s.crop.pixels was '2': Input should be a valid integer"),
+        ({"crop": {"pixels": 2.0, "fill": 0}}, "s.crop.pixels was 2.0: Input should be a valid integer"),
+        ({"crop": {"pixels": True, "fill": 0}}, "s.crop.pixels was True: Input should be a valid integer"),
+        ({"crop": {"pixels": -1, "fill": 0}}, "s.crop.pixels was -1: Input should be greater than or equal to 0"),
+        ({"kind": "firm"}, "s.kind was 'firm': Input should be 'soft' or 'hard'"),
+        ({"crop": 3}, "s.crop was 3: Input should be a valid dictionary"),
     ],
 )
 def test_a_bad_key_is_named_with_what_it_was_and_what_it_may_be(change, expected):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from test_targets import SOFT, options, rng
+from test_selection import SOFT, options, rng
 
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_array

@@ -1,174 +1,252 @@
+import io
+import json
+import shutil
+
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from noisy_student.core.errors import UserError
-from noisy_student.data.splitting import Index, SplitParams, Splits, allocate, plan, report
-from noisy_student.data.splitting import draw as draw_from
+from noisy_student.store.splits import Selection, gather, pixel_hash, read_split, read_truth, write_split, write_truth
 
-NAMES = {"test", "labeled", "calibration", "validation", "pool"}
-
-
-def params(**changes):
-    sizes = {"test_seed": 0, "test": 4, "labeled_per_class": 2, "calibration": 3, "validation": 4, "pool": None}
-    return SplitParams(**sizes | changes)
+PREPARATION = {"image_size": 8, "resize": "pad"}
+CLASSES = ["cat", "dog"]
 
 
-def draw(wanted, seed, labels, hashes, source_test, classes, **known) -> Splits:
-    """Splits of rows of which no more is known than `known` says."""
-    return draw_from(wanted, seed, Index(labels, np.array(hashes), source_test, classes, **known))
+def index_of(images, labels=None):
+    table = {"id": [f"source/{number}" for number in range(len(images))], "sha256": pixel_hash(images)}
+    return pd.DataFrame(table if labels is None else table | {"label": labels})
 
 
-@st.composite
-def sources(draw_from):
-    """Labels, hashes with up to five planted copies, the number of own test images, the number of classes."""
-    classes = draw_from(st.integers(2, 4))
-    source_test = draw_from(st.sampled_from([0, 20]))
-    counts = draw_from(st.lists(st.integers(12, 30), min_size=classes, max_size=classes))
-    training = draw_from(st.permutations(np.repeat(np.arange(classes), counts).tolist()))
-    unlabeled = draw_from(st.integers(0, 8))
-    labels = np.array([*np.resize(np.arange(classes), source_test), *training, *[-1] * unlabeled])
-    hashes = [f"{row:03}" for row in range(len(labels))]
-    row = st.integers(0, len(labels) - 1)
-    for copy, original in draw_from(st.lists(st.tuples(row, row), max_size=5)):
-        hashes[copy] = hashes[original]
-    return labels, hashes, source_test, classes
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@given(sources(), st.integers(0, 99), st.sampled_from([None, 5]))
-def test_splits_are_disjoint_and_exact_and_no_image_is_in_two(source, seed, pool):
-    labels, hashes, source_test, classes = source
-    wanted = params(pool=pool)
-    rows = draw(wanted, seed, labels, hashes, source_test, classes).rows
-    assert rows.keys() == NAMES
-    everything = np.concatenate(list(rows.values()))
-    assert len(np.unique(everything)) == len(everything)
-    assert len({hashes[row] for row in everything}) == len(everything)
-    assert {name: len(rows[name]) for name in ("test", "calibration", "validation")} == {
-        "test": wanted.test,
-        "calibration": wanted.calibration,
-        "validation": wanted.validation,
-    }
-    assert np.bincount(labels[rows["labeled"]], minlength=classes).tolist() == [wanted.labeled_per_class] * classes
-    assert all((np.diff(each) > 0).all() for name, each in rows.items() if name != "pool")
-    if pool:
-        assert len(rows["pool"]) == pool
-    elif not source_test:
-        assert len(everything) == len(set(hashes))  # every image is somewhere
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (10, 8, 6, 3), dtype=np.uint8)
 
 
-@given(sources(), st.integers(0, 99))
-def test_labels_are_known_where_they_are_needed_and_own_test_images_stay_there(source, seed):
-    labels, hashes, source_test, classes = source
-    rows = draw(params(), seed, labels, hashes, source_test, classes).rows
-    assert all((labels[rows[name]] >= 0).all() for name in NAMES - {"pool"})
-    if source_test:
-        assert (rows["test"] < source_test).all()
-        assert all((rows[name] >= source_test).all() for name in NAMES - {"test"})
-        outside = {hashes[row] for name in NAMES - {"test"} for row in rows[name]}
-        assert not outside & set(hashes[:source_test])
+@pytest.fixture
+def folder(tmp_path, images):
+    """A split of ten images in three shards."""
+    write_split(tmp_path / "split", images, index_of(images, [0, 1] * 5), CLASSES, PREPARATION, 800)
+    return tmp_path / "split"
 
 
-@given(sources(), st.integers(0, 99), st.integers(100, 199))
-def test_the_test_split_follows_its_own_seed_alone(source, seed, other):
-    labels, hashes, source_test, classes = source
-    before = draw(params(), seed, labels, hashes, source_test, classes).rows
-    after = draw(params(labeled_per_class=1), other, labels, hashes, source_test, classes).rows
-    assert np.array_equal(before["test"], after["test"])
+@settings(deadline=None, max_examples=30)
+@given(
+    images=st.tuples(*map(st.integers, (1, 1, 1, 1), (9, 5, 5, 3))).flatmap(lambda shape: arrays(np.uint8, shape)),
+    shard_bytes=st.integers(128 + 75, 400),
+    labeled=st.booleans(),
+    rows=st.lists(st.integers(0, 8)),
+)
+def test_what_is_written_is_read_again(tmp_path_factory, images, shard_bytes, labeled, rows):
+    folder = tmp_path_factory.mktemp("splits") / "split"
+    labels = np.arange(len(images)) % 2 if labeled else None
+    write_split(folder, images, index_of(images, labels), CLASSES, PREPARATION, shard_bytes)
+    split = read_split(folder)
+
+    assert len(split) == len(images)
+    assert np.array_equal(split.images(), images)
+    assert np.array_equal(np.concatenate(split.shards), images)
+    rows = np.array([row for row in rows if row < len(images)], dtype=int)
+    assert np.array_equal(split.images(rows), images[rows])
+    assert split.ids.tolist() == index_of(images)["id"].tolist()
+    assert (split.labels is None) == (not labeled)
+    assert not labeled or np.array_equal(split.labels, labels)
+    assert (split.classes, split.image_size, split.channels) == (CLASSES, images.shape[1:3], images.shape[3])
+    assert all(path.stat().st_size <= shard_bytes for path in folder.glob("*.npy"))
 
 
-def test_each_seed_moves_what_it_is_there_for():
-    labels, hashes = np.arange(400) % 4, [f"{row}" for row in range(400)]
-    base, other = (draw(params(), seed, labels, hashes, 0, 4).rows for seed in (0, 1))
-    again = draw(params(), 0, labels, hashes, 0, 4).rows
-    assert all(np.array_equal(base[name], again[name]) for name in NAMES)
-    assert all(not np.array_equal(base[name], other[name]) for name in NAMES - {"test"})
-    assert not np.array_equal(base["test"], draw(params(test_seed=1), 0, labels, hashes, 0, 4).rows["test"])
+def test_shards_are_mapped_not_read_and_images_are_a_copy_that_may_be_written(folder):
+    split = read_split(folder)
+    assert len(split.shards) == 3
+    assert all(isinstance(shard, np.memmap) for shard in split.shards)
+    taken = split.images()
+    assert taken.flags.writeable
+    assert not isinstance(taken, np.memmap)
 
 
-def test_more_held_out_labels_leave_the_training_labels_alone():
-    labels, hashes = np.arange(400) % 4, [f"{row}" for row in range(400)]
-    few, many = (draw(params(validation=n), 0, labels, hashes, 0, 4).rows for n in (4, 40))
-    assert all(np.array_equal(few[name], many[name]) for name in ("test", "labeled", "calibration"))
+@pytest.mark.parametrize("shard_bytes", [800, 8000], ids=["three shards", "one shard"])
+def test_the_same_images_give_the_same_bytes_however_they_lie_in_memory(tmp_path, images, shard_bytes):
+    selection = Selection([images[:3], images[3:]], np.arange(10))
+    for name, same in (("plain", images), ("fortran", np.asfortranarray(images)), ("selection", selection)):
+        write_split(tmp_path / name, same, index_of(images, [0, 1] * 5), CLASSES, PREPARATION, shard_bytes)
+        assert contents(tmp_path / name) == contents(tmp_path / "plain")
 
 
-@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=20).filter(any), st.data())
-def test_allocation_is_exact_proportional_and_possible(counts, data):
-    counts = np.array(counts)
-    total = data.draw(st.integers(0, int(counts.sum())))
-    shares = allocate(counts, total)
-    assert shares.sum() == total
-    assert (shares <= counts).all()
-    assert (np.abs(shares - counts * (total / counts.sum())) < 1 + 1e-6).all()
+def test_the_index_carries_no_metadata_that_could_vary(folder):
+    assert pq.read_schema(folder / "index.parquet").pandas_metadata is None
 
 
-def test_the_first_of_identical_images_stays_and_conflicts_are_counted():
-    labels = np.array([0, 1] * 20)
-    hashes = [f"{row}" for row in range(40)]
-    hashes[30] = hashes[2]  # the same label
-    hashes[31] = hashes[2]  # another
-    hashes[35] = hashes[36] = hashes[5]
-    splits = draw(params(), 0, labels, hashes, 0, 2)
-    assert (len(splits.copies), splits.conflicting) == (4, 2)
-    assert not {30, 31, 35, 36} & set(np.concatenate(list(splits.rows.values())).tolist())
+def test_rows_that_are_not_there_are_an_error(folder, images):
+    split = read_split(folder)
+    for rows in ([10], [-1], [0, 99]):
+        with pytest.raises(IndexError):
+            split.images(np.array(rows))
+    assert np.array_equal(gather([images[:1], images[1:]], np.array([9, 0, 9])), images[[9, 0, 9]])
 
 
-def test_a_copy_without_a_label_is_dropped_without_a_conflict():
-    labels = np.array([0, 1] * 20 + [-1, -1])
-    hashes = [f"{row}" for row in range(41)] + ["3"]
-    splits = draw(params(), 0, labels, hashes, 0, 2)
-    assert (len(splits.copies), splits.conflicting) == (1, 0)
-    assert 40 in splits.rows["pool"]
+def test_a_hash_tells_pixels_and_shapes_apart():
+    flat = np.zeros((1, 4, 1), dtype=np.uint8)
+    other = flat.copy()
+    other[0, 0, 0] = 1
+    assert len(set(pixel_hash([flat, flat.copy(), flat.reshape(2, 2, 1), other]))) == 3
+
+
+class Failing(Selection):
+    """Images that cannot be read any more after the first shard."""
+
+    def __getitem__(self, part):
+        if part.start:
+            raise OSError("the disk is gone")
+        return super().__getitem__(part)
+
+
+def test_a_write_that_fails_leaves_nothing_and_spares_what_was_there(tmp_path, folder, images):
+    before = contents(folder)
+    for target in (folder, tmp_path / "new"):
+        with pytest.raises(OSError, match="gone"):
+            write_split(target, Failing([images], np.arange(10)), index_of(images), CLASSES, PREPARATION, 800)
+    assert [path.name for path in tmp_path.iterdir()] == ["split"]
+    assert contents(folder) == before
+
+
+def test_what_a_killed_run_left_is_not_taken_over(tmp_path, folder, images):
+    before = contents(folder)
+    (tmp_path / "split.tmp").mkdir()
+    (tmp_path / "split.tmp" / "images-00009.npy").write_bytes(b"half")
+    write_split(folder, images, index_of(images, [0, 1] * 5), CLASSES, PREPARATION, 800)
+    assert contents(folder) == before
+
+
+def test_a_folder_of_other_things_is_not_replaced(tmp_path, images):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="holds no split"):
+        write_split(tmp_path, images, index_of(images), CLASSES, PREPARATION, 800)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"test": 41}, r"data\.test was 41; only 40 "),
-        ({"labeled_per_class": 19}, r"data\.labeled_per_class was 19; only 18 "),
-        ({"calibration": 33}, r"data\.calibration was 33; only 32 "),
-        ({"validation": 30}, r"data\.validation was 30; only 29 "),
-        ({"pool": 26}, r"data\.pool was 26; only 25 "),
-        ({"validation": 29}, "leaves no image for the pool"),
-        ({"test": None}, r"data\.test was null"),
+        (lambda images: images.astype(np.float32), "uint8"),
+        (lambda images: images[..., 0], "uint8"),
+        (lambda images: images[:0], "at least one"),
+        (lambda images: images.repeat(30, axis=1), "shard_megabytes"),
     ],
+    ids=["floats", "no channels", "none", "larger than a shard"],
 )
-def test_more_than_there_is_is_refused_by_key_and_number(change, said):
+def test_other_images_are_refused(tmp_path, images, change, said):
+    changed = change(images)
     with pytest.raises(UserError, match=said):
-        plan(params(**change), np.array([20, 20]), None, 0)
+        write_split(tmp_path / "split", changed, index_of(changed), CLASSES, PREPARATION, 800)
+    assert not list(tmp_path.iterdir())
 
 
-def test_what_is_just_there_is_accepted():
-    planned = plan(params(validation=29, pool=7), np.array([20, 20]), None, 7)
-    assert {name: counts.sum() for name, counts in planned.items()} == {
-        "test": 4,
-        "labeled": 4,
-        "calibration": 3,
-        "validation": 29,
-    }
-    assert plan(params(test=None), np.array([20, 20]), np.array([7, 8]), 0)["test"].tolist() == [7, 8]
-    with pytest.raises(UserError, match=r"data\.test was 16; only 15 "):
-        plan(params(test=16), np.array([20, 20]), np.array([7, 8]), 0)
+def test_as_many_ids_as_images_are_asked_for(tmp_path, images):
+    with pytest.raises(UserError, match="as many ids"):
+        write_split(tmp_path / "split", images, index_of(images[:9]), CLASSES, PREPARATION, 800)
 
 
-def test_a_copy_is_no_image_when_there_are_just_enough():
-    labels, hashes = np.array([0, 1] * 6), [f"{row}" for row in range(12)]
-    wanted = params(test=2, labeled_per_class=3, calibration=2, validation=1)
-    assert len(draw(wanted, 0, labels, hashes, 0, 2).rows["pool"]) == 1
-    with pytest.raises(UserError, match="no image for the pool"):
-        draw(wanted, 0, labels, [*hashes[:-1], "0"], 0, 2)
+def described(**changes):
+    def damage(folder):
+        path = folder / "split.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return damage
 
 
-def test_the_report_states_training_and_held_out_labels_apart():
-    labels, hashes = np.array([0, 1] * 20 + [-1]), [f"{row}" for row in range(41)]
-    told = report(draw(params(), 0, labels, hashes, 0, 2), labels, ["cat", "dog"])
-    assert (told["training_labels"], told["held_out_labels"]) == (4, 7)
-    assert told["images"] == {"test": 4, "labeled": 4, "calibration": 3, "validation": 4, "pool": 26}
-    assert told["images_by_class"]["labeled"] == {"cat": 2, "dog": 2}
-    assert sum(told["images_by_class"]["pool"].values()) + told["pool_images_of_unknown_class"] == 26
-    assert told["pool_images_of_unknown_class"] == 1
+def first_shard(**changes):
+    """split.json that knows of one shard alone, which it describes otherwise."""
+
+    def damage(folder):
+        shards = json.loads((folder / "split.json").read_text())["shards"]
+        described(shards=[shards[0] | changes])(folder)
+
+    return damage
 
 
-def test_allocation_stays_exact_where_floats_would_round():
-    assert allocate(np.array([10**9, 2 * 10**9, 3]), 10**9).tolist() == [333333333, 666666666, 1]
+def flip_a_bit(folder):
+    content = bytearray((folder / "images-00001.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "images-00001.npy").write_bytes(content)
+
+
+def saved(array, allow_pickle=False):
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=allow_pickle)
+    return content.getvalue()
+
+
+def shard(content):
+    return lambda folder: (folder / "images-00001.npy").write_bytes(content)
+
+
+def indexed(**columns):
+    def damage(folder):
+        table = pq.read_table(folder / "index.parquet").to_pydict() | columns
+        pq.write_table(pa.table(table), folder / "index.parquet")
+
+    return damage
+
+
+DAMAGES = {
+    "no folder": shutil.rmtree,
+    "no split.json": lambda folder: (folder / "split.json").unlink(),
+    "split.json cut off": lambda folder: (folder / "split.json").write_text('{"classes": ['),
+    "split.json of a list": lambda folder: (folder / "split.json").write_text("[]"),
+    "another key": described(kind="images"),
+    "another type": described(images="10"),
+    "another size": described(image_size=[6, 8]),
+    "another number of images": described(images=11),
+    "too few shards": first_shard(),
+    "a shard outside": first_shard(file="../images-00000.npy", images=10),
+    "too few classes": described(classes=["cat"]),
+    "no shard": lambda folder: (folder / "images-00001.npy").unlink(),
+    "shard cut off": lambda folder: shard((folder / "images-00001.npy").read_bytes()[:300])(folder),
+    "empty shard": shard(b""),
+    "shard of floats": shard(saved(np.zeros((4, 8, 6, 3)))),
+    "shard of fewer images": shard(saved(np.zeros((3, 8, 6, 3), dtype=np.uint8))),
+    "shard of objects": shard(saved(np.array([{}] * 4, dtype=object), allow_pickle=True)),
+    "shard of another pixel": flip_a_bit,
+    "no index": lambda folder: (folder / "index.parquet").unlink(),
+    "index of something else": lambda folder: (folder / "index.parquet").write_bytes(b"PAR1 or not"),
+    "index without ids": lambda folder: pq.write_table(pa.table({"label": [0] * 10}), folder / "index.parquet"),
+    "an id twice": indexed(id=["same"] * 10),
+    "labels of text": indexed(label=["cat"] * 10),
+    "a label missing": indexed(label=[None, *[0] * 9]),
+    "a label below zero": indexed(label=[-1, *[0] * 9]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_split_is_refused_in_one_sentence(folder, damage):
+    damage(folder)
+    with pytest.raises(UserError) as refusal:
+        read_split(folder)
+    said = str(refusal.value)
+    assert str(folder) in said
+    assert said.endswith("; run `dvc repro` to make it again")
+    assert "\n" not in said
+
+
+def test_the_truth_is_read_in_the_order_of_the_pool(tmp_path):
+    write_truth(tmp_path / "truth.parquet", ["b", "a", "c"], np.array([3, -1, 0]))
+    truth = read_truth(tmp_path / "truth.parquet")
+    assert truth.tolist() == [3, -1, 0]
+    assert truth.dtype == np.int64
+
+
+def test_a_damaged_truth_is_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot read"):
+        read_truth(tmp_path / "truth.parquet")
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "truth.parquet")
+    with pytest.raises(UserError, match="no column label"):
+        read_truth(tmp_path / "truth.parquet")

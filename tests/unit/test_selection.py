@@ -231,10 +231,10 @@ def test_so_many_images_a_class_as_asked_for_stand_in_an_epoch(per_class):
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"per_class": 3, "balance": False}, "should have balance true where per_class is set"),
-        ({"precision": 0.9, "threshold": 0.5}, "should have threshold 0 where precision chooses it"),
-        ({"ood_neighbors": 3}, "should have ood_quantile, such as 0.95, where ood_neighbors is set"),
-        ({"kind": "hard", "target_temperature": 0.5}, "should have target_temperature 1 where kind is hard"),
+        ({"per_class": 3, "balance": False}, "must have balance true where per_class is set"),
+        ({"precision": 0.9, "threshold": 0.5}, "must have threshold 0 where precision chooses it"),
+        ({"ood_neighbors": 3}, "must have ood_quantile, such as 0.95, where ood_neighbors is set"),
+        ({"kind": "hard", "target_temperature": 0.5}, "must have target_temperature 1 where kind is hard"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(changed, sentence):

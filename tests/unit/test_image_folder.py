@@ -17,7 +17,7 @@ from test_decoding import BAD
 from noisy_student.core.errors import UserError
 from noisy_student.core.signals import Stopped
 from noisy_student.data.decoding import Preparation
-from noisy_student.data.image_folder import load_image_folder
+from noisy_student.data.image_folder import BadFraction, load_image_folder
 from noisy_student.store.splits import pixel_hash, read_split
 
 HOW = Preparation(image_size=8, resize="crop", background=0, max_megapixels=1)
@@ -281,7 +281,7 @@ def test_a_signal_ends_the_decoding_at_once(here, monkeypatch):
     signal.setitimer(signal.ITIMER_REAL, 0.3)
     try:
         with pytest.raises(Stopped):
-            load_image_folder("folder", here / "images", HOW, 0.0)
+            load_image_folder("folder", here / "images", HOW, BadFraction(0.0, "data.max_bad_fraction"))
     finally:
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - started < 10
@@ -294,4 +294,4 @@ def test_memory_and_disk_are_looked_at_first(here, monkeypatch):
 
     monkeypatch.setattr(os, "fstatvfs", lambda file: Full)
     with pytest.raises(UserError, match=r"lower data\.image_size"):
-        load_image_folder("folder", here / "images", HOW, 0.0)
+        load_image_folder("folder", here / "images", HOW, BadFraction(0.0, "data.max_bad_fraction"))
