@@ -248,10 +248,10 @@ def _check_mixtures(params: Params, recipes: dict[str, Recipe]) -> None:
 def _check_warm(params: Params, recipes: dict[str, Recipe]) -> None:
     """A student that begins with its teacher's weights is of the teacher's size."""
     for name, iteration in params.iterations.items():
-        own, teacher = (f"{recipes[model].ensemble_size} {recipes[model].model}" for model in (name, iteration.teacher))
-        if recipes[name].training.initial == "warm" and (own != teacher or recipes[name].ensemble_size > 1):
+        model, teacher = (f"{recipes[each].ensemble_size} {recipes[each].model}" for each in (name, iteration.teacher))
+        if recipes[name].training.initial == "warm" and (model != teacher or recipes[name].ensemble_size > 1):
             raise UserError(
-                f"params.yaml: iterations.{name} ({own}) cannot start from the weights of {iteration.teacher} "
+                f"params.yaml: iterations.{name} ({model}) cannot start from the weights of {iteration.teacher} "
                 f"({teacher}); both must be a single network of the same name; set "
                 f"iterations.{name}.training.initial to scratch"
             )
@@ -292,7 +292,7 @@ def _no_cycle(name: str, iterations: dict[str, IterationParams]) -> None:
     seen = [name]
     while (teacher := iterations[seen[-1]].teacher) != "iter0":
         if teacher not in iterations:
-            return  # a missing teacher, named when that iteration is looked at
+            return  # a missing teacher, named when that iteration is checked
         if teacher in seen:
             raise UserError(f"params.yaml: iterations.{name}.teacher goes in a circle: {' <- '.join([*seen, teacher])}")
         seen.append(teacher)

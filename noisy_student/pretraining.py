@@ -51,8 +51,8 @@ class PretrainingParams(SourceParams):
     # for a file without a model.json beside it: the normalization of pixels scaled to 0..1, for each channel
     mean: list[float] | None = None
     std: list[Positive] | None = None
-    image_size: int = Field(default=32, ge=4, le=1024)  # of one's own images or of such a file: pixels a side
-    validation: int = Field(default=1000, ge=1)  # images of the source that are looked at and not trained on
+    image_size: int = Field(default=32, ge=4, le=1024)  # of a user's images or of such a file: pixels a side
+    validation: int = Field(default=1000, ge=1)  # images of the source held out from training
     noise: NoiseParams = NoiseParams(operations=2, magnitude=10, crop=2, dropout=0.1)  # of a training
     training: dict[str, Any] = {}  # of a training, in place of recipes.PRETRAINING
     downloads: str | None = None
@@ -87,7 +87,7 @@ class PretrainingParams(SourceParams):
         return self.source not in self.more
 
     def reads(self) -> Path | None:
-        """The file or folder of one's own that they come from."""
+        """The user's file or folder that they come from."""
         return Path(self.path) if self.source == "file" or self.is_user_images else None
 
 
@@ -127,8 +127,8 @@ def description(params: PretrainingParams, model: str) -> dict[str, Any]:
         return _of_file(params, model)
     if params.source == "torchvision":
         transforms = _torchvision_weights(params.weights, model).transforms()
-        own = HALF if model in FROM_MINUS_ONE else (transforms.mean, transforms.std)
-        return _description(model, params.source, (transforms.crop_size * 2)[:2], *own)
+        normalization = HALF if model in FROM_MINUS_ONE else (transforms.mean, transforms.std)
+        return _description(model, params.source, (transforms.crop_size * 2)[:2], *normalization)
     config = _timm_config(params.weights, model)
     return _description(model, params.source, config.input_size[1:], config.mean, config.std)
 
@@ -219,8 +219,7 @@ def _of_file(params: PretrainingParams, model: str) -> dict[str, Any]:
         return {"source": "file", **given.model_dump()}
     if params.mean is None or params.std is None:
         raise UserError(
-            f"{weights} has no {DESCRIPTION} beside it that tells its normalization; set pretraining.mean, std and "
-            "image_size"
+            f"{weights} has no {DESCRIPTION} beside it with its normalization; set pretraining.mean, std and image_size"
         )
     return _description(model, "file", (params.image_size, params.image_size), params.mean, params.std)
 

@@ -1,6 +1,6 @@
 """Split the source into labeled, pool, calibration, validation and test images, no image in two of them.
 
-Reads   the source (an installed package, the folder of downloads, or one's own images), the corrections
+Reads   the source (an installed package, the folder of downloads, or a user's images), the corrections
 Writes  a folder for each split, the pool's true labels in a separate file, lists of unusable files (quarantine) and of
         duplicate images (left out) with their reasons, the data card, a short report
 Params  seed, data

@@ -42,7 +42,7 @@ def load_image_folder(
         )
     if scratch:
         scratch.mkdir(parents=True, exist_ok=True)
-    staging = stage(listing, how, tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115 the images' own
+    staging = stage(listing, how, tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115 closed with the images
     _check_bad_fraction(staging.quarantine, len(listing), limit, scratch)
     files = staging.files
     classes = _classes(listing, files, path)

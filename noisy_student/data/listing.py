@@ -37,14 +37,14 @@ TEXT = "string[pyarrow]"  # a third of the memory of Python's
 
 @dataclass(frozen=True)
 class Listing:
-    """The files below `root`: the usable ones in `files`, the others with a reason in `refused`."""
+    """The files below `root`: the usable ones in `files`, the others with a reason in `unusable`."""
 
     root: Path
     files: pd.DataFrame  # LISTING_COLUMNS, all text: test images first, then labeled ones, then the pool drop by drop
-    refused: pd.DataFrame  # path, reason
+    unusable: pd.DataFrame  # path, reason
 
     def __len__(self) -> int:
-        return len(self.files) + len(self.refused)
+        return len(self.files) + len(self.unusable)
 
 
 def list_folder(root: Path) -> Listing:
@@ -52,12 +52,12 @@ def list_folder(root: Path) -> Listing:
     drop."""
     if not (root / "labeled").is_dir():
         raise UserError(f"{root} has no folder labeled/ with a folder of images for each class; see data.path")
-    refused: list[tuple[str, str]] = []
-    rows = filter(None, (_row(path, problem, refused) for path, problem in files_below(root)))
+    unusable: list[tuple[str, str]] = []
+    rows = filter(None, (_row(path, problem, unusable) for path, problem in files_below(root)))
     blocks = [_typed(pd.DataFrame([], columns=list(LISTING_COLUMNS)))]
     while block := list(islice(rows, FILES_PER_BLOCK)):
         blocks.append(_typed(pd.DataFrame(block, columns=list(LISTING_COLUMNS))))
-    return _sorted(root, pd.concat(blocks, ignore_index=True), pd.DataFrame(refused, columns=["path", "reason"]))
+    return _sorted(root, pd.concat(blocks, ignore_index=True), pd.DataFrame(unusable, columns=["path", "reason"]))
 
 
 def list_manifest(path: Path) -> Listing:
@@ -82,19 +82,19 @@ def list_manifest(path: Path) -> Listing:
     reasons[table.duplicated("path") & (first_labels != table["label"])] = "listed twice, with another label"
     reasons[table["path"] == ""] = "no path"
     bad = reasons != ""
-    refused = pd.DataFrame({"path": table["path"][bad], "reason": reasons[bad]})
-    return _sorted(path.parent, table[~bad].assign(drop=""), refused)
+    unusable = pd.DataFrame({"path": table["path"][bad], "reason": reasons[bad]})
+    return _sorted(path.parent, table[~bad].assign(drop=""), unusable)
 
 
-def _row(path: str, problem: str, refused: list[tuple[str, str]]) -> tuple[str, ...] | None:
-    """The row of the file at `path` of a folder; None for one that is no image of a split, which goes to `refused`."""
+def _row(path: str, problem: str, unusable: list[tuple[str, str]]) -> tuple[str, ...] | None:
+    """The row of the file at `path` of a folder; None for one that is no image of a split, which goes to `unusable`."""
     if path == ".gitkeep":
         return None  # what keeps the empty folder in git
     split, *below = path.split("/")
     if reason := problem or _misplaced(split, below):
         if problem == LINKED and len(below) < 2:
             raise UserError(f"{path} is {LINKED}; move the images there, or name them in a manifest: see data.path")
-        refused.append((path, reason))
+        unusable.append((path, reason))
         return None
     if split != "pool":
         return path, unicodedata.normalize("NFC", below[0]), split, "", ""
@@ -150,10 +150,10 @@ def _typed(files: pd.DataFrame) -> pd.DataFrame:
     return files.astype({"split": pd.CategoricalDtype(SPLITS)} | texts)
 
 
-def _sorted(root: Path, files: pd.DataFrame, refused: pd.DataFrame) -> Listing:
+def _sorted(root: Path, files: pd.DataFrame, unusable: pd.DataFrame) -> Listing:
     files = _typed(files).astype({"label": "category", "group": "category", "drop": "category"})
     files = files.iloc[np.lexsort((files["drop"].cat.codes, files["split"].cat.codes))].reset_index(drop=True)
-    return Listing(root, files[list(LISTING_COLUMNS)], refused.sort_values("path", ignore_index=True))
+    return Listing(root, files[list(LISTING_COLUMNS)], unusable.sort_values("path", ignore_index=True))
 
 
 def _small_enough(path: Path, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:

@@ -80,7 +80,7 @@ def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
     unusable = listing.files.loc[bad, ["path"]].assign(
         sha256=found["sha256"][bad].astype(str), reason=list(reasons.values())
     )
-    quarantine = pd.concat([listing.refused.assign(sha256=""), unusable], ignore_index=True)[list(unusable)]
+    quarantine = pd.concat([listing.unusable.assign(sha256=""), unusable], ignore_index=True)[list(unusable)]
     labeled = (listing.files["split"] != "pool").to_numpy() & ~bad  # not the pool: new drops must not change `gray`
     gray = bool((found["gray_sha256"][labeled] != b"").all())
     images = Staged(file, np.flatnonzero(~bad), how.image_size, 1 if gray else CHANNELS)

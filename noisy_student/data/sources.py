@@ -35,7 +35,7 @@ class Size:
 
     shape: tuple[int, int, int]  # height, width, channels
     training: tuple[int, ...]
-    test: tuple[int, ...] | None = None  # of its own test split
+    test: tuple[int, ...] | None = None  # of the published test split
     unlabeled: int = 0
 
 
@@ -60,9 +60,9 @@ class SourceParams(Preparation):
     more: ClassVar[tuple[str, ...]] = ()  # sources of other things than images
 
     source: str  # folder, manifest, or a key of SIZES
-    path: str  # of one's own images: a folder, or a manifest of them
+    path: str  # of a user's images: a folder, or a manifest of them
     downloads: str | None  # folder of downloads; None: the user's cache folder
-    max_bad_fraction: float = Field(default=0.01, ge=0, le=1)  # of one's own files; more unusable ones stop the stage
+    max_bad_fraction: float = Field(default=0.01, ge=0, le=1)  # of a user's files; more unusable ones stop the stage
 
     @field_validator("source")
     @classmethod
@@ -188,9 +188,8 @@ def _torchvision(params: SourceParams) -> Dataset:
         unlabeled = _torchvision_part(source, "unlabeled", folder)[0] if SIZES[source].unlabeled else None
     except (OSError, RuntimeError, HTTPException, EOFError) as error:
         raise UserError(
-            f"cannot download {source} into {folder} ({one_line(error)}); "
-            f"connect to the network and try again, or set {params.section}.downloads to a folder that holds torchvision's "
-            "download"
+            f"cannot download {source} into {folder} ({one_line(error)}); connect to the network and try again, or "
+            f"set {params.section}.downloads to a folder that holds torchvision's download"
         ) from None
     return Dataset(
         **training, classes=classes, test=Images(**test), unlabeled=Images(**unlabeled) if unlabeled else None

@@ -136,9 +136,9 @@ def draw(params: SplitParams, seed: int, index: Index) -> Splits:
     """
     first, representative = np.unique(index.hashes, return_index=True, return_inverse=True)[1:]
     kept, representative = np.sort(first), first[representative]
-    own, known = kept < index.source_test, index.labels[kept] >= 0
-    training, unlabeled = kept[~own & known], kept[~own & ~known]
-    test = kept[own] if index.source_test else training
+    in_test, known = kept < index.source_test, index.labels[kept] >= 0
+    training, unlabeled = kept[~in_test & known], kept[~in_test & ~known]
+    test = kept[in_test] if index.source_test else training
 
     def count(rows: np.ndarray) -> np.ndarray:
         return np.bincount(index.labels[rows], minlength=index.classes)

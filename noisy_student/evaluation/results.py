@@ -96,8 +96,8 @@ def table(history: pd.DataFrame, summary: dict[str, Any]) -> Table:
     labels = f"{first.training_labels} training labels, {first.held_out_labels} held-out labels"
     title = f"Test accuracy by iteration ({labels})"
     distilled = summary.get("distilled", {})
-    said = "\n".join([verdict(summary), *(_distilled(name, model) for name, model in distilled.items())])
-    table = Table(title=title, caption=said, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    caption = "\n".join([verdict(summary), *(_distilled(name, model) for name, model in distilled.items())])
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
     for column in ("iteration", "model", "parameters", "accuracy", "95 %", "pool kept", "precision"):
         justify: Any = "left" if column in ("iteration", "model") else "right"

@@ -1,6 +1,6 @@
 """The models of torchvision and timm as they are built here: any channels and classes, deterministic on a GPU.
 
-The two are imported when a model of theirs is asked for, not before.
+The two are imported when one of their models is built, not before.
 """
 
 import re

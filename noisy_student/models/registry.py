@@ -174,10 +174,10 @@ def _build(
     """The model as its library builds it; rates that it cannot use are ignored, and small images are not enlarged."""
     if name.startswith("timm/"):
         return external.timm_model(name, channels, classes, dropout, stochastic_depth)
-    own = _is_builtin(name)
+    builtin = _is_builtin(name)
     model = (
         networks.build(name, channels, classes, image_size)
-        if own
+        if builtin
         else external.torchvision_model(name, channels, classes)
     )
     _set_rates(model, dropout, stochastic_depth)

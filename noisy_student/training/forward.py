@@ -50,12 +50,20 @@ def learn_all(classifier: Classifier) -> None:
 def learn_head(classifier: Classifier) -> None:
     """Train the head alone: the body is in eval mode, and only the dropout before the head is on."""
     classifier.eval().requires_grad_(False)
-    bare(classifier.network).training = True  # its own flag alone, which turns on timm's dropout before the head
+    turn_on_dropout(classifier)
+    for head in heads(classifier.network):
+        head.train().requires_grad_(True)
+
+
+def turn_on_dropout(classifier: Classifier) -> None:
+    """Put the dropout before the head into training mode, and nothing else.
+
+    Most networks have a layer for it. Those of timm apply it in `forward`, by the network's own flag.
+    """
+    bare(classifier.network).training = True
     for module in classifier.modules():
         if isinstance(module, nn.Dropout):
             module.train()
-    for head in heads(classifier.network):
-        head.train().requires_grad_(True)
 
 
 def learn_resolution(classifier: Classifier) -> None:

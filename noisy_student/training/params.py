@@ -51,17 +51,13 @@ class TrainingParams(ParamsModel):
     @model_validator(mode="after")
     def _batches_can_be_cut(self) -> "TrainingParams":
         if self.batch_size % self.accumulation:
-            raise ValueError(
-                f"must be such that accumulation {self.accumulation} divides batch_size {self.batch_size}"
-            )
+            raise ValueError(f"must be such that accumulation {self.accumulation} divides batch_size {self.batch_size}")
         if labeled_in_batch(self) < 1:
             raise ValueError(f"must leave labeled images in a batch: pool_ratio {self.pool_ratio} is too high for it")
         if labeled_in_batch(self) == self.batch_size:
             raise ValueError(f"must leave pool images in a batch: pool_ratio {self.pool_ratio} is too low for it")
         if self.batch_size // self.accumulation < 2:
-            raise ValueError(
-                f"must leave two images in each part of a batch: accumulation {self.accumulation} is high"
-            )
+            raise ValueError(f"must leave two images in each part of a batch: accumulation {self.accumulation} is high")
         return self
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ def rows(listing) -> list[tuple]:
 
 
 def reasons(listing) -> dict[str, str]:
-    return dict(listing.refused[["path", "reason"]].to_numpy())
+    return dict(listing.unusable[["path", "reason"]].to_numpy())
 
 
 def test_test_images_come_first_then_labeled_ones_then_the_pool_by_drops(folder):
@@ -121,7 +121,7 @@ def test_rows_that_cannot_be_are_refused_with_their_reason(tmp_path):
     )
     listing = list_manifest(path)
     assert len(listing) == 4
-    assert listing.refused["reason"].tolist() == [
+    assert listing.unusable["reason"].tolist() == [
         "no path",
         "listed twice, with another label",
         "a test image without a label",
