@@ -36,6 +36,7 @@ docs: $(INSTALLED)
 	python -m commands.docs
 
 configure: $(INSTALLED)
+	@test -n "$(CONFIG)" || { echo "error: CONFIG is empty; name one: make configure CONFIG=configs/folder.yaml" >&2; exit 1; }
 	@python -m commands.configure $(CONFIG)
 
 clean-work: $(INSTALLED)

@@ -46,7 +46,7 @@ def run(name: str, arguments: list[str]) -> None:
         if package not in PIPELINE:
             raise
         needs = f"error: noisy-student {name} needs {package}, which is not installed"
-        _exit(1, f"{needs}; run pip install 'noisy-student[pipeline]'")
+        _exit(1, f"{needs}; run pip install '.[pipeline]' in the project's folder")
 
 
 def _module(name: str) -> str:

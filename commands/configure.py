@@ -83,7 +83,12 @@ def _lay_over(params: Any, changes: Any, prefix: str, path: Path) -> None:
         if isinstance(value, dict) and isinstance(params.get(key), dict) and prefix + key not in ITEMS:
             _lay_over(params[key], value, f"{prefix}{key}.", path)
         else:
-            params[key] = copy.deepcopy(value)
+            params.insert(_place(params, key), key, copy.deepcopy(value))
+
+
+def _place(params: Any, key: str) -> int:
+    """Where `key` stands; a new one stands before the last, which the blank line after the section belongs to."""
+    return list(params).index(key) if key in params else max(0, len(params) - 1)
 
 
 def _yaml() -> YAML:

@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> None:
         write_csv(args.out, table)
     else:
         write_parquet(args.out, pa.Table.from_pandas(table, preserve_index=False))
-    print(f"{len(table):,} files, {(table['reason'] != '').sum():,} of them no usable image; see {args.out}")
+    unusable = int((table["reason"] != "").sum())
+    print(f"{len(table) - unusable:,} files labeled, {unusable:,} unusable; see {args.out}")
 
 
 def load_trained(model: Path | None) -> tuple[Classifier, dict[str, Any], RuntimeParams]:
@@ -61,6 +62,8 @@ def load_trained(model: Path | None) -> tuple[Classifier, dict[str, Any], Runtim
         threads = torch.get_num_threads()
         runtime = RuntimeParams(device="auto", precision="float32", threads=threads, deterministic=True)
         return *load_classifier(model, setup(runtime)), runtime
+    if not model and not PARAMS_FILE.exists():
+        raise UserError(f"there is no {PARAMS_FILE} here that names a model; add --model and a model's folder")
     params = ParamsFile()
     runtime = params.section("runtime", RuntimeParams)
     return *load_classifier(model or Path("models") / params.section("current", str), setup(runtime)), runtime

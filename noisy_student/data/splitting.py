@@ -91,6 +91,7 @@ def plan(
         raise UserError(
             "params.yaml: data.test was null and this source has no test split; set it to a number of images"
         )
+    _check_held_out(params, int(left.sum()), source_test is None)
     source = left if source_test is None else source_test
     wanted = int(source.sum()) if params.test is None else params.test
     planned = {"test": _allocated("test", wanted, source)}
@@ -110,7 +111,8 @@ def plan(
     pool = int(left.sum()) + unlabeled
     if not pool:
         raise UserError(
-            "params.yaml: data leaves no image for the pool; lower data.labeled_per_class, or add images without labels"
+            "params.yaml: data leaves no image for the pool; add images without labels (of a folder: in pool/), or "
+            "lower data.labeled_per_class"
         )
     _check_enough("pool", params.pool or 1, pool, "images")
     return planned
@@ -259,6 +261,21 @@ def _shuffled(pool: np.ndarray, index: Index, seed: int) -> np.ndarray:
 def _allocated(name: str, wanted: int, counts: np.ndarray) -> np.ndarray:
     _check_enough(name, wanted, int(counts.sum()), "labeled images")
     return allocate(counts, wanted)
+
+
+def _check_held_out(params: SplitParams, labels: int, draws_test: bool) -> None:
+    """Raise `UserError` where the splits hold out as many images as have `labels`, or more, with numbers that fit."""
+    names = ["test", *STRATIFIED] if draws_test else list(STRATIFIED)
+    wanted = {name: getattr(params, name) or 0 for name in names}
+    if labels and sum(wanted.values()) >= labels:
+        half = {name: max(1, labels // 2 * count // sum(wanted.values())) for name, count in wanted.items()}
+        asked, fitting = (
+            ", ".join(f"data.{name} {count:,}" for name, count in each.items()) for each in (wanted, half)
+        )
+        raise UserError(
+            f"params.yaml: {asked} hold out all {labels:,} labeled images, and none is left to train on; lower them, "
+            f"for example to {fitting}"
+        )
 
 
 def _check_enough(key: str, wanted: int, left: int, what: str) -> None:

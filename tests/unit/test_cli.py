@@ -73,7 +73,7 @@ def test_a_missing_package_of_the_pipeline_is_named_with_its_extra(missing, pack
     said = capsys.readouterr().err
     assert said == (
         f"error: noisy-student plan needs {package}, which is not installed; "
-        "run pip install 'noisy-student[pipeline]'\n"
+        "run pip install '.[pipeline]' in the project's folder\n"
     )
 
 

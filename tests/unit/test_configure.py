@@ -1,4 +1,5 @@
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,11 @@ def overlay(tmp_path: Path, text: str) -> Path:
     return path
 
 
+def comments(text: str) -> set[str]:
+    """What stands behind each # of a YAML text."""
+    return {line.partition("#")[2].strip() for line in text.splitlines() if "#" in line}
+
+
 def test_the_defaults_come_back_byte_for_byte_and_are_what_the_repository_runs(tmp_path):
     text = (ROOT / "configs/default.yaml").read_bytes()
     assert configure.dumped(configure.composed(None)) == text
@@ -30,8 +36,21 @@ def test_an_overlay_has_only_what_differs_and_keeps_the_comments(path):
     assert named
     assert configure.differences(defaults, wanted)
     text = configure.dumped(configure.composed(path)).decode()
-    assert "# images a step, labeled and pool together" in text
+    assert comments(configure.dumped(configure.composed(None)).decode()) <= comments(text)
     assert yaml.safe_load(text) == wanted
+
+
+def test_a_new_key_stands_inside_its_section(tmp_path):
+    text = configure.dumped(configure.composed(overlay(tmp_path, "pretraining: {noise: {crop: 2}}"))).decode()
+    pretraining = next(part for part in text.split("\n\n") if part.startswith("pretraining:"))
+    assert "crop: 2" in pretraining
+    assert "\n\nnoise:" in text
+
+
+def test_make_configure_needs_a_file():
+    made = subprocess.run(["make", "-C", ROOT, "configure", "CONFIG="], capture_output=True, text=True)
+    assert made.returncode != 0
+    assert "name one: make configure CONFIG=configs/folder.yaml" in made.stderr
 
 
 def test_it_says_what_it_changed(tmp_path, monkeypatch, capsys):

@@ -35,6 +35,16 @@ def here(tmp_path, monkeypatch, make_split, runtime):
     return tmp_path
 
 
+def test_without_params_a_model_must_be_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(SystemExit):
+        predict.main(["photos", "labels.csv"])
+    assert (
+        "there is no params.yaml here that names a model; add --model and a model's folder" in capsys.readouterr().err
+    )
+
+
 @pytest.mark.usefixtures("torch_settings")
 def test_every_file_of_a_folder_gets_a_row(here, make_split, runtime, capsys):
     (here / "photos/notes.txt").write_text("no image")
@@ -47,7 +57,7 @@ def test_every_file_of_a_folder_gets_a_row(here, make_split, runtime, capsys):
     classifier, _ = load_classifier(here / "models/iter1", torch.device("cpu"))
     expected = logits_of(classifier, make_split(0, 20).images(), runtime).argmax(axis=1)
     assert images["label"].tolist() == [("zero", "one", "two")[k] for k in expected]
-    assert "21 files, 1 of them no usable image; see labels.csv" in capsys.readouterr().out
+    assert "20 files labeled, 1 unusable; see labels.csv" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("torch_settings")

@@ -125,9 +125,9 @@ def test_a_copy_without_a_label_is_dropped_without_a_conflict():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"test": 41}, r"data\.test was 41; only 40 "),
+        ({"test": 41}, r"data\.test 41, data\.calibration 3, data\.validation 4 hold out all 40 labeled images"),
         ({"labeled_per_class": 19}, r"data\.labeled_per_class was 19; only 18 "),
-        ({"calibration": 33}, r"data\.calibration was 33; only 32 "),
+        ({"calibration": 33}, r"lower them, for example to data\.test 1, data\.calibration 16, data\.validation 1"),
         ({"validation": 30}, r"data\.validation was 30; only 29 "),
         ({"pool": 26}, r"data\.pool was 26; only 25 "),
         ({"validation": 29}, "leaves no image for the pool"),
