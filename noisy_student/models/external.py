@@ -110,6 +110,21 @@ def timm_names(name: str, tag: str, path: str) -> dict[str, Tensor]:
     )
 
 
+def named_in_order(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` of the model `timm/<name>` from another implementation of it, under timm's names.
+
+    The two list their tensors in the same order. Raises `ValueError` where one has another shape.
+    """
+    from noisy_student.core import torchvision_compat
+
+    wanted = torchvision_compat.timm().create_model(name.removeprefix("timm/")).state_dict()
+    renamed = dict(zip(wanted, tensors.values(), strict=True))
+    for key, tensor in renamed.items():
+        if tensor.shape != wanted[key].shape:
+            raise ValueError(f"{key} has shape {tuple(tensor.shape)} instead of {tuple(wanted[key].shape)}")
+    return renamed
+
+
 def load_tensors(model: nn.Module, tensors: dict[str, Tensor], strict: bool = True) -> list[str]:
     """Like `load_state_dict`, but also for plain dicts. It adds the layers' version numbers, which some models check.
 

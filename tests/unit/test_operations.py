@@ -17,6 +17,7 @@ from noisy_student.training.augmentation.operations import (
     cutout,
     jitter,
     randaugment,
+    resized_crop,
 )
 
 FILL = 77
@@ -233,3 +234,15 @@ def test_erase_fills_a_square_around_its_center_and_nothing_else(images, side):
         expected[:, max(0, top) : top + side, max(0, left) : left + side] = FILL
         assert np.array_equal(result, expected)
         assert (result[:, center[i, 0], center[i, 1]] == FILL).all()
+
+
+def test_a_resized_crop_is_torchvisions(images):
+    height, width = images.shape[2:]
+    box = np.array([[0, 0, height, width], [5, 3, 20, 24], [height - 7, width - 9, 7, 9], [4, 0, 1, 1]] * 6)
+    crop = torchvision.transforms.v2.functional.resized_crop
+    expected = torch.stack(
+        [crop(image, *each.tolist(), [height, width]) for image, each in zip(images, box, strict=True)]
+    )
+    difference = (resized_crop(images, box).int() - expected.int()).abs()
+    assert difference.max() <= 1
+    assert torch.equal(resized_crop(images, box)[0], images[0])

@@ -18,6 +18,7 @@ from noisy_student.training.augmentation.policy import (
     apply,
     augment,
     draw,
+    draw_boxes,
     scales,
     strengths,
 )
@@ -32,6 +33,7 @@ STRONG = {
     "fill": 128,
     "affine": 9.0,
     "jitter": 9.0,
+    "resized_crop": 0.3,
 }
 TORCHVISION = {
     name: "".join(word.capitalize() for word in name.split("_")) for name in OPERATIONS if name != "autocontrast"
@@ -274,6 +276,26 @@ def test_draw_for_another_number_of_images_is_refused(images):
         apply(images, draw(NoiseParams.none(), 3, (8, 8), rng()), NoiseParams.none())
 
 
-def test_weak_noise_is_crop_and_flip_alone():
+def test_weak_noise_is_crops_and_flip_alone():
     weak = make(**STRONG, mix="mixup", dropout=0.5, stochastic_depth=0.5).weak()
-    assert weak == NoiseParams.none().model_copy(update={key: STRONG[key] for key in ("crop", "flip", "fill")})
+    assert weak == NoiseParams.none().model_copy(
+        update={key: STRONG[key] for key in ("crop", "resized_crop", "flip", "fill")}
+    )
+
+
+@pytest.mark.parametrize("size", [(224, 224), (28, 28)])
+def test_parts_of_an_image_lie_inside_it_and_have_the_share_and_ratio_of_torchvisions(size):
+    boxes = draw_boxes(0.25, 5000, size, rng())
+    top, left, height, width = boxes.T
+    assert (boxes[:, :2] >= 0).all()
+    assert (top + height <= size[0]).all()
+    assert (left + width <= size[1]).all()
+    crop = torchvision.transforms.v2.RandomResizedCrop(8, scale=(0.25, 1.0))
+    torch.manual_seed(0)
+    theirs = [crop.make_params([torch.zeros(1, *size)]) for _ in range(2000)]
+    for mine, name in ((height, "height"), (width, "width"), (top, "top"), (left, "left")):
+        reference = np.array([each[name] for each in theirs])
+        assert abs(mine.mean() - reference.mean()) < 4 * reference.std() / np.sqrt(2000) + 1
+        assert np.allclose(
+            np.quantile(mine, [0.1, 0.5, 0.9]), np.quantile(reference, [0.1, 0.5, 0.9]), atol=0.06 * max(size)
+        )

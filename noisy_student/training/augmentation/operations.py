@@ -74,6 +74,29 @@ def jitter(images: Tensor, factor: np.ndarray) -> Tensor:
     return _whole(changed)
 
 
+def resized_crop(images: Tensor, box: np.ndarray) -> Tensor:
+    """The part of each image in its `box`, enlarged to the whole by bilinear interpolation.
+
+    box: int64 (N,4), top, left, height and width in pixels, inside the image.
+    """
+    h, w = images.shape[2:]
+    top, left, height, width = _on(images.device, box.astype(np.float32)).T[..., None]  # (N,1) each
+    ys = _places(h, top, height, images.device)  # (N,H)
+    xs = _places(w, left, width, images.device)
+    grid = torch.stack(torch.broadcast_tensors(xs[:, None, :], ys[:, :, None]), dim=3)  # (N,H,W,2)
+    return F.grid_sample(images.float(), grid, "bilinear", "border", align_corners=False).add_(0.5).to(torch.uint8)
+
+
+def _places(side: int, start: Tensor, length: Tensor, device: torch.device) -> Tensor:
+    """Where `side` pixels are taken that show the `length` pixels from `start` on: (N,side), as grid_sample counts.
+
+    start, length: (N,1). Nothing outside those pixels is taken: the outermost ones are repeated.
+    """
+    centers = (torch.arange(side, device=device) + 0.5) * (length / side)  # (N,side), in pixels
+    inside = torch.minimum(centers.clamp(min=0.5), length - 0.5)
+    return (start + inside) * (2 / side) - 1
+
+
 def crop_and_flip(images: Tensor, shift: np.ndarray, mirrored: np.ndarray, fill: int) -> Tensor:
     """Crop each image `shift` (N,2) pixels down and right of its corner, then mirror it left-right where `mirrored`.
 

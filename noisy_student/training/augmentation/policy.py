@@ -7,7 +7,7 @@ are applied to the whole batch on its device. So the same draw gives the same im
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,9 +24,11 @@ from noisy_student.training.augmentation.operations import (
     cutout,
     jitter,
     randaugment,
+    resized_crop,
 )
 
 JITTER_REACH = 0.9  # the most that a factor differs from 1, at magnitude 30; as in RandAugment's color
+TRIES = 10  # at a part of an image that lies inside it
 CPU_VALUES = 2**21  # uint8 values processed at once; with more, a CPU spends its time on allocating memory
 
 
@@ -46,6 +48,8 @@ class NoiseParams(ParamsModel):
     # the amounts of RandAugment's operations at this magnitude (0: off)
     jitter: float = Field(default=0.0, ge=0, le=30)  # every image's brightness, contrast and color, in the same way
     crop: int = Field(default=0, ge=0, le=1024)  # random crop after padding by so many pixels on each side (0: off)
+    resized_crop: float = Field(default=0.0, ge=0, le=1)  # a random part of the image, enlarged to the whole: its least
+    # share of the area, such as 0.25 (0: off); its sides' ratio is from 3/4 to 4/3 (Szegedy et al. 2015, section 6)
     flip: bool = False  # mirror left-right with probability 1/2
     cutout: float = Field(default=0.0, ge=0, le=1)  # side of the erased square, a fraction of the image's shorter one
     fill: int = Field(default=0, ge=0, le=255)  # gray value of what a move or a cutout uncovers
@@ -68,8 +72,9 @@ class NoiseParams(ParamsModel):
         return cls()
 
     def weak(self) -> "NoiseParams":
-        """Crop and flip alone, the weak noise of consistency objectives (Sohn et al. 2020, section 2.2)."""
-        return NoiseParams.none().model_copy(update={"crop": self.crop, "flip": self.flip, "fill": self.fill})
+        """Crops and flip alone, the weak noise of consistency objectives (Sohn et al. 2020, section 2.2)."""
+        kept = ("crop", "resized_crop", "flip", "fill")
+        return NoiseParams.none().model_copy(update={name: getattr(self, name) for name in kept})
 
 
 class Scale(NamedTuple):
@@ -135,6 +140,7 @@ class Draw:
     center: np.ndarray  # int64 (N,2): row and column of the erased square's center
     affine: np.ndarray  # float64 (N,6): see operations.affine
     jitter: np.ndarray  # float64 (N,3): see operations.jitter
+    box: np.ndarray  # int64 (N,4): top, left, height, width of the resized crop
 
     def rows(self, index: slice | np.ndarray) -> "Draw":
         """The draw of the images at `index`."""
@@ -146,6 +152,7 @@ class Draw:
             center=self.center[index],
             affine=self.affine[index],
             jitter=self.jitter[index],
+            box=self.box[index],
         )
 
     @classmethod
@@ -159,6 +166,7 @@ class Draw:
             center=np.concatenate([draw.center for draw in draws]),
             affine=np.concatenate([draw.affine for draw in draws]),
             jitter=np.concatenate([draw.jitter for draw in draws]),
+            box=np.concatenate([draw.box for draw in draws]),
         )
 
 
@@ -185,7 +193,25 @@ def draw(params: NoiseParams, count: int, size: tuple[int, int], generator: np.r
     operation = generator.integers(len(OPERATIONS), size=(params.operations, count))
     side = generator.integers(2, size=operation.shape)
     strength = strengths(params.magnitude, size)[operation, side]
-    return Draw(operation, strength, shift, mirrored & params.flip, center, affine, jitter)
+    box = draw_boxes(params.resized_crop or 1.0, count, size, generator.spawn(1)[0])
+    return Draw(operation, strength, shift, mirrored & params.flip, center, affine, jitter, box)
+
+
+def draw_boxes(least: float, count: int, size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
+    """Random parts of images of `size` (H,W): top, left, height and width, int64 (count,4).
+
+    A part has from `least` to 1 of the area and a ratio of its sides from 3/4 to 4/3, as torchvision's
+    RandomResizedCrop draws it. The first of TRIES that lies inside the image is taken. If none does,
+    as happens for images that are no squares, it is the whole image.
+    """
+    area = size[0] * size[1] * generator.uniform(least, 1, (count, TRIES))
+    ratio = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3), (count, TRIES)))
+    sides = np.stack([np.sqrt(area / ratio), np.sqrt(area * ratio)], axis=2).round().astype(np.int64)  # (count,TRIES,2)
+    inside: Any = ((sides >= 1) & (sides <= size)).all(axis=2)  # bool (count,TRIES)
+    first = sides[np.arange(count), inside.argmax(axis=1)]
+    kept = np.where(inside.any(axis=1)[:, None], first, size)
+    corner = np.floor(generator.random((count, 2)) * (np.array(size) - kept + 1)).astype(np.int64)
+    return np.concatenate([corner, kept], axis=1)
 
 
 def apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
@@ -214,6 +240,8 @@ def _apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
         images = affine(images, draw.affine, params.fill)
     if params.jitter:
         images = jitter(images, draw.jitter)
+    if params.resized_crop:
+        images = resized_crop(images, draw.box)
     if params.crop or params.flip:
         images = crop_and_flip(images, draw.shift, draw.mirrored, params.fill)
     if params.cutout:

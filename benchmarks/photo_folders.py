@@ -1,0 +1,65 @@
+"""Photographs as an ordinary folder of JPEG files, from the Parquet files that hold their bytes.
+
+    python -m benchmarks.photo_folders clothing SOURCE FOLDER [--labels 20] [--draw 0]
+    python -m benchmarks.photo_folders tiles SOURCE FOLDER [--labels 15]
+
+SOURCE has clothing.parquet (path, split, label, jpeg) and tiles.parquet (path, label, jpeg). That many images of each
+class, drawn anew for each draw, become labeled/<class>/, the other ones pool/. The test split of clothing is that of
+its table, whose validation split is left out. A fourth of the tiles of each class is the test split in all draws.
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from noisy_student.core.errors import UserError, cli_main
+from noisy_student.core.randomness import generator
+
+SETS = ("clothing", "tiles")
+TEST_SHARE = 0.25  # of the tiles of each class
+
+
+@cli_main
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=SETS)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--labels", type=int, default=20, help="labeled images of each class, or half of them")
+    parser.add_argument("--draw", type=int, default=0, help="which draw of the labels")
+    args = parser.parse_args(argv)
+    if args.folder.exists():
+        raise UserError(f"{args.folder} is there, and its images would mix with these; remove it")
+    table = pq.read_table(args.source / f"{args.name}.parquet").to_pandas()
+    if args.name == "clothing":
+        table = table[table["split"] != "validation"].reset_index(drop=True)
+    for number, image in enumerate(drawn(args.name, table, args.labels, args.draw).itertuples()):
+        folder = args.folder / (image.part if image.part == "pool" else f"{image.part}/{image.label}")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:05}.jpg").write_bytes(image.jpeg)
+
+
+def drawn(name: str, table: pd.DataFrame, labels: int, draw: int) -> pd.DataFrame:
+    """`table` with a column part: labeled, pool or test. Of a class of few images at most half are labeled."""
+    test = table["split"] == "test" if name == "clothing" else drawn_test(table["label"])
+    part = pd.Series(np.where(test, "test", "pool"), index=table.index)
+    for label, rows in table.index[~test].groupby(table["label"][~test]).items():
+        order = generator(draw, f"labels of {label}").permutation(rows)
+        part[order[: min(labels, len(order) // 2)]] = "labeled"
+    return table.assign(part=part)
+
+
+def drawn_test(labels: pd.Series) -> pd.Series:
+    """Whether an image is in the test split: TEST_SHARE of each class."""
+    test = pd.Series(False, index=labels.index)
+    for label, rows in labels.index.groupby(labels).items():
+        order = generator(0, f"test of {label}").permutation(rows)
+        test[order[: round(TEST_SHARE * len(order))]] = True
+    return test
+
+
+if __name__ == "__main__":
+    main()
