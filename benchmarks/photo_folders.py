@@ -19,6 +19,7 @@ from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.randomness import generator
 
 SETS = ("clothing", "tiles")
+PARTS = ("labeled", "pool", "test")
 TEST_SHARE = 0.25  # of the tiles of each class
 
 
@@ -31,8 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--labels", type=int, default=20, help="labeled images of each class, or half of them")
     parser.add_argument("--draw", type=int, default=0, help="which draw of the labels")
     args = parser.parse_args(argv)
-    if args.folder.exists():
-        raise UserError(f"{args.folder} is there, and its images would mix with these; remove it")
+    if there := [part for part in PARTS if (args.folder / part).exists()]:
+        raise UserError(f"{args.folder / there[0]} is there, and its images would mix with these; remove it")
     table = pq.read_table(args.source / f"{args.name}.parquet").to_pandas()
     if args.name == "clothing":
         table = table[table["split"] != "validation"].reset_index(drop=True)
