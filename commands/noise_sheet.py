@@ -1,8 +1,8 @@
 """What noise does to your images at rising magnitude, as one picture: python -m commands.noise_sheet OUT
 
-A row for each operation of RandAugment, for affine and jitter, crop, flip, cutout and the three ways to mix two images.
+A row for each operation of RandAugment, for affine and jitter, the two crops, flip, cutout and the three ways to mix.
 From left to right, the magnitude goes from 0 to 30. Noise without a magnitude goes up to a quarter of the side (crop),
-half of the side (cutout) or half of the image (mixing). A flip is shown from the middle on.
+half of the side (resized crop, cutout) or half of the image (mixing). A flip is shown from the middle on.
 """
 
 from argparse import ArgumentParser
@@ -26,6 +26,7 @@ from noisy_student.training.augmentation.operations import (
     cutout,
     jitter,
     randaugment,
+    resized_crop,
 )
 from noisy_student.training.augmentation.policy import JITTER_REACH, affine_reach, strengths
 
@@ -64,6 +65,7 @@ def sheet(two: Tensor, fill: int = 0) -> Image.Image:
     rows["affine"] = lambda share: affine(two[:1], share * AMOUNT * affine_reach(size)[None], fill)
     rows["jitter"] = lambda share: jitter(two[:1], 1 + share * FACTOR * JITTER_REACH)
     rows["crop"] = lambda share: cropped(two, share / 4, False, fill)
+    rows["resized crop"] = lambda share: enlarged(two, 1 - share / 2)
     rows["flip"] = lambda share: cropped(two, 0, share >= 0.5, fill)
     rows["cutout"] = lambda share: with_cutout(two, share / 2, fill)
     for name in MASKS:
@@ -83,6 +85,13 @@ def cropped(two: Tensor, fraction: float, mirrored: bool, fill: int) -> Tensor:
     """The first image cut out that fraction of its sides further down and right, and mirrored if so asked."""
     shift = np.round(fraction * np.array([two.shape[2:]])).astype(np.int64)
     return crop_and_flip(two[:1], shift, np.array([mirrored]), fill)
+
+
+def enlarged(two: Tensor, fraction: float) -> Tensor:
+    """The middle of the first image, that fraction of its sides, enlarged to the whole."""
+    size = np.array(two.shape[2:])
+    kept = np.maximum(1, np.round(fraction * size)).astype(np.int64)
+    return resized_crop(two[:1], np.concatenate([(size - kept) // 2, kept])[None])
 
 
 def with_cutout(two: Tensor, fraction: float, fill: int) -> Tensor:

@@ -105,7 +105,7 @@ class PretrainingParams(SourceParams):
 
     def reads(self) -> Path | None:
         """The user's file or folder that they come from."""
-        return Path(self.path) if self.source == "file" or self.is_user_images else None
+        return Path(self.path) if self.source == "file" else self.user_path()
 
 
 def labeled_images(params: PretrainingParams, seed: int, scratch: Path) -> tuple[Split, Split]:

@@ -56,7 +56,7 @@ def main(
         labels[list(corrected)] = list(corrected.values())
         if data.near_duplicates:
             splits = splits.without(leaks(images, splits.rows, data.near_duplicates))
-            say_near_duplicates(splits.near, labels)
+            print(splitting.near_duplicates_sentence(splits.near, labels))
         splitting.check_every_class_has_labels(splits, labels, dataset.classes)
 
         for name, rows in splits.rows.items():
@@ -74,16 +74,6 @@ def main(
         write_csv(quarantine, tables["quarantine"])
         write_csv(left_out, tables["left_out"])
         write_json(report, figures)
-
-
-def say_near_duplicates(near: splitting.Near, labels: np.ndarray) -> None:
-    """Print how many images were left out, labeled ones and others, where any were; `labels` (N,), -1 where unknown."""
-    if near:
-        labeled = int((labels[list(near)] >= 0).sum())
-        print(
-            f"{len(near):,} images left out as near-duplicates of others, {labeled:,} of them labeled; the data card "
-            "shows them, and data.near_duplicates says how alike they must be"
-        )
 
 
 def index_of_split(

@@ -26,6 +26,7 @@ from noisy_student.data.splitting import SplitParams, plan
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DIGIT_NAMES = tuple("0123456789")
+READS_PATH = frozenset(LISTS)  # sources that read `path`
 DIGITS = ("mnist_5k", "torchvision/SVHN")  # sources of digits, which are not flipped
 
 
@@ -107,8 +108,8 @@ class SourceParams(Preparation):
         return values | {"image_size": self.shape()[0]}
 
     def user_path(self) -> Path | None:
-        """The path of a user's images; None for other sources."""
-        return Path(self.path) if self.is_user_images else None
+        """The file or folder that the source reads; None for sources that read none of the user's."""
+        return Path(self.path) if self.source in READS_PATH else None
 
     def download_folder(self) -> Path:
         """Where downloads are kept."""

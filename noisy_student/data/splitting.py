@@ -197,6 +197,15 @@ def left_out(splits: Splits, labels: np.ndarray, ids: pd.Series, classes: list[s
     return table[["id", "label", "why", "like", "like_label", "agreement"]]
 
 
+def near_duplicates_sentence(near: Near, labels: np.ndarray) -> str:
+    """How many images were left out as near-duplicates, and how many of them have one of `labels` (N,), -1: none."""
+    labeled = int((labels[list(near)] >= 0).sum()) if near else 0
+    return (
+        f"{len(near):,} images left out as near-duplicates of others, {labeled:,} of them labeled; "
+        "data.near_duplicates sets how alike they must be"
+    )
+
+
 def report(splits: Splits, labels: np.ndarray, classes: list[str]) -> dict[str, Any]:
     """The counts of a data report; `labels` (N,) as in `draw`."""
     known = {name: labels[rows][labels[rows] >= 0] for name, rows in splits.rows.items()}

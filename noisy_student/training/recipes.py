@@ -11,16 +11,9 @@ from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.objectives import OBJECTIVES, check_objective
 from noisy_student.training.params import TRANSFER, DistillationParams, Recipe, TrainingParams
 
-STUDENTS_ALONE = frozenset(  # options of training that mean nothing without a pool or a teacher
-    {
-        "pool_ratio",
-        "pool_weight",
-        "objective",
-        "consistency_threshold",
-        "consistency_temperature",
-        "finetune",
-    }
-)
+OF_SOME_OBJECTIVES = frozenset(option for each in OBJECTIVES.values() for option in each.options)
+STUDENTS_ALONE = OF_SOME_OBJECTIVES | {"pool_ratio", "pool_weight", "objective", "finetune"}  # options of training that
+# mean nothing without a pool or a teacher
 PRETRAINING: dict[str, Any] = {  # of pretrained weights, from scratch
     "steps": 2000,
     "batch_size": 128,
@@ -116,8 +109,7 @@ def _on_labels_alone(training: TrainingParams) -> TrainingParams:
 def _check_idle_options(training: TrainingParams, named: dict[str, Any], key: str) -> None:
     """Raise `UserError` where a student's section sets an option that another option makes useless."""
     idle = {"pool_ratio": "finetune", "pool_weight": "finetune"} if training.finetune else {}
-    if not OBJECTIVES[training.objective].online_labels:
-        idle |= {"consistency_threshold": "objective", "consistency_temperature": "objective"}
+    idle |= dict.fromkeys(OF_SOME_OBJECTIVES.difference(OBJECTIVES[training.objective].options), "objective")
     if wrong := idle.keys() & named.keys():
         option = min(wrong)
         raise UserError(

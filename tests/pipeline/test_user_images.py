@@ -14,7 +14,7 @@ from test_dvc import TINY, Project, stages_run
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-KEPT = ("data.labeled_per_class", "data.pool", "pseudo_labels.precision")  # what configs/folder.yaml says itself
+KEPT = ("data.labeled_per_class", "data.pool")  # what configs/folder.yaml says itself
 OWN = {key: value for key, value in TINY.items() if key not in KEPT}
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def project(tmp_path_factory) -> Project:
     folder, (digits, classes) = made.folder, load_digits(n_class=2, return_X_y=True)
     walk = re.search(r"## Your own images\n\n((?: {4}.+\n)+)", README)[1]
     lines = [line.split("  #")[0].strip() for line in walk.splitlines()]
-    assert [line.split()[0] for line in lines] == ["mkdir", "make", "make", ".venv/bin/python"]
+    assert [line.split()[0] for line in lines] == ["mkdir", "make", "make", "git", ".venv/bin/python"]
     made.params("configs/folder.yaml", OWN)
     installed(made.folder / ".venv")
     made.run("sh", "-c", lines[0])
@@ -46,8 +46,8 @@ def project(tmp_path_factory) -> Project:
     made.commit()
     made.run("sh", "-c", lines[1])
     made.said = made.run("sh", "-c", lines[2])
-    made.predict = lines[3]
-    made.commit()
+    made.run("sh", "-c", lines[3])
+    made.predict = lines[4]
     made.run("dvc", "push")
     return made
 

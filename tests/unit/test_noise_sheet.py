@@ -12,7 +12,7 @@ from noisy_student.training.augmentation.mixing import MASKS
 from noisy_student.training.augmentation.operations import OPERATIONS
 from noisy_student.training.augmentation.policy import scales
 
-ROWS = len(OPERATIONS) + 5 + len(MASKS)  # affine, jitter, crop, flip and cutout stand between them
+ROWS = len(OPERATIONS) + 6 + len(MASKS)  # affine, jitter, two crops, flip and cutout stand between them
 
 
 @pytest.fixture

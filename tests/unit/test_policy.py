@@ -114,6 +114,7 @@ OFF = [
     {"magnitude": 5.0},
     {"affine": 0.0},
     {"jitter": 0.0},
+    {"resized_crop": 0.0},
 ]
 
 
@@ -124,7 +125,7 @@ def test_switching_one_option_off_changes_the_result_and_no_other_option_s_draw(
     one, other = draw(with_it, 50, (8, 8), rng()), draw(without, 50, (8, 8), rng())
     same = {name: np.array_equal(getattr(one, name), getattr(other, name)) for name in vars(one)}
     touched = {"operations": {"operation", "strength"}, "crop": {"shift"}, "flip": {"mirrored"}, "cutout": set()}
-    touched |= {"affine": {"affine"}, "jitter": {"jitter"}}
+    touched |= {"affine": {"affine"}, "jitter": {"jitter"}, "resized_crop": {"box"}}
     assert {name for name, equal in same.items() if not equal} == touched.get(*option, {"strength"})
 
 

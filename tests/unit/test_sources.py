@@ -217,7 +217,10 @@ def test_a_value_out_of_range_is_refused_by_its_key(change):
         ({"test": 5001}, r"data\.test 5,001, .* hold out all 5,000 labeled images"),
         ({"source": "torchvision/SVHN", "labeled_per_class": 4660}, "only 4,659 images of the smallest class"),
         ({"source": "fashion_mnist", "test": 10001}, "only 10,000 "),
-        ({"source": "torchvision/STL10", "validation": 4900}, r"data\.validation 4,900 hold out all 5,000 labeled images"),
+        (
+            {"source": "torchvision/STL10", "validation": 4900},
+            r"data\.validation 4,900 hold out all 5,000 ",
+        ),
         ({"source": "torchvision/STL10", "pool": 104_701}, "only 104,700 images"),
     ],
 )

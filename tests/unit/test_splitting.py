@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noisy_student.core.errors import UserError
-from noisy_student.data.splitting import Index, SplitParams, Splits, allocate, plan, report
+from noisy_student.data.splitting import Index, SplitParams, Splits, allocate, near_duplicates_sentence, plan, report
 from noisy_student.data.splitting import draw as draw_from
 
 NAMES = {"test", "labeled", "calibration", "validation", "pool"}
@@ -172,3 +172,9 @@ def test_the_report_states_training_and_held_out_labels_apart():
 
 def test_allocation_stays_exact_where_floats_would_round():
     assert allocate(np.array([10**9, 2 * 10**9, 3]), 10**9).tolist() == [333333333, 666666666, 1]
+
+
+def test_near_duplicates_are_counted_with_the_labeled_ones_among_them():
+    said = near_duplicates_sentence({1: (0, 0.99), 3: (2, 0.97)}, np.array([0, 1, 0, -1]))
+    assert said.startswith("2 images left out as near-duplicates of others, 1 of them labeled")
+    assert near_duplicates_sentence({}, np.array([0])).startswith("0 images left out")
