@@ -17,6 +17,7 @@ from noisy_student.core.errors import UserError
 from noisy_student.core.files import digest, read_json
 from noisy_student.core.provenance import ROOT
 from noisy_student.core.torchvision_compat import timm, torchvision
+from noisy_student.data import sources
 from noisy_student.models.checkpoint import load_model
 from noisy_student.models.classifier import Classifier, load_classifier, new_classifier
 from noisy_student.models.external import load_tensors
@@ -41,6 +42,14 @@ def test_a_source_is_parted_into_what_is_trained_on_and_what_is_looked_at(tmp_pa
     assert training.images().shape == (4950, 28, 28, 1)
     again, other = (labeled_images(given, seed, tmp_path)[1].ids.tolist() for seed in (3, 4))
     assert again == validation.ids.tolist() != other
+
+
+def test_what_the_weights_come_from_is_an_input(monkeypatch):
+    mine = {"path": "mine", "models": ["cnn_4"]}
+    assert params(source="file", **mine).reads() == params(source="folder", **mine).reads() == Path("mine")
+    assert params(source="mnist_5k", **mine).reads() is None
+    monkeypatch.setattr(sources, "READS_PATH", frozenset({"mnist_5k"}))
+    assert params(source="mnist_5k", **mine).reads() == Path("mine")
 
 
 def test_more_to_look_at_than_there_is_is_refused(tmp_path):

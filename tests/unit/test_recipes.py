@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from typing import get_args
 
 import pytest
@@ -8,9 +9,10 @@ from noisy_student.core.config import overlay
 from noisy_student.core.errors import UserError
 from noisy_student.models.prediction import TTA, LabelingParams
 from noisy_student.training.augmentation.policy import NoiseParams
-from noisy_student.training.objectives import check_objective
+from noisy_student.training.objectives import OBJECTIVES, check_objective
 from noisy_student.training.params import labeled_in_batch
 from noisy_student.training.recipes import (
+    OF_SOME_OBJECTIVES,
     STUDENTS_ALONE,
     ControlParams,
     DistillationParams,
@@ -145,6 +147,16 @@ def test_an_option_that_another_one_makes_idle_is_refused(defaults, training, se
     iteration = IterationParams(teacher="iter0", model="cnn_8", training=training)
     with pytest.raises(UserError, match=sentence):
         iteration_recipe(defaults.noise, defaults.training, iteration, "iter1")
+
+
+def test_an_option_of_an_objective_is_refused_beside_every_other_one(defaults):
+    for name, objective in OBJECTIVES.items():
+        for option in OF_SOME_OBJECTIVES if objective.of_students else ():
+            training = {"objective": name, option: getattr(defaults.training, option)}
+            iteration = IterationParams(teacher="iter0", model="cnn_8", training=training)
+            refused = pytest.raises(UserError, match=f"iter1.training.{option} has no effect with objective {name}")
+            with nullcontext() if option in objective.options else refused:
+                iteration_recipe(defaults.noise, defaults.training, iteration, "iter1")
 
 
 def test_what_only_students_have_is_not_held_against_a_teacher(defaults):

@@ -1,4 +1,5 @@
 import gzip
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
 
@@ -234,6 +235,13 @@ def test_more_than_a_source_has_is_refused_before_it_is_loaded(monkeypatch, chan
 def test_every_source_has_a_loader_and_takes_modest_sizes(source):
     assert source in LOADERS
     check_sizes(params(source=source))
+
+
+def test_a_source_that_reads_the_path_names_it(monkeypatch):
+    assert params(source="folder", path="mine").user_path() == Path("mine")
+    assert params(path="mine").user_path() is None
+    monkeypatch.setattr(sources, "READS_PATH", frozenset({"mnist_5k"}))
+    assert params(path="mine").user_path() == Path("mine")
 
 
 def test_the_sizes_are_those_published():
