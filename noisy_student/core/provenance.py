@@ -53,7 +53,7 @@ def provenance(
         if (written := path.stat().st_mtime) > time.time():
             raise UserError(f"{path.relative_to(ROOT)} is dated in the future; set the clock, or `touch` the file")
         if written > STARTED:
-            raise _changed(path.relative_to(ROOT), Path(file).stem)
+            raise _change_error(path.relative_to(ROOT), Path(file).stem)
     paths = {role: path for role, path in inputs.items() if path}
     if params:
         params.frozen = True
@@ -74,16 +74,16 @@ def check_unchanged(before: Provenance, params: ParamsFile | None) -> None:
     DVC hashes code, parameters and inputs only after a stage ends. It would record the new versions with the old
     result.
     """
-    for was, now in (
-        (before.code, lambda name: digest(ROOT / name)),
-        (before.params, lambda name: ParamsFile(params.path).section(name, Any) if params else None),
-        (before.inputs, lambda role: _manifest(before.paths[role])),
-        (before.mtimes, lambda role: _written(before.paths[role])),
+    file, path = params.path if params else Path(), before.paths.__getitem__
+    for was, now, shown in (
+        (before.code, lambda name: digest(ROOT / name), str),
+        (before.params, lambda name: ParamsFile(file).section(name, Any), lambda name: f"{name} of {file}"),
+        (before.inputs, lambda role: _manifest(path(role)), path),
+        (before.mtimes, lambda role: _written(path(role)), path),
     ):
         for name, value in was.items():
             if _or_gone(now, name) != value:
-                what = f"{name} of {params.path}" if params and was is before.params else before.paths.get(name, name)
-                raise _changed(what, before.stage)
+                raise _change_error(shown(name), before.stage)
 
 
 def check_untouched(watched: Path | None, moment: float, stage: str) -> None:
@@ -91,7 +91,7 @@ def check_untouched(watched: Path | None, moment: float, stage: str) -> None:
     1970."""
     for path in _below(watched) if watched else ():
         if _changed_at(path) > moment:
-            raise _changed(path, stage)
+            raise _change_error(path, stage)
 
 
 def _below(path: Path) -> Iterator[str]:
@@ -140,5 +140,5 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _changed(what: Path | str, stage: str) -> UserError:
+def _change_error(what: Path | str, stage: str) -> UserError:
     return UserError(f"{what} changed while {stage} ran, so the result fits neither version; run again")

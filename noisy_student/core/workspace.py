@@ -40,7 +40,7 @@ class Work:
     def __init__(self, folder: Path):
         self.folder, self.part, self.result = folder, folder / "part", folder / "result"
         self.checkpoints, self.hashes = folder / "checkpoints", folder / "hashes"
-        self.finished = self.result.exists() and self._intact()
+        self.finished = self.result.exists() and self._take_over_or_delete()
         if not self.finished:
             self.part.mkdir(parents=True, exist_ok=True)
 
@@ -77,7 +77,8 @@ class Work:
                 (temporary / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self.result / file, temporary / file)
 
-    def _intact(self) -> bool:
+    def _take_over_or_delete(self) -> bool:
+        """Say whether the result there is taken over, and delete a damaged one. Returns whether it is taken over."""
         if _hashes(self.result) == _recorded(self.folder / "hashes.json"):
             print(f"taking over the finished result in {self.result}; `make clean-work` removes it", flush=True)
             return True
