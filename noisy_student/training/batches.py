@@ -109,26 +109,26 @@ class Batches:
         params = self.recipe.noise
         if params.mix == "none":
             return part
-        draw = generator(self.seed, "mix", step)
-        images, targets, weights = mix(part.images, part.targets, part.weights, params.mix, params.mix_alpha, draw)
+        random = generator(self.seed, "mix", step)
+        images, targets, weights = mix(part.images, part.targets, part.weights, params.mix, params.mix_alpha, random)
         return replace(part, images=images, targets=targets, weights=weights)
 
     def _plain(self, step: int, phase: Phase) -> MicroBatch:
         """The batch of `step` without noise, the labeled images first."""
         params = self.recipe.training
-        labeled, pool = composition(self.recipe, phase, self.pool is not None)
-        sources = [("labeled", self.labeled, labeled), *([("pool", self.pool, pool)] if self.pool else [])]
+        from_labels, from_pool = composition(self.recipe, phase, self.pool is not None)
+        sources = [("labeled", self.labeled, from_labels), *([("pool", self.pool, from_pool)] if self.pool else [])]
         taken = [take(of, rows_of_step(of.order, count, self.seed, name, step)) for name, of, count in sources]
         images = torch.cat([each.images for each in taken])
         targets = [smooth(taken[0].targets, params.label_smoothing), *(each.targets for each in taken[1:])]
         logits = [each.teacher_logits for each in taken if each.teacher_logits is not None]
-        weak = images[labeled:] if pool and OBJECTIVES[self.recipe.objective].online_labels else None
-        weights, from_pool = _roles(params.pool_weight, labeled, pool, images.device)
+        weak = images[from_labels:] if from_pool and OBJECTIVES[self.recipe.objective].online_labels else None
+        weights, is_pool = _roles(params.pool_weight, from_labels, from_pool, images.device)
         return MicroBatch(
             images=images,
             targets=torch.cat(targets),
             weights=weights,
-            from_pool=from_pool,
+            from_pool=is_pool,
             weak=weak,
             teacher_logits=torch.cat(logits) if logits else None,
         )

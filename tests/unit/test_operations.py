@@ -125,7 +125,7 @@ def test_movement_is_torchvisions(name, images, fill):
 
 
 @pytest.mark.parametrize("name", ["translate_x", "translate_y"])
-def test_translation_by_whole_pixels_crop_and_flips_them_unchanged(name, images):
+def test_translation_by_whole_pixels_leaves_them_unchanged(name, images):
     axis = 3 if name == "translate_x" else 2
     moved = operate(name, images, 4)
     kept = images.shape[axis] - 4
@@ -172,14 +172,14 @@ def amounts(count: int, which: int, value: float) -> np.ndarray:
     return found
 
 
-def test_a_affine_of_one_kind_is_the_operation_of_that_kind(images):
+def test_affine_of_one_kind_is_the_operation_of_that_kind(images):
     assert torch.equal(affine(images, np.zeros((24, 6)), FILL), images)
     assert torch.equal(affine(images, amounts(24, 0, 12.0), FILL), operate("rotate", images, 12.0))
     assert torch.equal(affine(images, amounts(24, 4, 5), FILL), operate("translate_x", images, 5))
     assert torch.equal(affine(images, amounts(24, 5, -3), FILL), operate("translate_y", images, -3))
 
 
-def test_a_affine_scales_about_the_center_and_shears_lines_apart():
+def test_affine_scales_about_the_center_and_shears_lines_apart():
     square = torch.zeros(1, 1, 20, 20, dtype=torch.uint8)
     square[..., 5:15, 5:15] = 255
     larger, smaller = (affine(square, amounts(1, 3, value), 0).float() for value in (0.3, -0.3))
@@ -198,14 +198,14 @@ def test_a_affine_scales_about_the_center_and_shears_lines_apart():
 
 @pytest.mark.parametrize("factor", [0.1, 0.7, 1.0, 1.6])
 @pytest.mark.parametrize(("place", "name"), [(0, "brightness"), (1, "contrast"), (2, "color")])
-def test_recoloring_in_one_way_is_the_operation_of_that_name(images, place, name, factor):
+def test_jitter_in_one_way_is_the_operation_of_that_name(images, place, name, factor):
     factors = np.ones((24, 3))
     factors[:, place] = factor
     difference = jitter(images, factors).int() - operate(name, images, factor).int()
     assert difference.abs().max() <= 1
 
 
-def test_each_image_is_affineed_and_jittered_by_its_own_amount(images):
+def test_each_image_goes_through_affine_and_jitter_by_its_own_amount(images):
     rng = np.random.default_rng(0)
     amount, factor = rng.uniform(-1, 1, (24, 6)) * [30, 0.3, 0.3, 0.3, 9, 9], rng.uniform(0.2, 1.8, (24, 3))
     for each in (lambda i: affine(images[i], amount[i], FILL), lambda i: jitter(images[i], factor[i])):
@@ -213,7 +213,7 @@ def test_each_image_is_affineed_and_jittered_by_its_own_amount(images):
         assert torch.equal(each(slice(0, 24)), alone)
 
 
-def test_move_cuts_each_padded_image_at_its_own_place(images):
+def test_a_crop_cuts_each_padded_image_at_its_own_place(images):
     rng = np.random.default_rng(1)
     shift = rng.integers(-6, 7, size=(len(images), 2))
     mirrored = rng.random(len(images)) < 0.5
@@ -226,7 +226,7 @@ def test_move_cuts_each_padded_image_at_its_own_place(images):
 
 
 @pytest.mark.parametrize("side", [1, 8, 40])
-def test_erase_fills_a_square_around_its_center_and_nothing_else(images, side):
+def test_a_cutout_fills_a_square_around_its_center_and_nothing_else(images, side):
     center = np.random.default_rng(2).integers((0, 0), images.shape[2:], size=(len(images), 2))
     for i, result in enumerate(cutout(images, center, side, FILL).numpy()):
         expected = images[i].numpy().copy()

@@ -29,6 +29,7 @@ from noisy_student.training.augmentation.operations import (
 
 JITTER_REACH = 0.9  # the most that a factor differs from 1, at magnitude 30; as in RandAugment's color
 TRIES = 10  # at a part of an image that lies inside it
+PER_SLOT = ("operation", "strength")  # arrays of a draw that have a row for each of RandAugment's slots
 CPU_VALUES = 2**21  # uint8 values processed at once; with more, a CPU spends its time on allocating memory
 
 
@@ -120,7 +121,7 @@ def affine_reach(size: tuple[int, int]) -> np.ndarray:
 
 
 def strengths(magnitude: float, size: tuple[int, int]) -> np.ndarray:
-    """The two strengths, (14,2), that each of OPERATIONS may have at `magnitude`; `size` is (height, width)."""
+    """The two strengths that each of OPERATIONS may have at `magnitude`, (len(OPERATIONS),2); `size` is (H,W)."""
     table, share = scales(*size), magnitude / 30
     pairs = []
     for name in OPERATIONS:
@@ -131,7 +132,7 @@ def strengths(magnitude: float, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Draw:
-    """All random numbers for N images, as numpy arrays."""
+    """All random numbers for N images, as numpy arrays, whose first dimension is N; of those in PER_SLOT the second."""
 
     operation: np.ndarray  # int64 (slots,N): index into OPERATIONS
     strength: np.ndarray  # float64 (slots,N): in the operation's own unit, with its sign (see operations.randaugment)
@@ -144,30 +145,14 @@ class Draw:
 
     def rows(self, index: slice | np.ndarray) -> "Draw":
         """The draw of the images at `index`."""
-        return Draw(
-            operation=self.operation[:, index],
-            strength=self.strength[:, index],
-            shift=self.shift[index],
-            mirrored=self.mirrored[index],
-            center=self.center[index],
-            affine=self.affine[index],
-            jitter=self.jitter[index],
-            box=self.box[index],
-        )
+        taken = {name: array[:, index] if name in PER_SLOT else array[index] for name, array in vars(self).items()}
+        return Draw(**taken)
 
     @classmethod
     def combined(cls, draws: Sequence["Draw"]) -> "Draw":
         """The draw of the images of all `draws`, in their order."""
-        return cls(
-            operation=np.concatenate([draw.operation for draw in draws], axis=1),
-            strength=np.concatenate([draw.strength for draw in draws], axis=1),
-            shift=np.concatenate([draw.shift for draw in draws]),
-            mirrored=np.concatenate([draw.mirrored for draw in draws]),
-            center=np.concatenate([draw.center for draw in draws]),
-            affine=np.concatenate([draw.affine for draw in draws]),
-            jitter=np.concatenate([draw.jitter for draw in draws]),
-            box=np.concatenate([draw.box for draw in draws]),
-        )
+        arrays = {name: [getattr(each, name) for each in draws] for name in vars(draws[0])}
+        return cls(**{name: np.concatenate(parts, axis=int(name in PER_SLOT)) for name, parts in arrays.items()})
 
 
 def check_crop(params: NoiseParams, size: tuple[int, int]) -> None:
@@ -188,13 +173,22 @@ def draw(params: NoiseParams, count: int, size: tuple[int, int], generator: np.r
     mirrored = generator.random(count) < 0.5
     shift = np.floor(generator.random((count, 2)) * (2 * params.crop + 1)).astype(np.int64) - params.crop
     center = np.floor(generator.random((count, 2)) * size).astype(np.int64)
-    affine = generator.uniform(-1, 1, (count, 6)) * params.affine / 30 * affine_reach(size)
-    jitter = 1 + generator.uniform(-1, 1, (count, 3)) * params.jitter / 30 * JITTER_REACH
+    amounts = generator.uniform(-1, 1, (count, 6)) * params.affine / 30 * affine_reach(size)
+    factors = 1 + generator.uniform(-1, 1, (count, 3)) * params.jitter / 30 * JITTER_REACH
     operation = generator.integers(len(OPERATIONS), size=(params.operations, count))
     side = generator.integers(2, size=operation.shape)
     strength = strengths(params.magnitude, size)[operation, side]
     box = draw_boxes(params.resized_crop or 1.0, count, size, generator.spawn(1)[0])
-    return Draw(operation, strength, shift, mirrored & params.flip, center, affine, jitter, box)
+    return Draw(
+        operation=operation,
+        strength=strength,
+        shift=shift,
+        mirrored=mirrored & params.flip,
+        center=center,
+        affine=amounts,
+        jitter=factors,
+        box=box,
+    )
 
 
 def draw_boxes(least: float, count: int, size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
@@ -214,39 +208,39 @@ def draw_boxes(least: float, count: int, size: tuple[int, int], generator: np.ra
     return np.concatenate([corner, kept], axis=1)
 
 
-def apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
-    """Apply the noise of `params`, by the numbers of `draw`, to `images` uint8 (N,C,H,W), C 1 or 3, on any device.
+def apply(images: Tensor, drawn: Draw, params: NoiseParams) -> Tensor:
+    """Apply the noise of `params`, by the numbers `drawn`, to `images` uint8 (N,C,H,W), C 1 or 3, on any device.
 
     Returns a tensor of the same shape and device; `images` itself when all input noise is off. An image's noise depends
     on its own row of the draw alone. Raises `UserError` for images of another type or number.
     """
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
         raise UserError(f"noise takes uint8 images (N, 1 or 3, H, W), was given {images.dtype} {tuple(images.shape)}")
-    if len(images) != len(draw.mirrored):
-        raise UserError(f"noise was drawn for {len(draw.mirrored)} images and given {len(images)}; draw it for as many")
+    if len(images) != (count := len(drawn.mirrored)):
+        raise UserError(f"noise was drawn for {count} images and given {len(images)}; draw it for as many")
     if len(images) == 0:
         return images
     at_once = max(1, CPU_VALUES // images[0].numel()) if images.device.type == "cpu" else len(images)
     if len(images) <= at_once:
-        return _apply(images, draw, params)
+        return _apply(images, drawn, params)
     parts = [slice(start, start + at_once) for start in range(0, len(images), at_once)]
-    return torch.cat([_apply(images[part], draw.rows(part), params) for part in parts])
+    return torch.cat([_apply(images[part], drawn.rows(part), params) for part in parts])
 
 
-def _apply(images: Tensor, draw: Draw, params: NoiseParams) -> Tensor:
-    if len(draw.operation):
-        images = randaugment(images, draw.operation, draw.strength, params.fill)
+def _apply(images: Tensor, drawn: Draw, params: NoiseParams) -> Tensor:
+    if len(drawn.operation):
+        images = randaugment(images, drawn.operation, drawn.strength, params.fill)
     if params.affine:
-        images = affine(images, draw.affine, params.fill)
+        images = affine(images, drawn.affine, params.fill)
     if params.jitter:
-        images = jitter(images, draw.jitter)
+        images = jitter(images, drawn.jitter)
     if params.resized_crop:
-        images = resized_crop(images, draw.box)
+        images = resized_crop(images, drawn.box)
     if params.crop or params.flip:
-        images = crop_and_flip(images, draw.shift, draw.mirrored, params.fill)
+        images = crop_and_flip(images, drawn.shift, drawn.mirrored, params.fill)
     if params.cutout:
         side = max(1, round(params.cutout * min(images.shape[2:])))
-        images = cutout(images, draw.center, side, params.fill)
+        images = cutout(images, drawn.center, side, params.fill)
     return images
 
 
