@@ -235,7 +235,7 @@ class Trainer:
         reseed_torch(self.seed, "model noise", step)
         student = forward_passes(state.classifier, self.runtime, phase_of(params, step).scope, params.keeps_statistics)
         for part in batches.parts(step):
-            part_loss = loss(self.recipe, student, part)
+            part_loss = loss(student, part, self.recipe)
             part_loss.backward()
             state.losses[step] += part_loss.detach()
         state.optimizer.step()

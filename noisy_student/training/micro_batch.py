@@ -19,11 +19,6 @@ class MicroBatch:
     weak: Tensor | None = None  # uint8 (P,C,H,W), the pool images weakly noised, for objectives with online labels
     teacher_logits: Tensor | None = None  # float32 (B,K), a teacher's logits for the images without noise
 
-    @property
-    def labeled(self) -> int:
-        """How many images are labeled, where there are weak views of the others."""
-        return len(self.images) - (len(self.weak) if self.weak is not None else 0)
-
     def micro_batch(self, stride: int, first: int) -> "MicroBatch":
         """Every `stride`-th image from the `first` on."""
         return MicroBatch(
@@ -31,6 +26,13 @@ class MicroBatch:
             self.targets[first::stride],
             self.weights[first::stride],
             self.from_pool[first::stride],
-            None if self.weak is None else self.weak[(first - self.labeled) % stride :: stride],
+            self._weak_views(stride, first),
             None if self.teacher_logits is None else self.teacher_logits[first::stride],
         )
+
+    def _weak_views(self, stride: int, first: int) -> Tensor | None:
+        """The weak views of the pool images among every `stride`-th image from the `first` on."""
+        if self.weak is None:
+            return None
+        labeled = len(self.images) - len(self.weak)
+        return self.weak[(first - labeled) % stride :: stride]

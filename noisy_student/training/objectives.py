@@ -18,7 +18,12 @@ from noisy_student.training.params import Recipe, TrainingParams
 
 def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """The sum over the images of weight (B,) times cross-entropy of `logits` (B,K) against soft `targets` (B,K)."""
-    return -(weights * (targets * F.log_softmax(logits, dim=1)).sum(dim=1)).sum()
+    return -(weights * log_likelihoods(logits, targets)).sum()
+
+
+def log_likelihoods(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean log-probability (B,) of the classes under `logits` (B,K), weighted by soft `targets` (B,K)."""
+    return (targets * F.log_softmax(logits, dim=1)).sum(dim=1)
 
 
 def pseudo_labels(student: ForwardPasses, part: MicroBatch, recipe: Recipe) -> Tensor:
@@ -53,7 +58,7 @@ def online_labels(student: ForwardPasses, part: MicroBatch, params: TrainingPara
     """
     if part.weak is None:
         return part.targets, torch.ones_like(part.weights)
-    labeled = part.labeled
+    labeled = len(part.images) - len(part.weak)
     always = torch.ones_like(part.weights[:labeled])
     logits = student.noiseless_logits(part.weak)
     confidence, best = F.softmax(logits, dim=1).max(dim=1)
@@ -75,14 +80,13 @@ def distillation(student: ForwardPasses, part: MicroBatch, recipe: Recipe) -> Te
     if params is None or part.teacher_logits is None:
         raise ValueError("a distillation takes its options and a teacher's logits")
     logits = student.logits(part.images)
-    label_loss = -(part.targets * F.log_softmax(logits, dim=1)).sum(dim=1)  # (B,)
+    label_loss = -log_likelihoods(logits, part.targets)  # (B,)
     if params.kind == "hard":
         teacher_loss = F.cross_entropy(logits, part.teacher_logits.argmax(dim=1), reduction="none")  # (B,)
     else:
         ours, theirs = (F.log_softmax(each / params.temperature, dim=1) for each in (logits, part.teacher_logits))
-        teacher_loss = params.temperature**2 * F.kl_div(ours, theirs, reduction="none", log_target=True).sum(
-            dim=1
-        )  # (B,)
+        divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)  # (B,)
+        teacher_loss = params.temperature**2 * divergence
     share = params.weight + (1 - params.weight) * part.from_pool
     return (part.weights * torch.lerp(label_loss, teacher_loss, share)).sum()
 
@@ -112,6 +116,6 @@ def check_objective(name: str, key: str) -> None:
         raise UserError(f"params.yaml: {key} was {name!r}; it must be one of {', '.join(known)}")
 
 
-def loss(recipe: Recipe, student: ForwardPasses, part: MicroBatch) -> Tensor:
+def loss(student: ForwardPasses, part: MicroBatch, recipe: Recipe) -> Tensor:
     """The loss of `student` on `part` by the objective of `recipe`, a scalar."""
     return OBJECTIVES[recipe.objective].loss(student, part, recipe)

@@ -35,6 +35,7 @@ class Muon:
         )
         self.adamw = _adamw(groups, params, fused)
         self.param_groups = self.muon.param_groups + self.adamw.param_groups
+        # One dictionary for both, by parameter: each fills in its own, and a checkpoint finds all of them in it.
         self.state = self.muon.state = self.adamw.state
         self.defaults = self.adamw.defaults
 
@@ -62,6 +63,7 @@ def _matrix(tensor: Tensor, order: tuple[int, ...]) -> Tensor:
 def make_optimizer(classifier: Classifier, params: TrainingParams, fused: bool) -> torch.optim.Optimizer | Muon:
     """The optimizer that `params` names, `fused` or not; only weights with two or more dimensions decay."""
     weights = [p for p in classifier.parameters() if p.ndim > 1]
+    # All but the last, which are the classifier's weights: Muon is for hidden layers.
     hidden = weights[:-1] if params.optimizer == "muon" else []
     groups = _groups(classifier, params, {id(weight) for weight in hidden})
     if hidden:
@@ -77,9 +79,9 @@ def _groups(classifier: Classifier, params: TrainingParams, without: set[int]) -
 
     Parameters whose id is in `without` are left out.
     """
-    groups: dict[tuple[float, bool], list[Tensor]] = {}
-    for share in (shares := rate_shares(classifier, params)).values():
-        groups |= {(share, True): [], (share, False): []}
+    shares = rate_shares(classifier, params)
+    groups: dict[tuple[float, bool], list[Tensor]]
+    groups = {(share, decays): [] for share in shares.values() for decays in (True, False)}
     for parameter in classifier.parameters():
         if id(parameter) not in without:
             groups[shares[id(parameter)], parameter.ndim > 1].append(parameter)

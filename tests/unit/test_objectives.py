@@ -157,5 +157,5 @@ def test_without_weight_the_teacher_tells_of_the_pool_alone(distilled):
 
 def test_a_recipe_says_which_loss_it_is(make_recipe, distilled):
     recipe = make_recipe(objective="pseudo_labels")
-    assert torch.equal(loss(recipe, STUDENT, part()), pseudo_labels(STUDENT, part(), recipe))
-    assert torch.equal(loss(distilled(), STUDENT, part()), distillation(STUDENT, part(), distilled()))
+    assert torch.equal(loss(STUDENT, part(), recipe), pseudo_labels(STUDENT, part(), recipe))
+    assert torch.equal(loss(STUDENT, part(), distilled()), distillation(STUDENT, part(), distilled()))
