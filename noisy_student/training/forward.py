@@ -80,7 +80,7 @@ def eval_norms(classifier: Classifier) -> None:
             module.eval()
 
 
-def learn_resolution(classifier: Classifier) -> None:
+def learn_deep_half(classifier: Classifier) -> None:
     """Train the deeper half of the tensors and the statistics of all layers, without model noise."""
     classifier.eval()
     for module in classifier.modules():
@@ -94,5 +94,5 @@ def learn_resolution(classifier: Classifier) -> None:
 PREPARE: dict[Scope, Callable[[Classifier], None]] = {
     "all": learn_all,
     "head": learn_head,
-    "deep half": learn_resolution,
+    "deep half": learn_deep_half,
 }

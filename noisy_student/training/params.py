@@ -22,12 +22,11 @@ class TrainingParams(ParamsModel):
     batch_size: int = Field(ge=2, le=2**16)  # images a step, labeled and pool together
     pool_ratio: float = Field(gt=0)  # pool images for each labeled image of a batch
     pool_weight: float = Field(gt=0)  # weight of the pool's mean loss beside the labeled images'
-    # of students, see objectives.py
-    objective: str = "pseudo_labels"
+    objective: str = "pseudo_labels"  # of students, see objectives.py
     consistency_threshold: float = Field(default=0.8, ge=0, le=1)  # least confidence in a label made on the fly
-    consistency_temperature: float = Field(default=0.4, ge=0)  # that sharpens it, 0: a hard label
-    initial: Literal["scratch", "warm", "pretrained"] = "scratch"  # initial weights: random; the teacher's
-    # (students of the same model only); or those of models/pretrained, with a new head
+    consistency_temperature: float = Field(default=0.4, ge=0)  # sharpens a label made on the fly, 0: a hard one
+    initial: Literal["scratch", "warm", "pretrained"] = "scratch"  # initial weights: random; those of the
+    # teacher, which has the same model; or those of models/pretrained, with a new head
     body_rate: float = Field(default=1.0, ge=0, le=1)  # learning rate of a pretrained body as a fraction of its head's
     # (0: the head alone is trained)
     layer_decay: float = Field(default=1.0, gt=0, le=1)  # factor of the rate from each layer of a pretrained body to
@@ -41,7 +40,7 @@ class TrainingParams(ParamsModel):
     resolution_fix: float = Field(default=0.0, ge=0, lt=1)  # last fraction of the steps, on whole images without noise,
     # the shallow half of the tensors frozen (Touvron et al. 2019, "Fixing the train-test resolution discrepancy")
     accumulation: int = Field(ge=1, le=2**15)  # parts that a batch is cut into, to save memory
-    optimizer: Literal["sgd", "adamw", "muon"]  # with Nesterov momentum; AdamW; Muon, see optim.py
+    optimizer: Literal["sgd", "adamw", "muon"]  # SGD with Nesterov momentum; AdamW; Muon, see optim.py
     learning_rate: float = Field(gt=0)  # the highest, at the end of the warm-up
     warmup: float = Field(ge=0, lt=1)  # fraction of the steps in which the rate rises to it; a cosine to 0 follows
     momentum: float = Field(ge=0, lt=1)  # of SGD and Muon; AdamW's first decay rate
@@ -96,7 +95,7 @@ class TrainingParams(ParamsModel):
             raise ValueError("must have optimizer adamw or sgd where layers differ in their rates")
         elif self.body_rate == 0 and (self.layer_decay != 1 or self.unfreeze or self.resolution_fix):
             raise ValueError("must have layer_decay 1, unfreeze 0 and resolution_fix 0 where body_rate is 0")
-        elif self.unfreeze and not 0 < round(self.unfreeze * self.steps) < first_step(self, "resolution_fix"):
+        elif self.unfreeze and not 0 < _first_unfrozen(self) < first_step(self, "resolution_fix"):
             raise ValueError(
                 f"must leave steps for the head alone and steps for the whole model: unfreeze {self.unfreeze}"
             )
@@ -123,17 +122,36 @@ class Phase:
 def phases(training: TrainingParams) -> tuple[Phase, ...]:
     """The phases of a training, one after another: the head first, the pool before the labels (Xie et al. 2019,
     section 4.1 and appendix A.2), whole images without noise last (Touvron et al. 2019)."""
-    unfreeze = round(training.unfreeze * training.steps)
-    finetune, fix = (first_step(training, name) for name in ("finetune", "resolution_fix"))
-    starts = sorted({0, *(step for step in (unfreeze, finetune, fix) if 0 < step < training.steps)})
-    frozen = training.initial == "pretrained" and training.body_rate == 0
+    fix = first_step(training, "resolution_fix")
+    changes = (_first_unfrozen(training), first_step(training, "finetune"), fix)
+    starts = sorted({0, *(step for step in changes if 0 < step < training.steps)})
     found = []
     for start, end in pairwise([*starts, training.steps]):
-        last = start >= fix
-        scope: Scope = "head" if frozen or start < unfreeze else "deep half" if last else "all"
-        images: BatchContent = "both" if not training.finetune else "labeled" if start >= finetune else "pool"
-        found.append(Phase(end, scope, images, not last, 1.0 if last else training.resolution))
+        fixes_resolution = start >= fix
+        resolution = 1.0 if fixes_resolution else training.resolution
+        scope, images = _scope(training, start), _batch_content(training, start)
+        found.append(Phase(end, scope, images, not fixes_resolution, resolution))
     return tuple(found)
+
+
+def _scope(training: TrainingParams, step: int) -> Scope:
+    """Which of the model's tensors `step` trains."""
+    frozen = training.initial == "pretrained" and training.body_rate == 0
+    if frozen or step < _first_unfrozen(training):
+        return "head"
+    return "deep half" if step >= first_step(training, "resolution_fix") else "all"
+
+
+def _batch_content(training: TrainingParams, step: int) -> BatchContent:
+    """Which images the batch of `step` is made of."""
+    if not training.finetune:
+        return "both"
+    return "labeled" if step >= first_step(training, "finetune") else "pool"
+
+
+def _first_unfrozen(training: TrainingParams) -> int:
+    """The first step that trains the whole model."""
+    return round(training.unfreeze * training.steps)
 
 
 def phase_of(training: TrainingParams, step: int) -> Phase:

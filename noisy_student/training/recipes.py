@@ -11,10 +11,10 @@ from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.objectives import OBJECTIVES, check_objective
 from noisy_student.training.params import TRANSFER, DistillationParams, Recipe, TrainingParams
 
-OF_SOME_OBJECTIVES = frozenset(option for each in OBJECTIVES.values() for option in each.options)
-STUDENTS_ALONE = OF_SOME_OBJECTIVES | {"pool_ratio", "pool_weight", "objective", "finetune"}  # options of training that
-# mean nothing without a pool or a teacher
-PRETRAINING: dict[str, Any] = {  # of pretrained weights, from scratch
+OF_SOME_OBJECTIVES = frozenset(option for objective in OBJECTIVES.values() for option in objective.options)
+# options of training that mean nothing without a pool or a teacher
+STUDENTS_ALONE = OF_SOME_OBJECTIVES | {"pool_ratio", "pool_weight", "objective", "finetune"}
+PRETRAINING: dict[str, Any] = {  # the training that makes pretrained weights, from scratch
     "steps": 2000,
     "batch_size": 128,
     "pool_ratio": 1.0,
@@ -29,17 +29,17 @@ PRETRAINING: dict[str, Any] = {  # of pretrained weights, from scratch
     "ema_decay": 0.995,
     "validations": 10,
 }
-BOTH = ("pool_ratio", "pool_weight")  # options of training for batches of labeled and pool images
+POOL_SHARE = ("pool_ratio", "pool_weight")  # options of training for batches of labeled and pool images
 
 
-EnsembleSize = Annotated[int, Field(ge=1, le=100)]  # nets of a model, each from weights and draws of its own
+EnsembleSize = Annotated[int, Field(ge=1, le=100)]  # networks of a model, each from weights and draws of its own
 
 
 class TeacherParams(ParamsModel):
     """iter0, trained on labels alone."""
 
     model: str  # its name, see registry.py
-    ensemble_size: EnsembleSize = 1  # whose mean logits are the model's
+    ensemble_size: EnsembleSize = 1  # networks; the model's logits are the mean of theirs
     noise: NoiseParams  # all of it: the students' defaults do not reach the teacher
     training: dict[str, Any] = {}  # in place of the defaults
 
@@ -49,7 +49,7 @@ class IterationParams(ParamsModel):
 
     teacher: str  # the iteration that labels the pool for it
     model: str  # its name, see registry.py
-    ensemble_size: EnsembleSize = 1  # whose mean logits are the model's
+    ensemble_size: EnsembleSize = 1  # networks; the model's logits are the mean of theirs
     noise: dict[str, Any] = {}  # in place of the defaults, as are the following
     pseudo_labels: dict[str, Any] = {}
     training: dict[str, Any] = {}
@@ -162,13 +162,13 @@ def distilled_recipe(
     key = f"distilled.{name}"
     chosen = overlay(distillation, distilled.distillation, f"{key}.distillation")
     _check_idle_distillation(chosen, distilled, key)
-    kept = {option: getattr(training, option) for option in BOTH}
-    named = {option: value for option, value in distilled.training.items() if option not in kept}
+    pool_share = {option: getattr(training, option) for option in POOL_SHARE}
     if chosen.images == "both":
-        _check_no_student_options(named, key, "learns from the teacher's logits")
+        others = {option: value for option, value in distilled.training.items() if option not in POOL_SHARE}
+        _check_no_student_options(others, key, "learns from the teacher's logits")
     else:
         _check_no_student_options(distilled.training, key, f"sees images of one kind, {chosen.images}")
-    training = overlay(_on_labels_alone(training).model_copy(update=kept), distilled.training, f"{key}.training")
+    training = overlay(_on_labels_alone(training).model_copy(update=pool_share), distilled.training, f"{key}.training")
     noise = overlay(noise, distilled.noise, f"{key}.noise")
     return Recipe(
         model=distilled.model,
@@ -186,9 +186,9 @@ def _check_idle_distillation(chosen: DistillationParams, distilled: DistilledPar
         idle = {"distillation.weight": "images pool", "training.label_smoothing": "images pool"}
     elif chosen.images == "labeled" and chosen.weight == 0:
         idle = {"distillation.temperature": "weight 0", "distillation.kind": "weight 0"}
-    named = {f"distillation.{option}" for option in distilled.distillation}
-    named |= {f"training.{option}" for option in distilled.training}
-    if wrong := idle.keys() & named:
+    in_section = {f"distillation.{option}" for option in distilled.distillation}
+    in_section |= {f"training.{option}" for option in distilled.training}
+    if wrong := idle.keys() & in_section:
         option = min(wrong)
         raise UserError(f"params.yaml: {key}.{option} has no effect with distillation.{idle[option]}; remove it")
 
