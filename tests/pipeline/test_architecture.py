@@ -22,7 +22,19 @@ LIBRARY = {  # a recipe's heading, and the file that it changes
     "Add a model": "noisy_student/models/networks.py",
     "Add a source": "noisy_student/data/sources.py",
 }
-TESTS = [f"tests/unit/test_{name}.py" for name in ("objectives", "mixing", "policy", "noise_sheet", "sources")]
+OPERATIONS, POLICY = (f"noisy_student/training/augmentation/{name}.py" for name in ("operations", "policy"))
+SHEET, REFERENCES = "commands/noise_sheet.py", "tests/unit/test_operations.py"
+PLACES = {  # a comment of the recipe: the file, what the lines below the comment stand before, and their margin
+    "operations.py": (OPERATIONS, "def _on(", 0),
+    "policy.py, NoiseParams": (POLICY, '    @field_validator("mix")', 4),
+    "policy.py, Draw": (POLICY, "    def rows(", 4),
+    "policy.py, draw": (POLICY, "    )\n\n\ndef draw_boxes(", 8),
+    "policy.py, _apply": (POLICY, "    return images\n\n\ndef augment(", 4),
+    "noise_sheet.py, sheet": (SHEET, "    for name in MASKS:\n        rows", 4),
+}
+TESTS = [
+    f"tests/unit/test_{name}.py" for name in ("objectives", "mixing", "operations", "policy", "noise_sheet", "sources")
+]
 CHANGES = {
     "data.source": "sklearn_digits",
     "data.test": 300,
@@ -34,21 +46,21 @@ CHANGES = {
         "noise": {"stochastic_depth": 0},
     },
     "iterations.iter2.training": {"objective": "pseudo_labels"},
-    "iterations.iter2.noise": {"mix": "halves", "operations": 2},
+    "iterations.iter2.noise": {"mix": "halves", "operations": 2, "light": 20},
 }
 
 
-def code(heading: str) -> str:
-    """The example of the recipe under that heading."""
+def code(heading: str, number: int = 0) -> str:
+    """The example of the recipe under that heading that has this number."""
     section = PAGE.split(f"### {heading}\n")[1].split("\n### ")[0]
     indented = re.findall(r"(?:^ {4,}\S.*\n|^\n)+", section, re.MULTILINE)
     blocks = [textwrap.dedent(block).strip("\n") for block in indented]
-    return next(block for block in blocks if "..." in block or block.startswith("again:"))
+    return [block for block in blocks if "..." in block or block.startswith(("again:", "# "))][number]
 
 
-def apply(heading: str, file: Path) -> None:
+def apply(example: str, file: Path) -> None:
     """Write the example's functions into the file, and its names into the tables there."""
-    text, example = file.read_text(), code(heading)
+    text = file.read_text()
     entries = re.findall(r"^(\w+) = [{(]\.\.\., (.+)[})]$", example, re.MULTILINE)
     functions = re.sub(r"^\w+ = [{(]\.\.\., .+\n?", "", example, flags=re.MULTILINE).strip("\n")
     for table, entry in entries:
@@ -60,6 +72,20 @@ def apply(heading: str, file: Path) -> None:
         text = f"{before}{comma}\n    {entry},\n{text[end:]}"
     last = max(re.search(rf"^{table}(?:: .+)? = ", text, re.MULTILINE).start() for table, _ in entries)
     file.write_text(f"{text[:last]}{functions}\n\n\n{text[last:]}")
+
+
+def apply_in_places(example: str, folder: Path) -> None:
+    """Write the lines below each comment of the example to its place in the project, and import the function."""
+    _, *parts = re.split(r"^# (.+)\n", example, flags=re.MULTILINE)
+    for comment, lines in zip(parts[::2], parts[1::2], strict=True):
+        file, before, margin = PLACES[comment]
+        text = (folder / file).read_text()
+        assert text.count(before) == 1, (file, before)
+        added = textwrap.indent(lines.rstrip(), " " * margin)
+        (folder / file).write_text(text.replace(before, f"{added}\n\n{before}"))
+    name = re.search(r"^def (\w+)", example, re.MULTILINE)[1]
+    for file in (folder / POLICY, folder / SHEET):
+        file.write_text(file.read_text().replace("    OPERATIONS,\n", f"    OPERATIONS,\n    {name},\n", 1))
 
 
 def closing(text: str, opening: int) -> int:
@@ -82,7 +108,9 @@ def project(tmp_path_factory) -> Path:
     for file in ("pyproject.toml", "params.yaml", "README.md", "dvc.yaml"):
         shutil.copy(ROOT / file, folder)
     for heading, file in LIBRARY.items():
-        apply(heading, folder / file)
+        apply(code(heading), folder / file)
+    apply(code("Add a noise operation", 1), folder / REFERENCES)
+    apply_in_places(code("Add a noise operation", 2), folder)
     shutil.copy(folder / "stages/history.py", folder / "stages/again.py")
     stages = (folder / "dvc.yaml").read_text()
     example = textwrap.indent(code("Add a stage"), "  ")
