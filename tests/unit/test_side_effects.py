@@ -13,11 +13,12 @@ def state():
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     return Image.MAX_IMAGE_PIXELS, gc.get_freeze_count(), *handlers
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started without it
 before = state()
 for path in sorted(pathlib.Path("noisy_student").rglob("*.py")):
     importlib.import_module(str(path.with_suffix("")).replace("/", ".").removesuffix(".__init__"))
 assert state() == before, (before, state())
-assert before[0] and before[2] is signal.default_int_handler
+assert before[0]
 """
 
 
