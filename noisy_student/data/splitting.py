@@ -18,6 +18,7 @@ from noisy_student.core.randomness import generator
 MAX_IMAGES = 10**9  # images
 STRATIFIED = ("calibration", "validation")
 PARAM_NAMES = {"labeled": "labeled_per_class"}  # of params.yaml, where it is not the split's name
+LEAST = {"test": 2, "calibration": 1, "validation": 1}  # images that SplitParams take
 
 
 class SplitParams(ParamsModel):
@@ -91,7 +92,7 @@ def plan(
         raise UserError(
             "params.yaml: data.test was null and this source has no test split; set it to a number of images"
         )
-    _check_held_out(params, int(left.sum()), source_test is None)
+    _check_held_out(params, left, source_test is None)
     source = left if source_test is None else source_test
     wanted = int(source.sum()) if params.test is None else params.test
     planned = {"test": _allocated("test", wanted, source)}
@@ -272,19 +273,30 @@ def _allocated(name: str, wanted: int, counts: np.ndarray) -> np.ndarray:
     return allocate(counts, wanted)
 
 
-def _check_held_out(params: SplitParams, labels: int, draws_test: bool) -> None:
-    """Raise `UserError` where the splits hold out as many images as have `labels`, or more, with numbers that fit."""
-    names = ["test", *STRATIFIED] if draws_test else list(STRATIFIED)
-    wanted = {name: getattr(params, name) or 0 for name in names}
-    if labels and sum(wanted.values()) >= labels:
-        half = {name: max(1, labels // 2 * count // sum(wanted.values())) for name, count in wanted.items()}
-        asked, fitting = (
-            ", ".join(f"data.{name} {count:,}" for name, count in each.items()) for each in (wanted, half)
-        )
-        raise UserError(
-            f"params.yaml: {asked} hold out all {labels:,} labeled images, and none is left to train on; lower them, "
-            f"for example to {fitting}"
-        )
+def _check_held_out(params: SplitParams, training: np.ndarray, draws_test: bool) -> None:
+    """Raise `UserError` where the splits hold out so many of the `training` images (K,) that a class keeps none."""
+    wanted = {name: getattr(params, name) or 0 for name in LEAST if draws_test or name != "test"}
+    labels, classes = int(training.sum()), len(training)
+    asked = sum(wanted.values())
+    if asked + classes <= labels:
+        return
+    for_training = classes * (params.labeled_per_class or 1)
+    fitting = _scaled(wanted, min(labels // 2, labels - for_training))
+    fits = sum(fitting.values()) + for_training <= labels
+    raise UserError(
+        f"params.yaml: {_listed(wanted)} ask for {asked:,} labels, but there are only {labels:,} labeled images, and "
+        f"each of {classes:,} classes needs one to train on; "
+        + (f"lower them, for example to {_listed(fitting)}" if fits else "lower them, or label more images")
+    )
+
+
+def _scaled(wanted: dict[str, int], total: int) -> dict[str, int]:
+    """About `total` images, shared out in proportion to `wanted`; each split gets what it needs at least."""
+    return {name: max(LEAST[name], total * count // sum(wanted.values())) for name, count in wanted.items()}
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"data.{name} {count:,}" for name, count in counts.items())
 
 
 def _check_enough(key: str, wanted: int, left: int, what: str) -> None:

@@ -1,6 +1,8 @@
+import re
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from noisy_student.core.errors import UserError
@@ -125,9 +127,13 @@ def test_a_copy_without_a_label_is_dropped_without_a_conflict():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"test": 41}, r"data\.test 41, data\.calibration 3, data\.validation 4 hold out all 40 labeled images"),
+        (
+            {"test": 41},
+            r"data\.test 41, data\.calibration 3, data\.validation 4 ask for 48 labels, but there are only 40 ",
+        ),
+        ({"labeled_per_class": None, "validation": 32}, "ask for 39 labels, but .* each of 2 classes needs one"),
         ({"labeled_per_class": 19}, r"data\.labeled_per_class was 19; only 18 "),
-        ({"calibration": 33}, r"lower them, for example to data\.test 1, data\.calibration 16, data\.validation 1"),
+        ({"calibration": 33}, r"lower them, for example to data\.test 2, data\.calibration 16, data\.validation 1"),
         ({"validation": 30}, r"data\.validation was 30; only 29 "),
         ({"pool": 26}, r"data\.pool was 26; only 25 "),
         ({"validation": 29}, "leaves no image for the pool"),
@@ -137,6 +143,27 @@ def test_a_copy_without_a_label_is_dropped_without_a_conflict():
 def test_more_than_there_is_is_refused_by_key_and_number(change, said):
     with pytest.raises(UserError, match=said):
         plan(params(**change), np.array([20, 20]), None, 0)
+
+
+@given(st.lists(st.integers(3, 40), min_size=2, max_size=5), st.lists(st.integers(2, 300), min_size=3, max_size=3))
+def test_the_sizes_that_an_error_proposes_fit(counts, sizes):
+    test, calibration, validation = sizes
+    wanted = {"test": test, "calibration": calibration, "validation": validation}
+    labels = np.array(counts)
+    assume(sum(sizes) + len(labels) > labels.sum())
+    with pytest.raises(UserError) as refused:
+        plan(params(labeled_per_class=None, **wanted), labels, None, 1)
+    proposed = re.findall(r"data\.(\w+) (\d+)", str(refused.value).partition("for example")[2])
+    assert proposed or labels.sum() < 10
+    if proposed:
+        fitting = {name: int(count) for name, count in proposed}
+        planned = plan(params(labeled_per_class=None, **fitting), labels, None, 1)
+        assert all(planned["labeled"] > 0)
+
+
+def test_fewer_labels_than_any_split_needs_ask_for_more():
+    with pytest.raises(UserError, match="lower them, or label more images"):
+        plan(params(labeled_per_class=None), np.array([3, 2]), None, 1)
 
 
 def test_what_is_just_there_is_accepted():
