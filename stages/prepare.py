@@ -20,6 +20,7 @@ from noisy_student.core.workspace import guarded, work_folder
 from noisy_student.data import splitting
 from noisy_student.data.corrections import read_corrections
 from noisy_student.data.data_card import write_card
+from noisy_student.data.image_folder import check_pool
 from noisy_student.data.near_duplicates import leaks
 from noisy_student.data.sources import DataParams, check_sizes, load
 from noisy_student.store.splits import write_split, write_truth
@@ -49,6 +50,8 @@ def main(
     folders = {"labeled": labeled, "pool": pool, "calibration": calibration, "validation": validation, "test": test}
     with guarded(__file__, params, {"corrections": corrections}, data.user_path()):
         dataset = load(data, work_folder())
+        if data.is_user_images and not data.labeled_per_class:  # otherwise labeled images that are left fill the pool
+            check_pool(data.source, Path(data.path), dataset)
         images, index, ids = dataset.all_images(), dataset.index(), dataset.all_ids()
         corrected = read_corrections(corrections, ids, index.hashes, dataset.classes)
         splits = splitting.draw(data, seed, index).with_labels_of(np.array(list(corrected), np.int64))

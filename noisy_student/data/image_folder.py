@@ -64,6 +64,15 @@ def load_image_folder(
     )
 
 
+def check_pool(source: str, path: Path, dataset: Dataset) -> None:
+    """Raise `UserError` where all of a user's images in `path` (of a folder or a manifest, `source`) have a label."""
+    if dataset.unlabeled:
+        return
+    if source == "folder":
+        raise UserError(f"{path / 'pool'} is missing or has no usable image; put unlabeled images there")
+    raise UserError(f"{path} lists no usable image without a label; add lines whose label is empty")
+
+
 def _classes(listing: Listing, files: pd.DataFrame, path: Path) -> list[str]:
     """The classes of the labeled images, in the order of their names."""
     listed, used = (_labels(table, "labeled") for table in (listing.files, files))

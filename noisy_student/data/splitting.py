@@ -111,10 +111,8 @@ def plan(
         planned["labeled"], left = planned["labeled"] + left, np.zeros_like(left)
     pool = int(left.sum()) + unlabeled
     if not pool:
-        raise UserError(
-            "params.yaml: data leaves no image for the pool; add images without labels (of a folder: in pool/), or "
-            "lower data.labeled_per_class"
-        )
+        remedy = "lower data.labeled_per_class, or " if params.labeled_per_class else ""
+        raise UserError(f"params.yaml: data leaves no image for the pool; {remedy}add images without labels")
     _check_enough("pool", params.pool or 1, pool, "images")
     return planned
 

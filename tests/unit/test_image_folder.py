@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -47,6 +48,11 @@ def folder_of_photos(root, labeled=15, pool=20, color=True):
         where = "pool" if number >= 2 * labeled else f"labeled/{('cat', 'a dog')[number % 2]}"
         (root / where).mkdir(parents=True, exist_ok=True)
         photo(number, color).save(root / where / f"{number:03}.png")
+
+
+def save_text(path):
+    path.parent.mkdir(parents=True)
+    path.write_text("no image")
 
 
 @pytest.fixture
@@ -156,6 +162,26 @@ def test_too_many_bad_files_stop_the_stage_with_the_commonest_reasons(here, caps
 def test_a_folder_that_cannot_be_split_is_refused_in_a_sentence(here, capsys, change, said):
     change(here / "images")
     assert said in refused(capsys)
+
+
+@pytest.mark.parametrize("empty", [lambda pool: None, Path.mkdir, lambda pool: save_text(pool / "notes.txt")])
+def test_an_empty_pool_is_refused_with_its_folder(here, capsys, empty):
+    shutil.rmtree(here / "images/pool")
+    empty(here / "images/pool")
+    assert "images/pool is missing or has no usable image; put unlabeled images there" in refused(capsys)
+
+
+def test_labeled_images_that_are_left_can_be_the_pool(here):
+    shutil.rmtree(here / "images/pool")
+    assert run(labeled_per_class=5)["images"]["pool"] == 4
+
+
+def test_a_manifest_without_a_pool_is_refused_with_its_name(here, capsys):
+    paths = sorted(str(path.relative_to(here / "images")) for path in (here / "images/labeled").rglob("*.png"))
+    table = pd.DataFrame({"path": paths, "label": [path.split("/")[1] for path in paths]})
+    table.to_csv(here / "images/list.csv", index=False)
+    said = refused(capsys, source="manifest", path="images/list.csv")
+    assert "images/list.csv lists no usable image without a label" in said
 
 
 def test_a_class_of_the_test_split_alone_is_refused(here, capsys):

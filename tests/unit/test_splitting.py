@@ -136,7 +136,7 @@ def test_a_copy_without_a_label_is_dropped_without_a_conflict():
         ({"calibration": 33}, r"lower them, for example to data\.test 2, data\.calibration 16, data\.validation 1"),
         ({"validation": 30}, r"data\.validation was 30; only 29 "),
         ({"pool": 26}, r"data\.pool was 26; only 25 "),
-        ({"validation": 29}, "leaves no image for the pool"),
+        ({"validation": 29}, "no image for the pool; lower data.labeled_per_class, or add images without labels"),
         ({"test": None}, r"data\.test was null"),
     ],
 )
@@ -159,6 +159,11 @@ def test_the_sizes_that_an_error_proposes_fit(counts, sizes):
         fitting = {name: int(count) for name, count in proposed}
         planned = plan(params(labeled_per_class=None, **fitting), labels, None, 1)
         assert all(planned["labeled"] > 0)
+
+
+def test_without_a_number_of_training_labels_there_is_none_to_lower():
+    with pytest.raises(UserError, match="leaves no image for the pool; add images without labels"):
+        plan(params(labeled_per_class=None), np.array([20, 20]), None, 0)
 
 
 def test_fewer_labels_than_any_split_needs_ask_for_more():
