@@ -19,7 +19,7 @@ from noisy_student.core.randomness import Seed
 from noisy_student.core.workspace import guarded, work_folder
 from noisy_student.data import splitting
 from noisy_student.data.corrections import read_corrections
-from noisy_student.data.data_card import write_card
+from noisy_student.data.data_card import CARD, write_card
 from noisy_student.data.image_folder import check_pool
 from noisy_student.data.near_duplicates import leaks
 from noisy_student.data.sources import DataParams, check_sizes, load
@@ -58,8 +58,10 @@ def main(
         labels = index.labels.copy()
         labels[list(corrected)] = list(corrected.values())
         if data.near_duplicates:
-            splits = splits.without(leaks(images, splits.rows, data.near_duplicates))
-            print(splitting.near_duplicates_sentence(splits.near, labels))
+            near = leaks(images, splits.rows, data.near_duplicates)
+            if near:
+                print(splitting.near_duplicates_sentence(near, splits.rows["labeled"], card / CARD), flush=True)
+            splits = splits.without(near)
         splitting.check_every_class_has_labels(splits, labels, dataset.classes)
 
         for name, rows in splits.rows.items():

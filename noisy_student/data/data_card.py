@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from noisy_student.core.files import replacing, write_bytes
 from noisy_student.store.splits import Selection
 
+CARD = "card.md"
 ACROSS, DOWN = 12, 4  # images on a sheet
 TILE_SIDE, GAP = 64, 4  # pixels on the screen
 TABLE_ROWS = 20  # of a table of examples
@@ -45,7 +46,7 @@ def write_card(
         if near:
             pairs = [row for gone, (like, _) in sorted(near.items())[: ACROSS * DOWN // 2] for row in (gone, like)]
             save_sheet(temporary / "alike.png", images[np.array(pairs)])
-        write_bytes(temporary / "card.md", markdown(report, bool(near), tables).encode())
+        write_bytes(temporary / CARD, markdown(report, bool(near), tables).encode())
 
 
 def markdown(report: dict[str, Any], alike: bool, tables: dict[str, pd.DataFrame]) -> str:

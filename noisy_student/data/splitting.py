@@ -5,6 +5,7 @@ one, then its training images, then its unlabeled images.
 """
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -196,12 +197,12 @@ def left_out(splits: Splits, labels: np.ndarray, ids: pd.Series, classes: list[s
     return table[["id", "label", "why", "like", "like_label", "agreement"]]
 
 
-def near_duplicates_sentence(near: Near, labels: np.ndarray) -> str:
-    """How many images were left out as near-duplicates, and how many of them have one of `labels` (N,), -1: none."""
-    labeled = int((labels[list(near)] >= 0).sum()) if near else 0
+def near_duplicates_sentence(near: Near, labeled: np.ndarray, card: Path) -> str:
+    """How many images are left out as near-duplicates, and how many of them are among the rows `labeled`."""
+    count = int(np.isin(list(near), labeled).sum())
     return (
-        f"{len(near):,} images left out as near-duplicates of others, {labeled:,} of them labeled; "
-        "data.near_duplicates sets how alike they must be"
+        f"left out as near-duplicates: {len(near):,} ({count:,} labeled, {len(near) - count:,} of the pool); "
+        f"{card} shows pairs, and data.near_duplicates sets how alike they must be"
     )
 
 

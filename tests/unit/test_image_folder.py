@@ -205,14 +205,16 @@ def test_a_new_drop_changes_no_old_shard_and_no_labeled_image(here):
     assert (here / "out/labeled/images-00000.npy").read_bytes() == labeled
 
 
-def test_what_is_like_a_held_out_image_leaves_the_training_side_and_is_listed(here):
+def test_what_is_like_a_held_out_image_leaves_the_training_side_and_is_listed(here, capsys):
     run()
+    assert "near-duplicates" not in capsys.readouterr().out
     held_out = splits()["test"].ids[0]
     Image.open(here / "images" / held_out).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(
         here / "images/pool/again.png"
     )
     Image.open(here / "images" / held_out).save(here / "images/pool/copy.png")
     report = run()
+    assert "left out as near-duplicates: 1 (0 labeled, 1 of the pool); out/card/card.md" in capsys.readouterr().out
     assert report["near_duplicates_taken_out"] == 1
     assert report["duplicates_dropped"] == 1
     left_out = pd.read_csv("out/left_out.csv").set_index("id")

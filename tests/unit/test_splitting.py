@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,6 +208,5 @@ def test_allocation_stays_exact_where_floats_would_round():
 
 
 def test_near_duplicates_are_counted_with_the_labeled_ones_among_them():
-    said = near_duplicates_sentence({1: (0, 0.99), 3: (2, 0.97)}, np.array([0, 1, 0, -1]))
-    assert said.startswith("2 images left out as near-duplicates of others, 1 of them labeled")
-    assert near_duplicates_sentence({}, np.array([0])).startswith("0 images left out")
+    said = near_duplicates_sentence({1: (0, 0.99), 3: (2, 0.97), 4: (2, 0.97)}, np.array([0, 1]), Path("card.md"))
+    assert said.startswith("left out as near-duplicates: 3 (1 labeled, 2 of the pool); card.md shows pairs, ")
