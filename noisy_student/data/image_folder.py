@@ -107,7 +107,7 @@ def _check_bad_fraction(quarantine: pd.DataFrame, listed: int, limit: BadFractio
     if scratch:
         (scratch / "quarantine.csv").unlink(missing_ok=True)  # of a run before
     quarantine = quarantine[quarantine["reason"] != HIDDEN]
-    if len(quarantine) <= limit.most * listed:
+    if not len(quarantine) or len(quarantine) / listed <= limit.most:
         return
     kinds = quarantine["reason"].str.partition(": ")[0]
     examples = quarantine["path"].groupby(kinds).first()
@@ -116,7 +116,10 @@ def _check_bad_fraction(quarantine: pd.DataFrame, listed: int, limit: BadFractio
     if scratch:
         write_csv(scratch / "quarantine.csv", quarantine)
     where = f"; all are in {scratch / 'quarantine.csv'}" if scratch else ""
+    section, _, key = limit.key.rpartition(".")
+    percent = -(-100 * len(quarantine) // listed)
     raise UserError(
         f"{len(quarantine):,} of {listed:,} files cannot be used, more than {limit.key} {limit.most} allows "
-        f"({reasons}{where}); fix or remove the files, or raise {limit.key}"
+        f"({reasons}{where}); fix or remove the files, or write `{key}: {percent / 100}` below `{section}:` in "
+        "params.yaml"
     )

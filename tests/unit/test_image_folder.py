@@ -18,7 +18,7 @@ from test_decoding import BAD
 from noisy_student.core.errors import UserError
 from noisy_student.core.signals import Stopped
 from noisy_student.data.decoding import Preparation
-from noisy_student.data.image_folder import BadFraction, load_image_folder
+from noisy_student.data.image_folder import BadFraction, _check_bad_fraction, load_image_folder
 from noisy_student.store.splits import pixel_hash, read_split
 
 HOW = Preparation(image_size=8, resize="crop", background=0, max_megapixels=1)
@@ -143,9 +143,18 @@ def test_too_many_bad_files_stop_the_stage_with_the_commonest_reasons(here, caps
     assert "4 of 55 files cannot be used, more than data.max_bad_fraction 0.01 allows" in said
     assert "3 no image of a known format, such as pool/0.jpg; 1 empty" in said
     assert "hidden" not in said
+    assert "or write `max_bad_fraction: 0.08` below `data:` in params.yaml" in said
     assert "all are in work/quarantine.csv" in said
     assert len(pd.read_csv("work/quarantine.csv")) == 4
     assert not os.path.exists("out")
+    assert run(max_bad_fraction=0.08)["quarantined"] == 5
+
+
+def test_a_fraction_that_the_error_proposes_is_enough():
+    bad = pd.DataFrame({"path": [f"{number}" for number in range(29)], "reason": "empty"})
+    with pytest.raises(UserError, match=r"`max_bad_fraction: 0\.29` below `pretraining:`"):
+        _check_bad_fraction(bad, 100, BadFraction(0.28, "pretraining.max_bad_fraction"), None)
+    _check_bad_fraction(bad, 100, BadFraction(0.29, "pretraining.max_bad_fraction"), None)
 
 
 @pytest.mark.parametrize(
