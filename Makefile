@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/installed
+CONFIGS := $(sort $(wildcard configs/*.yaml))
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: configure repro test test-slow lint study bench bench-check clean-work lock docs
+.PHONY: configure config-is-named repro test test-slow lint study bench bench-check clean-work lock docs
 
 repro: $(INSTALLED)
 	@python -m commands.plan
@@ -35,9 +36,11 @@ bench-check: $(INSTALLED)
 docs: $(INSTALLED)
 	python -m commands.docs
 
-configure: $(INSTALLED)
-	@test -n "$(CONFIG)" || { echo "error: CONFIG is empty; name one: make configure CONFIG=configs/folder.yaml" >&2; exit 1; }
+configure: config-is-named $(INSTALLED)
 	@python -m commands.configure $(CONFIG)
+
+config-is-named:
+	@test -n "$(CONFIG)" || { echo "error: CONFIG is empty; write make configure CONFIG=FILE with one of $(CONFIGS)" >&2; exit 1; }
 
 clean-work: $(INSTALLED)
 	python -m commands.clean_work

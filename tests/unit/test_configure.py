@@ -47,10 +47,14 @@ def test_a_new_key_stands_inside_its_section(tmp_path):
     assert "\n\nnoise:" in text
 
 
-def test_make_configure_needs_a_file():
-    made = subprocess.run(["make", "-C", ROOT, "configure", "CONFIG="], capture_output=True, text=True)
+def test_make_configure_needs_a_file_and_names_those_there_are():
+    asked = ["make", "-C", ROOT, "-o", ".venv/installed", "configure", "CONFIG="]  # -o: nothing is installed
+    before = (ROOT / "params.yaml").read_bytes()
+    made = subprocess.run(asked, capture_output=True, text=True)
     assert made.returncode != 0
-    assert "name one: make configure CONFIG=configs/folder.yaml" in made.stderr
+    assert "error: CONFIG is empty; write make configure CONFIG=FILE with one of " in made.stderr
+    assert all(f"configs/{path.name}" in made.stderr for path in OVERLAYS)
+    assert (ROOT / "params.yaml").read_bytes() == before
 
 
 def test_it_says_what_it_changed(tmp_path, monkeypatch, capsys):
