@@ -1,12 +1,14 @@
 """Write params.yaml from the defaults and an overlay: python -m commands.configure [configs/folder.yaml]
 
 An overlay, as those in configs/, has the lines that differ from configs/default.yaml, the defaults. Comments of the
-defaults are kept. What params.yaml had before is overwritten; each key that changes is printed, with both values.
+defaults are kept. Each key that changes is printed, with both values. What params.yaml was before is kept in
+params.yaml.bak.
 """
 
 import copy
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,9 @@ ITEMS = ("iterations", "controls", "pool_controls", "distilled")  # whose items 
 def main(overlay: Path | None = None, *, out: Path = PARAMS_FILE) -> None:
     params = composed(overlay)
     before = read(out) if out.exists() else {}
-    write_bytes(out, dumped(params))
     changes = [f"{key}: {_shown(old)} -> {_shown(new)}" for key, old, new in differences(before, params)]
-    print("\n".join([*changes, f"wrote {out}, {len(changes)} keys changed"]))
+    kept = _replaced(out, dumped(params))
+    print("\n".join([*changes, f"wrote {out}, {len(changes)} keys changed{kept}"]))
 
 
 def composed(overlay: Path | None) -> Any:
@@ -59,10 +61,10 @@ def read(path: Path) -> Any:
 
 
 def dumped(params: Any) -> bytes:
-    """The text of params.yaml."""
+    """The text of params.yaml, with an empty line after each section."""
     text = io.StringIO()
     _yaml().dump(params, text)
-    return text.getvalue().encode()
+    return re.sub(r"(\n +\S.*\n)(?=\S)", r"\1\n", text.getvalue()).encode()
 
 
 def differences(before: Any, after: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
@@ -71,6 +73,18 @@ def differences(before: Any, after: Any, prefix: str = "") -> list[tuple[str, An
         return [] if before == after else [(prefix.rstrip("."), before, after)]
     keys = [*before, *(key for key in after if key not in before)]
     return [each for key in keys for each in differences(before.get(key), after.get(key), f"{prefix}{key}.")]
+
+
+def _replaced(out: Path, content: bytes) -> str:
+    """Write `content` to `out` and say where another content that stood there is kept."""
+    before = out.read_bytes() if out.exists() else content
+    if before == content:
+        write_bytes(out, content)
+        return ""
+    backup = out.with_name(f"{out.name}.bak")
+    write_bytes(backup, before)
+    write_bytes(out, content)
+    return f"; {backup} has what it was before"
 
 
 def _lay_over(params: Any, changes: Any, prefix: str, path: Path) -> None:

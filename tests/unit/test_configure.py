@@ -38,6 +38,7 @@ def test_an_overlay_has_only_what_differs_and_keeps_the_comments(path):
     text = configure.dumped(configure.composed(path)).decode()
     assert comments(configure.dumped(configure.composed(None)).decode()) <= comments(text)
     assert yaml.safe_load(text) == wanted
+    assert re.findall(r"\n +\S.*\n\S.*", text) == []  # no section begins right below another
 
 
 def test_a_new_key_stands_inside_its_section(tmp_path):
@@ -71,7 +72,19 @@ def test_it_says_what_it_changed(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "training.steps: 700 -> 9\n" in said
     assert "data.source: mnist_5k -> folder\n" in said
-    assert said.endswith("wrote params.yaml, 3 keys changed\n")
+    assert said.endswith("wrote params.yaml, 3 keys changed; params.yaml.bak has what it was before\n")
+
+
+def test_what_a_person_wrote_is_kept_beside_it(tmp_path, capsys):
+    out = tmp_path / "params.yaml"
+    configure.main(["--out", str(out)])
+    assert not out.with_name("params.yaml.bak").exists()
+    by_hand = out.read_text().replace("steps: 700", "steps: 9  # for a first try")
+    out.write_text(by_hand)
+    configure.main(["--out", str(out)])
+    configure.main(["--out", str(out)])  # changes nothing, so the copy stays
+    assert out.with_name("params.yaml.bak").read_text() == by_hand
+    assert capsys.readouterr().out.endswith("0 keys changed\n")
 
 
 @pytest.mark.parametrize(
