@@ -58,6 +58,10 @@ def load_trained(model: Path | None) -> tuple[Classifier, dict[str, Any], Runtim
 
     Where there is no params.yaml it runs on a GPU if there is one, and on all cores.
     """
+    if model and not model.is_dir():
+        raise UserError(
+            f"there is no folder {model}; name a model's folder, or run `dvc repro` if a stage makes this one"
+        )
     if model and not PARAMS_FILE.exists():
         threads = torch.get_num_threads()
         runtime = RuntimeParams(device="auto", precision="float32", threads=threads, deterministic=True)

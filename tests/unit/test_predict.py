@@ -35,11 +35,12 @@ def here(tmp_path, monkeypatch, make_split, runtime):
     return tmp_path
 
 
-def test_without_params_a_model_must_be_named(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("command", "words"), [(predict, ["photos", "labels.csv"]), (label_next, ["next"])])
+def test_without_params_a_model_must_be_named(tmp_path, monkeypatch, capsys, command, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     with pytest.raises(SystemExit):
-        predict.main(["photos", "labels.csv"])
+        command.main(words)
     assert (
         "there is no params.yaml here that names a model; add --model and a model's folder" in capsys.readouterr().err
     )
@@ -77,7 +78,11 @@ def test_below_the_confidence_it_abstains_and_parquet_is_the_same_table(here):
         (["photos", "labels.xls"], "must end in .csv or .parquet"),
         (["nowhere", "labels.csv"], "nowhere is no folder of images"),
         (["photos", "labels.csv", "--abstain", "80"], "--abstain was 80.0; it must be from 0 to 1"),
-        (["photos", "labels.csv", "--model", "models/iter9"], "models/iter9 holds no readable model"),
+        (
+            ["photos", "labels.csv", "--model", "models/iter9"],
+            "there is no folder models/iter9; name a model's folder, or ",
+        ),
+        (["photos", "labels.csv", "--model", "photos"], "photos holds no readable model"),
     ],
 )
 @pytest.mark.usefixtures("torch_settings", "here")
