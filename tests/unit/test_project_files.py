@@ -46,6 +46,11 @@ def test_the_defaults_are_installed_with_the_command_that_reads_them():
     assert setuptools["package-data"][configure.DEFAULTS.parent.name] == ["*.yaml"]
 
 
+@pytest.mark.parametrize("path", ["images/labeled/cat/1.png", "images/pool/1.png", "labels.csv", "params.yaml.bak"])
+def test_a_commit_of_everything_leaves_out_what_is_a_persons_own(path):
+    subprocess.run(["git", "-C", ROOT, "check-ignore", "--no-index", "--quiet", path], check=True)
+
+
 @pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
 def test_every_line_of_an_overlay_differs_from_the_defaults(path):
     assert repeated(yaml.safe_load(path.read_text()), configure.values()) == []
