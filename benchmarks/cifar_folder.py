@@ -38,15 +38,16 @@ def main(argv: list[str] | None = None) -> None:
             continue
         labeled[image["label"]] += 1
         has_label = labeled[image["label"]] <= args.labels // 10
-        write(args.folder / "labeled" / image["label"] if has_label else args.folder / "pool", number, image)
+        write(args.folder / "labeled" / image["label"] if has_label else args.folder / "pool", number, image["jpeg"])
     for number, image in enumerate(test[: args.images // 6]):
         if image["label"] in taken:
-            write(args.folder / "test" / image["label"], number, image)
+            write(args.folder / "test" / image["label"], number, image["jpeg"])
 
 
-def write(folder: Path, number: int, image: dict) -> None:
+def write(folder: Path, number: int, jpeg: bytes) -> None:
+    """Write the image of that number into the `folder`, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{number:05}.jpg").write_bytes(image["jpeg"])
+    (folder / f"{number:05}.jpg").write_bytes(jpeg)
 
 
 if __name__ == "__main__":

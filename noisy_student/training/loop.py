@@ -211,7 +211,7 @@ class Trainer:
             state.restore(*found)
             progress.resume(state.step * params.batch_size, f"goes on after step {state.step:,} of {params.steps:,}")
 
-        if params.steps == 0:  # the model is its first weights, such as a linear probe
+        if params.steps == 0 and not state.curve:  # the model is its first weights, such as a linear probe
             self.validate(state)
         with defer_signals() as stop:  # one block for all: DVC forwards Ctrl-C, so a second signal often follows
             while state.step < params.steps and not stop:

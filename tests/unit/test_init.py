@@ -256,6 +256,15 @@ def test_without_steps_the_model_is_the_pretrained_body_with_a_solved_head(
     assert row["validation_accuracy"] > 0.6
 
 
+def test_a_model_without_steps_that_is_taken_up_again_has_the_same_curve(
+    pretrained, make_split, make_recipe, runtime, tmp_path
+):
+    data = TrainingData(make_split(0, 90), make_split(400, 450))
+    run = TrainingRun("iter0", make_recipe("cnn_2", initial="pretrained", steps=0), runtime, CPU, 0, pretrained)
+    first, again = (fit(run, data, tmp_path / "checkpoints") for _ in range(2))
+    assert again.curve == first.curve
+
+
 @pytest.mark.parametrize(
     ("training", "expected"),
     [

@@ -166,7 +166,8 @@ def check_crop(params: NoiseParams, size: tuple[int, int]) -> None:
 def draw(params: NoiseParams, count: int, size: tuple[int, int], generator: np.random.Generator) -> Draw:
     """Draw all random numbers for `count` images of `size` (height, width).
 
-    Every option draws its numbers whether it is on or off, so switching one does not change the draws of the others.
+    Every option draws its numbers whether it is on or off, so switching one does not change the draws of the others;
+    resized_crop, which has a stream of its own, draws only where it is on.
     Raises `UserError` when a crop could miss the image.
     """
     check_crop(params, size)
@@ -178,7 +179,9 @@ def draw(params: NoiseParams, count: int, size: tuple[int, int], generator: np.r
     operation = generator.integers(len(OPERATIONS), size=(params.operations, count))
     side = generator.integers(2, size=operation.shape)
     strength = strengths(params.magnitude, size)[operation, side]
-    box = draw_boxes(params.resized_crop or 1.0, count, size, generator.spawn(1)[0])
+    own_stream = generator.spawn(1)[0]
+    whole = np.tile((0, 0, *size), (count, 1))
+    box = draw_boxes(params.resized_crop, count, size, own_stream) if params.resized_crop else whole
     return Draw(
         operation=operation,
         strength=strength,
