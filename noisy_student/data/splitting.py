@@ -20,18 +20,19 @@ MAX_IMAGES = 10**9  # images
 STRATIFIED = ("calibration", "validation")
 PARAM_NAMES = {"labeled": "labeled_per_class"}  # of params.yaml, where it is not the split's name
 LEAST = {"test": 2, "calibration": 1, "validation": 1}  # images of a split
+SHARES = {"test": 0.2, "calibration": 0.2, "validation": 0.05}  # of the labels, where params.yaml has no number
+MOST = 1000  # images of a split that is a share; more would narrow no interval that a person acts on
 
 
 class SplitParams(ParamsModel):
     """How many images each split takes."""
 
     test_seed: int = Field(ge=0, lt=2**32)  # of the test split alone
-    test: int | None = Field(
-        ge=LEAST["test"], le=MAX_IMAGES
-    )  # images; one has no interval; None: all that the source has
+    # one image has no interval; None: the test split that the source comes with, or else a share of the labels
+    test: int | None = Field(ge=LEAST["test"], le=MAX_IMAGES)
     labeled_per_class: int | None = Field(ge=1, le=MAX_IMAGES)  # training labels a class; None: all that are left
-    calibration: int = Field(ge=LEAST["calibration"], le=MAX_IMAGES)  # held-out labels
-    validation: int = Field(ge=LEAST["validation"], le=MAX_IMAGES)  # held-out labels
+    calibration: int | None = Field(ge=LEAST["calibration"], le=MAX_IMAGES)  # held-out labels; None: a share of them
+    validation: int | None = Field(ge=LEAST["validation"], le=MAX_IMAGES)  # held-out labels; None: a share of them
     pool: int | None = Field(ge=1, le=MAX_IMAGES)  # images without labels; None: all that are left
 
 
@@ -90,15 +91,12 @@ def plan(
     without a test split, whose test images are then taken from its training images. Raises `UserError` naming the first
     key that asks for more images than are left.
     """
-    left = training.copy()
-    if source_test is None and params.test is None:
-        raise UserError(
-            "params.yaml: data.test was null and this source has no test split; set it to a number of images"
-        )
-    _check_held_out(params, left, source_test is None)
-    source = left if source_test is None else source_test
-    wanted = int(source.sum()) if params.test is None else params.test
-    planned = {"test": _allocated("test", wanted, source)}
+    left, source = training.copy(), training if source_test is None else source_test
+    wanted = held_out(params, left, source_test)
+    _check_held_out(
+        params, left, {name: count for name, count in wanted.items() if source_test is None or name != "test"}
+    )
+    planned = {"test": _allocated("test", wanted["test"], source)}
     if source_test is None:
         left = left - planned["test"]
     least = params.labeled_per_class or 1  # of each class is kept for training
@@ -108,7 +106,7 @@ def plan(
     planned["labeled"] = np.full_like(left, least)
     left = left - planned["labeled"]
     for name in STRATIFIED:
-        planned[name] = _allocated(name, getattr(params, name), left)
+        planned[name] = _allocated(name, wanted[name], left)
         left = left - planned[name]
     if params.labeled_per_class is None:
         planned["labeled"], left = planned["labeled"] + left, np.zeros_like(left)
@@ -118,6 +116,19 @@ def plan(
         raise UserError(f"params.yaml: data leaves no image for the pool; {remedy}add images without labels")
     _check_enough("pool", params.pool or 1, pool, "images")
     return planned
+
+
+def held_out(params: SplitParams, training: np.ndarray, source_test: np.ndarray | None) -> dict[str, int]:
+    """How many images go to test, calibration and validation: as `params` say, or a share of the labels.
+
+    `training` (K,) and `source_test` as in `plan`. All of a source's own test split is the test split.
+    """
+    labels = len(training) * params.labeled_per_class if params.labeled_per_class else int(training.sum())
+    shares = {name: min(MOST, max(LEAST[name], round(share * labels))) for name, share in SHARES.items()}
+    if source_test is not None:
+        shares["test"] = int(source_test.sum())
+    asked = {name: getattr(params, name) for name in SHARES}
+    return {name: shares[name] if count is None else count for name, count in asked.items()}
 
 
 def allocate(counts: np.ndarray, total: int) -> np.ndarray:
@@ -274,9 +285,9 @@ def _allocated(name: str, wanted: int, counts: np.ndarray) -> np.ndarray:
     return allocate(counts, wanted)
 
 
-def _check_held_out(params: SplitParams, training: np.ndarray, draws_test: bool) -> None:
-    """Raise `UserError` where the splits hold out so many of the `training` images (K,) that a class keeps none."""
-    wanted = {name: getattr(params, name) or 0 for name in LEAST if draws_test or name != "test"}
+def _check_held_out(params: SplitParams, training: np.ndarray, wanted: dict[str, int]) -> None:
+    """Raise `UserError` where the splits hold out so many (`wanted`, by split) of the `training` images (K,) that a
+    class keeps none."""
     labels, classes = int(training.sum()), len(training)
     asked = sum(wanted.values())
     if asked + classes <= labels:

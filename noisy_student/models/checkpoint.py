@@ -38,6 +38,9 @@ def load_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{folder} holds no readable model ({error}); {REMEDY}") from None
 
 
+Found = tuple[dict[str, Tensor], dict[str, Any]]  # tensors by name, and the rest of a checkpoint
+
+
 class Checkpoints:
     """The last checkpoints of one training run: step-<step>-<start of the file's sha256>.safetensors, `KEPT` of them.
 
@@ -64,7 +67,7 @@ class Checkpoints:
         self.last = time.monotonic()
         self.cost = self.last - started
 
-    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def latest(self) -> Found | None:
         """The tensors and the rest of the last undamaged checkpoint; None without one."""
         for half in self.folder.glob("*.tmp"):
             half.unlink()

@@ -19,7 +19,7 @@ from noisy_student.core.progress import Meter, meter
 from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, autocast, memory_format, translate_torch_errors
 from noisy_student.models.registry import heads
-from noisy_student.store.splits import Split
+from noisy_student.store.splits import Selection, Split
 
 BATCH_SIZE = 512  # images in a forward pass, at most; the logits do not depend on it
 BATCH_PIXELS = 2**21  # pixels of them, at most, so that photographs take no more memory than small images
@@ -66,7 +66,7 @@ def predict_logits(classifier: Classifier, images: np.ndarray, runtime: RuntimeP
 @torch.inference_mode()
 def predict(
     classifier: Classifier,
-    images: np.ndarray,
+    images: Selection | np.ndarray,
     runtime: RuntimeParams,
     progress: Meter | None = None,
     labeling: LabelingParams = PLAIN,

@@ -38,3 +38,12 @@ class LabeledImages:
     def from_logits(cls, pool: Split, logits: np.ndarray) -> "LabeledImages":
         """All images of the `pool` with a teacher's `logits` (N,K), whose probabilities are the targets."""
         return cls(pool.selection(), softmax(logits).astype(np.float32), teacher_logits=logits)
+
+    def thinned(self, most: int) -> "LabeledImages":
+        """At most `most` of the images, evenly spread."""
+        if len(self) <= most:
+            return self
+        rows = np.arange(0, len(self), -(-len(self) // most))
+        images = self.images.at(rows) if isinstance(self.images, Selection) else self.images[rows]
+        copies, logits = (None if each is None else each[rows] for each in (self.copies, self.teacher_logits))
+        return LabeledImages(images, self.targets[rows], copies, logits)

@@ -1,12 +1,13 @@
-"""The head of a pretrained model, solved on the features of the labeled images: a linear probe.
+"""The head of a pretrained model, solved on the features of the images that it is trained on: a linear probe.
 
 Fine-tuning that starts from it keeps the pretrained features where a random head would distort them (Kumar et al. 2022,
 "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", arXiv 2202.10054, LP-FT).
 
-N images, F features, K classes.
+N labeled images, M pool images, F features, K classes.
 """
 
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,39 +20,77 @@ from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, memory_format
 from noisy_student.models.prediction import LabelingParams, predict
 from noisy_student.models.registry import heads
-from noisy_student.store.splits import Split
+from noisy_student.store.labeled_images import LabeledImages
+from noisy_student.store.splits import Selection, Split
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse strengths C of the L2 penalty, of which one is chosen
 FOLDS = 5  # of the cross-validation that chooses it
 MAX_CHOOSING = 2000  # labeled images that choose it; more would take minutes and choose the same
+MAX_POOL = 20_000  # pool images that a head is solved on; more would take minutes and gigabytes
+LEAST_TARGET = 0.01  # share of a class in a soft target below which it is left out
 FEATURES = LabelingParams(tta="one", features=True)
 
 
-def solve_head(classifier: Classifier, labeled: Split, runtime: RuntimeParams) -> None:
-    """Set the head of `classifier`, one network, to the logistic regression of `labeled` on its features, without
-    noise."""
+class PoolFeatures(NamedTuple):
+    """Pool images that a head is solved on."""
+
+    features: np.ndarray  # float32 (M,F)
+    targets: np.ndarray  # float32 (M,K), rows sum to 1
+    weights: np.ndarray  # float (M,), beside the weight 1 of a labeled image
+
+
+def solve_head(
+    classifier: Classifier,
+    runtime: RuntimeParams,
+    labeled: Split,
+    pool: LabeledImages | None = None,
+    pool_weight: float = 1.0,
+) -> None:
+    """Set the head of `classifier`, one network, to the logistic regression of `labeled` and the `pool` on its
+    features, without noise. All of the pool weighs `pool_weight` times as much as all labeled images, as in training.
+    """
     classifier.to_memory_format(memory_format(runtime))  # before `predict`, whose tensors cannot be trained
-    features = predict(classifier, labeled.images(), runtime, labeling=FEATURES).features
-    if features is None:
-        raise ValueError("the features were asked for and are missing")
-    weight, bias = linear_probe(features.astype(np.float32), labeled.labels)
+    of_pool = None
+    if pool:
+        some = pool.thinned(MAX_POOL)
+        copies = np.ones(len(some)) if some.copies is None else some.copies
+        weights = copies * pool_weight * len(labeled) / copies.sum()
+        of_pool = PoolFeatures(features_of(classifier, some.images, runtime), some.targets, weights)
+    features = features_of(classifier, labeled.selection(), runtime)
+    weight, bias = linear_probe(features, labeled.labels, of_pool)
     (head,) = heads(classifier.network)
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight))
         head.bias.copy_(torch.from_numpy(bias))
 
 
-def linear_probe(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def features_of(classifier: Classifier, images: Selection | np.ndarray, runtime: RuntimeParams) -> np.ndarray:
+    """The inputs of the last layer, float32 (N,F), of uint8 `images` (N,H,W,C), without noise."""
+    features = predict(classifier, images, runtime, labeling=FEATURES).features
+    if features is None:
+        raise ValueError("the features were asked for and are missing")
+    return features.astype(np.float32)
+
+
+def linear_probe(
+    features: np.ndarray, labels: np.ndarray, pool: PoolFeatures | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Logistic regression of `labels` int64 (N,) on `features` float32 (N,F): weights float32 (K,F), biases (K,).
 
     Features are standardized before the penalty applies. The penalty is the one with the least log loss in a
-    cross-validation over the images. It is convex, so the result is the same on every run.
+    cross-validation over the labeled images. It is convex, so the result is the same on every run.
     """
-    mean, deviation = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
-    standardized = (features - mean) / deviation
-    images, strengths, axes = np.linalg.svd(standardized, full_matrices=False)
-    coordinates = images * strengths  # (N,min(N,F)): the optimum lies among the images, whose space may be smaller
-    solved = _solved(coordinates, labels, choose_penalty(coordinates, labels))
+    every = np.concatenate([features, pool.features]) if pool else features  # (N+M,F)
+    mean, deviation = every.mean(axis=0), np.maximum(every.std(axis=0), 1e-6)
+    images, strengths, axes = np.linalg.svd((every - mean) / deviation, full_matrices=False)
+    coordinates = images * strengths  # (N+M,min(N+M,F)): the optimum lies among the images
+    penalty = choose_penalty(coordinates[: len(labels)], labels)
+    rows, row_labels, row_weights = np.arange(len(labels)), labels, np.ones(len(labels))
+    if pool:
+        taken, classes = np.nonzero(pool.targets >= LEAST_TARGET)
+        rows, row_labels = np.append(rows, len(labels) + taken), np.append(labels, classes)
+        row_weights = np.append(row_weights, pool.weights[taken] * pool.targets[taken, classes])
+    solved = _solved(coordinates[rows], row_labels, penalty, row_weights)
     weight, bias = solved.coef_ @ axes, solved.intercept_
     if len(weight) == 1:  # of two classes it has the difference of the logits alone
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -87,7 +126,9 @@ def _left_out_loss(
     return float(log_loss(labels[left_out], predicted, labels=solved.classes_, normalize=False))
 
 
-def _solved(features: np.ndarray, labels: np.ndarray, penalty: float) -> LogisticRegression:
+def _solved(
+    features: np.ndarray, labels: np.ndarray, penalty: float, weights: np.ndarray | None = None
+) -> LogisticRegression:
     with warnings.catch_warnings():  # near the optimum is near enough
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=penalty, tol=1e-6, max_iter=1000).fit(features, labels)
+        return LogisticRegression(C=penalty, tol=1e-6, max_iter=1000).fit(features, labels, weights)

@@ -18,7 +18,7 @@ from noisy_student.core.metrics import accuracy, accuracy_interval, nll, softmax
 from noisy_student.core.progress import Meter, meter
 from noisy_student.core.randomness import generator
 from noisy_student.core.signals import Stopped, defer_signals
-from noisy_student.models.checkpoint import Checkpoints, save_model
+from noisy_student.models.checkpoint import Checkpoints, Found, save_model
 from noisy_student.models.classifier import Classifier, ensemble, load_classifier, new_classifier
 from noisy_student.models.device import RuntimeParams, memory_format, reseed_torch, translate_torch_errors
 from noisy_student.models.prediction import predict_logits
@@ -29,7 +29,7 @@ from noisy_student.training.batches import Batches, ResidentDataset, resident
 from noisy_student.training.forward import forward_passes
 from noisy_student.training.init import from_pretrained
 from noisy_student.training.linear_probe import solve_head
-from noisy_student.training.objectives import loss
+from noisy_student.training.objectives import OBJECTIVES, loss
 from noisy_student.training.optim import set_learning_rate
 from noisy_student.training.params import Recipe, TrainingParams, phase_of
 from noisy_student.training.state import TrainState
@@ -103,11 +103,11 @@ def fit(run: TrainingRun, data: TrainingData, checkpoints: Path | None = None) -
     with translate_torch_errors(SMALLER_BATCH):
         on_device = data.resident(run.device)
     if count == 1:
-        return Trained(run.name, recipe, *_fit_one(run, run.name, data.labeled, on_device, checkpoints))
+        return Trained(run.name, recipe, *_fit_one(run, run.name, data, on_device, checkpoints))
     members, curves = [], []
     for number in range(1, count + 1):
         folder = checkpoints / f"member-{number}" if checkpoints else None
-        classifier, curve = _fit_one(run, f"{run.name} member {number}", data.labeled, on_device, folder)
+        classifier, curve = _fit_one(run, f"{run.name} member {number}", data, on_device, folder)
         members.append(classifier)
         curves.append(pd.DataFrame(curve))
     rows: list[dict[str, Any]] = pd.concat(curves).groupby("step", as_index=False).mean().to_dict("records")
@@ -117,7 +117,7 @@ def fit(run: TrainingRun, data: TrainingData, checkpoints: Path | None = None) -
 
 
 def _fit_one(
-    run: TrainingRun, name: str, labeled: Split, data: ResidentData, checkpoints: Path | None
+    run: TrainingRun, name: str, data: TrainingData, on_device: ResidentData, folder: Path | None
 ) -> tuple[Classifier, list[dict[str, float]]]:
     """One net: its averaged weights and its learning curve."""
     recipe = run.recipe
@@ -125,14 +125,26 @@ def _fit_one(
     reseed_torch(seed, "initial weights")
     images = recipe.training.steps * recipe.training.batch_size
     print(f"{name}: {recipe.model}, {images:,} images in {recipe.training.steps:,} steps on {run.device}", flush=True)
-    with meter(name, images) as progress, translate_torch_errors(SMALLER_BATCH):
-        classifier = initial_model(run, labeled)
-        trainer = Trainer(recipe, data, run.runtime, seed)
-        return trainer.train(classifier, progress, Checkpoints(checkpoints) if checkpoints else None)
+    with translate_torch_errors(SMALLER_BATCH):
+        checkpoints = Checkpoints(folder) if folder else None
+        found = checkpoints.latest() if checkpoints else None
+        classifier = initial_model(run, data.labeled)
+        if recipe.training.initial == "pretrained" and not found:
+            solve_head(
+                classifier, run.runtime, data.labeled, _pool_with_targets(run, data), recipe.training.pool_weight
+            )
+        trainer = Trainer(recipe, on_device, run.runtime, seed)
+        with meter(name, images) as progress:
+            return trainer.train(classifier, progress, checkpoints, found)
+
+
+def _pool_with_targets(run: TrainingRun, data: TrainingData) -> LabeledImages | None:
+    """The pool where its targets are learned; None where the model labels it itself."""
+    return data.pool if OBJECTIVES[run.recipe.objective].learns_targets else None
 
 
 def initial_model(run: TrainingRun, labeled: Split) -> Classifier:
-    """The model before its first step: new, the teacher's, or a pretrained body with a head solved on its features."""
+    """The model before its first step: new, the teacher's, or a pretrained body with a new head."""
     recipe, initial = run.recipe, run.recipe.training.initial
     rates = recipe.noise.dropout, recipe.noise.stochastic_depth
     if initial == "scratch":
@@ -141,9 +153,7 @@ def initial_model(run: TrainingRun, labeled: Split) -> Classifier:
         raise UserError(f"there is no folder of weights for training.initial {initial}")
     if initial == "warm":
         return load_classifier(run.init_from, run.device, rates)[0]
-    classifier = from_pretrained(recipe.model, labeled, *rates, run.init_from, run.device)
-    solve_head(classifier, labeled, run.runtime)
-    return classifier
+    return from_pretrained(recipe.model, labeled, *rates, run.init_from, run.device)
 
 
 def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
@@ -191,14 +201,18 @@ class Trainer:
     seed: int
 
     def train(
-        self, classifier: Classifier, progress: Meter, checkpoints: Checkpoints | None = None
+        self,
+        classifier: Classifier,
+        progress: Meter,
+        checkpoints: Checkpoints | None = None,
+        found: Found | None = None,
     ) -> tuple[Classifier, list[dict[str, float]]]:
         """Train `classifier` in place; return the classifier with averaged weights and the learning curve.
 
-        The run resumes from the last of its `checkpoints`. A row of the curve has step, loss (the mean since the row
-        before; 0 where no step is taken), validation_loss and validation_accuracy (of the averaged weights on the
-        held-out images). Raises `UserError` when the loss is no longer finite, and `Stopped`, after a checkpoint, when
-        a signal asks for it.
+        The run goes on from the checkpoint that was `found` and writes the next ones to `checkpoints`. A row of the
+        curve has step, loss (the mean since the row before; 0 where no step is taken), validation_loss and
+        validation_accuracy (of the averaged weights on the held-out images). Raises `UserError` when the loss is no
+        longer finite, and `Stopped`, after a checkpoint, when a signal asks for it.
         """
         params = self.recipe.training
         report_after = report_steps(params)
@@ -207,7 +221,7 @@ class Trainer:
         batches = Batches(self.recipe, self.data.labeled, self.data.pool, self.seed)
         if self.runtime.compile:
             classifier.network.compile()
-        if checkpoints and (found := checkpoints.latest()):
+        if found:
             state.restore(*found)
             progress.resume(state.step * params.batch_size, f"goes on after step {state.step:,} of {params.steps:,}")
 

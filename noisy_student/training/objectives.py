@@ -97,13 +97,14 @@ class Objective(NamedTuple):
     loss: Callable[[ForwardPasses, MicroBatch, Recipe], Tensor]  # a scalar
     online_labels: bool = False  # whether it labels weakly noised pool images on the fly
     options: tuple[str, ...] = ()  # options of training that it reads and other objectives do not
+    learns_targets: bool = True  # whether it learns the targets that pool images come with
     of_students: bool = True  # whether `training.objective` may name it
 
 
 ONLINE_OPTIONS = ("consistency_threshold", "consistency_temperature")
 OBJECTIVES = {
     "pseudo_labels": Objective(pseudo_labels),
-    "consistency": Objective(consistency, online_labels=True, options=ONLINE_OPTIONS),
+    "consistency": Objective(consistency, online_labels=True, options=ONLINE_OPTIONS, learns_targets=False),
     "combined": Objective(combined, online_labels=True, options=ONLINE_OPTIONS),
     "distillation": Objective(distillation, of_students=False),
 }

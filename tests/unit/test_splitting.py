@@ -138,7 +138,6 @@ def test_a_copy_without_a_label_is_dropped_without_a_conflict():
         ({"validation": 30}, r"data\.validation was 30; only 29 "),
         ({"pool": 26}, r"data\.pool was 26; only 25 "),
         ({"validation": 29}, "no image for the pool; lower data.labeled_per_class, or add images without labels"),
-        ({"test": None}, r"data\.test was null"),
     ],
 )
 def test_more_than_there_is_is_refused_by_key_and_number(change, said):
@@ -183,6 +182,26 @@ def test_what_is_just_there_is_accepted():
     assert plan(params(test=None), np.array([20, 20]), np.array([7, 8]), 0)["test"].tolist() == [7, 8]
     with pytest.raises(UserError, match=r"data\.test was 16; only 15 "):
         plan(params(test=16), np.array([20, 20]), np.array([7, 8]), 0)
+
+
+def test_sizes_without_a_number_are_a_share_of_the_labels():
+    by_rule = params(test=None, calibration=None, validation=None, labeled_per_class=None)
+
+    def sizes(training, source_test=None):
+        planned = plan(by_rule, np.array(training), source_test, 100)
+        return {name: int(counts.sum()) for name, counts in planned.items()}
+
+    assert sizes([100, 100]) == {"test": 40, "calibration": 40, "validation": 10, "labeled": 110}
+    assert sizes([100, 100], np.array([30, 50])) == {"test": 80, "calibration": 40, "validation": 10, "labeled": 150}
+    assert sizes([4, 4]) == {"test": 2, "calibration": 2, "validation": 1, "labeled": 3}
+    assert sizes([10**6, 10**6])["calibration"] == 1000
+    of_ten_labels = plan(by_rule.model_copy(update={"labeled_per_class": 5}), np.array([100, 100]), None, 0)
+    assert {name: int(counts.sum()) for name, counts in of_ten_labels.items()} == {
+        "test": 2,
+        "calibration": 2,
+        "validation": 1,
+        "labeled": 10,
+    }
 
 
 def test_a_copy_is_no_image_when_there_are_just_enough():
