@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 repro: $(INSTALLED)
 	@python -m commands.plan
 	@dvc repro
-	@python -m commands.table metrics/history.csv metrics/summary.json
+	@python -m commands.table metrics/history.csv metrics/summary.json metrics/confusion.csv
 
 test: $(INSTALLED) lint
 	python -m pytest --numprocesses auto --dist loadfile --cov --cov-report term

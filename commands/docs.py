@@ -23,13 +23,14 @@ from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.metrics import mean_interval
 
 ROOT = Path(__file__).resolve().parent.parent
+TABLES = ("history.csv", "summary.json", "confusion.csv")  # what the table is made of
 STUDIES = Path("benchmarks/studies")
 BLOCK = re.compile(r"(<!-- figures: ([^\n]+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def last_lines() -> str:
     """What `make repro` ends with."""
-    command = [sys.executable, "-m", "commands.table", "metrics/history.csv", "metrics/summary.json"]
+    command = [sys.executable, "-m", "commands.table", *(f"metrics/{name}" for name in TABLES)]
     plain = {**os.environ, "COLUMNS": "100", "FORCE_COLOR": ""}
     done = subprocess.run(command, cwd=ROOT, env=plain, stdout=subprocess.PIPE, text=True, check=True)
     lines = [line.rstrip() for line in done.stdout.strip("\n").splitlines()]

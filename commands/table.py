@@ -1,6 +1,6 @@
 """Print the table of iterations that the last run left.
 
-python -m commands.table metrics/history.csv metrics/summary.json
+python -m commands.table metrics/history.csv metrics/summary.json metrics/confusion.csv
 """
 
 from argparse import ArgumentParser
@@ -18,8 +18,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("history", type=Path)
     parser.add_argument("summary", type=Path)
+    parser.add_argument("confusion", type=Path)
     args = parser.parse_args(argv)
-    Console().print(table(read_csv(args.history), read_json(args.summary)))
+    Console().print(table(read_csv(args.history), read_json(args.summary), read_csv(args.confusion, text=True)))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,11 @@ def accuracy_by_class(predicted: np.ndarray, labels: np.ndarray, classes: int) -
     ]
 
 
+def balanced_accuracy(by_class: list[float | None]) -> float:
+    """The mean of the accuracies `by_class` over the classes that have images, so that each class counts alike."""
+    return float(np.mean([each for each in by_class if each is not None]))
+
+
 def nll(probabilities: np.ndarray, labels: np.ndarray, doubt: float = 0.0) -> float:
     """Mean negative log-likelihood, in nats, of `labels` (N,) under `probabilities` (N,K).
 

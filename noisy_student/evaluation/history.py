@@ -22,6 +22,7 @@ HISTORY_COLUMNS = [  # of history.csv, in order
     "accuracy",
     "accuracy_low",
     "accuracy_high",
+    "balanced_accuracy",
     "validation_accuracy",
     "validation_loss",
     "nll",

@@ -10,6 +10,7 @@ from rich.table import Table
 from noisy_student.core import metrics
 from noisy_student.evaluation.history import History
 
+LEAST_ACCURATE = 5  # classes that are named below the table
 CONTROL_NAMES = {  # what a gain over each kind of control is called
     "supervised": "control",
     "unnoised": "unnoised_control",
@@ -32,6 +33,7 @@ def evaluation(logits: np.ndarray, labels: np.ndarray, description: dict[str, An
         "accuracy": accuracy,
         "accuracy_low": low,
         "accuracy_high": high,
+        "balanced_accuracy": metrics.balanced_accuracy(by_class),
         "accuracy_by_class": dict(zip(description["classes"], by_class, strict=True)),
         "validation_accuracy": description["validation"]["accuracy"],
         "validation_loss": description["validation"]["loss"],
@@ -79,7 +81,8 @@ def distilled_figures(
 
     `distilled` are results and predictions by name. The dict is empty without distilled models.
     """
-    kept = ("teacher", "model", "parameters", "accuracy", "accuracy_low", "accuracy_high", "validation_accuracy")
+    accuracies = ("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "validation_accuracy")
+    kept = ("teacher", "model", "parameters", *accuracies)
     found = {}
     for name, (result, predictions) in distilled.items():
         found[name] = {key: result[key] for key in kept}
@@ -90,26 +93,53 @@ def distilled_figures(
     return {"distilled": found} if found else {}
 
 
-def table(history: pd.DataFrame, summary: dict[str, Any]) -> Table:
-    """The table of iterations that a run ends with, and in its caption whether the pool helped."""
+def table(history: pd.DataFrame, summary: dict[str, Any], confusion: pd.DataFrame | None = None) -> Table:
+    """The table of iterations that a run ends with; its caption says whether the pool helped.
+
+    With `confusion` (actual and predicted class of each test image) the caption names the least accurate classes.
+    Balanced accuracy has a column where it differs from the accuracy.
+    """
     first = history.iloc[0]
     labels = f"{first.training_labels} training labels, {first.held_out_labels} held-out labels"
     title = f"Test accuracy by iteration ({labels})"
     distilled = summary.get("distilled", {})
-    caption = "\n".join([verdict(summary), *(_distilled(name, model) for name, model in distilled.items())])
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    models = [*history.to_dict("records"), *({"iteration": name, **model} for name, model in distilled.items())]
+    cells = [_cells(model) for model in models]
+    if all(row["balanced"] == row["accuracy"] for row in cells):
+        cells = [{name: cell for name, cell in row.items() if name != "balanced"} for row in cells]
+    sentences = [verdict(summary), *(_distilled(name, model) for name, model in distilled.items())]
+    if confusion is not None:
+        sentences.insert(1, _least_accurate(confusion, summary["iteration"]))
+    table = Table(title=title, caption="\n".join(sentences), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
-    for column in ("iteration", "model", "parameters", "accuracy", "95 %", "pool kept", "precision"):
+    for column in cells[0]:
         justify: Any = "left" if column in ("iteration", "model") else "right"
         table.add_column(column, no_wrap=column != "model", overflow="fold", justify=justify)
-    for row in history.itertuples():
-        interval = f"{100 * row.accuracy_low:.1f}-{100 * row.accuracy_high:.1f}"
-        shares = [_percent(row.kept_fraction), _percent(row.pseudo_label_precision)]
-        table.add_row(row.iteration, row.model, f"{row.parameters:,}", _percent(row.accuracy), interval, *shares)
-    for name, model in distilled.items():
-        interval = f"{100 * model['accuracy_low']:.1f}-{100 * model['accuracy_high']:.1f}"
-        table.add_row(name, model["model"], f"{model['parameters']:,}", _percent(model["accuracy"]), interval, "", "")
+    for row in cells:
+        table.add_row(*row.values())
     return table
+
+
+def _cells(model: dict[str, Any]) -> dict[str, str]:
+    """The row of an iteration or of a distilled model, by column."""
+    return {
+        "iteration": model["iteration"],
+        "model": model["model"],
+        "parameters": f"{model['parameters']:,}",
+        "accuracy": _percent(model["accuracy"]),
+        "95 %": f"{100 * model['accuracy_low']:.1f}-{100 * model['accuracy_high']:.1f}",
+        "balanced": _percent(model["balanced_accuracy"]),
+        "pool kept": _percent(model.get("kept_fraction")),
+        "precision": _percent(model.get("pseudo_label_precision")),
+    }
+
+
+def _least_accurate(confusion: pd.DataFrame, iteration: str) -> str:
+    """One sentence for a person: which classes does the model find least often?"""
+    right = confusion["actual"] == confusion["predicted"]
+    found = right.groupby(confusion["actual"]).mean().sort_values(kind="stable").head(LEAST_ACCURATE)
+    named = ", ".join(f"{name} {_percent(share)}" for name, share in found.items())
+    return f"Least accurate classes of {iteration}: {named}."
 
 
 def verdict(summary: dict[str, Any]) -> str:
@@ -133,5 +163,5 @@ def _distilled(name: str, model: dict[str, Any]) -> str:
     return f"{name} compared with its teacher {model['teacher']}: {figures}."
 
 
-def _percent(fraction: float) -> str:
-    return "" if pd.isna(fraction) else f"{100 * fraction:.1f} %"
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None or pd.isna(fraction) else f"{100 * fraction:.1f} %"

@@ -9,6 +9,7 @@ N images, C channels, H and W their size, K classes.
 
 import difflib
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -121,6 +122,16 @@ def heads(model: nn.Module) -> list[nn.Linear]:
     if not all(linear):
         raise UserError("this model has no linear layer at its end and thus no features; use another model")
     return [layers[-1] for layers in linear]
+
+
+def body_layers(network: nn.Module) -> list[tuple[nn.Parameter, int]]:
+    """The parameters of the `network` but those of its heads, each with the number of its layer of weights, from 1 on.
+
+    A parameter with one dimension belongs to the layer of the weights before it.
+    """
+    head = {id(parameter) for each in heads(network) for parameter in each.parameters()}
+    body = [parameter for parameter in network.parameters() if id(parameter) not in head]
+    return [(each, max(layer, 1)) for each, layer in zip(body, accumulate(p.ndim > 1 for p in body), strict=True)]
 
 
 def head_name(model: nn.Module) -> str:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, autocast
-from noisy_student.models.registry import bare, heads
+from noisy_student.models.registry import bare, body_layers, heads
 from noisy_student.training.params import Scope
 
 
@@ -24,9 +24,14 @@ class ForwardPasses(NamedTuple):
 
 
 def forward_passes(
-    classifier: Classifier, runtime: RuntimeParams, scope: Scope = "all", keep_statistics: bool = False
+    classifier: Classifier,
+    runtime: RuntimeParams,
+    scope: Scope = "all",
+    keep_statistics: bool = False,
+    frozen: float = 0.0,
 ) -> ForwardPasses:
-    """The forward passes of `classifier`, of which the tensors in `scope` are trained.
+    """The forward passes of `classifier`, of which the tensors in `scope` are trained, without the first fraction
+    `frozen` of the body's.
 
     With `keep_statistics`, batch norms normalize by the statistics that they have and do not change them.
     """
@@ -39,6 +44,7 @@ def forward_passes(
         PREPARE[scope](classifier)
         if keep_statistics:
             set_norms(classifier, training=False)
+        freeze(classifier, frozen)
         return forward(images)
 
     @torch.no_grad()
@@ -52,6 +58,18 @@ def forward_passes(
 def learn_all(classifier: Classifier) -> None:
     """Train all tensors, with model noise."""
     classifier.train().requires_grad_(True)
+
+
+def freeze(classifier: Classifier, fraction: float) -> None:
+    """Keep that first `fraction` of the body's layers, and the statistics of its batch norms, as they are, so that no
+    gradient is computed for them."""
+    body = body_layers(classifier.network)
+    for parameter, layer in body:
+        if layer <= round(fraction * body[-1][1]):
+            parameter.requires_grad_(False)
+    for module in classifier.modules() if fraction else ():
+        if isinstance(module, _BatchNorm) and not module.weight.requires_grad:
+            module.eval()
 
 
 def learn_head(classifier: Classifier) -> None:

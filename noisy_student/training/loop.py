@@ -247,7 +247,8 @@ class Trainer:
         params, step = self.recipe.training, state.step
         set_learning_rate(state.optimizer, params, step)
         reseed_torch(self.seed, "model noise", step)
-        student = forward_passes(state.classifier, self.runtime, phase_of(params, step).scope, params.keeps_statistics)
+        scope = phase_of(params, step).scope
+        student = forward_passes(state.classifier, self.runtime, scope, params.keeps_statistics, params.frozen)
         for part in batches.parts(step):
             part_loss = loss(student, part, self.recipe)
             part_loss.backward()

@@ -3,14 +3,13 @@
 import copy
 import math
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from noisy_student.models.classifier import Classifier
-from noisy_student.models.registry import heads
+from noisy_student.models.registry import body_layers
 from noisy_student.training.params import TrainingParams
 
 
@@ -100,14 +99,11 @@ def rate_shares(classifier: Classifier, params: TrainingParams) -> dict[int, flo
     parameters = list(classifier.parameters())
     if (params.body_rate, params.layer_decay) == (1, 1):
         return {id(parameter): 1.0 for parameter in parameters}
-    head = {id(parameter) for each in heads(classifier.network) for parameter in each.parameters()}
-    body = [parameter for parameter in parameters if id(parameter) not in head]
-    layers = list(accumulate(parameter.ndim > 1 for parameter in body))
+    body = body_layers(classifier.network)
     shares = {
-        id(parameter): params.body_rate * params.layer_decay ** (layers[-1] + 1 - max(layer, 1))
-        for parameter, layer in zip(body, layers, strict=True)
+        id(parameter): params.body_rate * params.layer_decay ** (body[-1][1] + 1 - layer) for parameter, layer in body
     }
-    return shares | dict.fromkeys(head, 1.0)
+    return {id(parameter): 1.0 for parameter in parameters} | shares
 
 
 def _adamw(groups: list[dict[str, Any]], params: TrainingParams, fused: bool) -> torch.optim.AdamW:

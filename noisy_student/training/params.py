@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from noisy_student.core.config import ParamsModel
 from noisy_student.training.augmentation.policy import NoiseParams
 
-TRANSFER = ("body_rate", "layer_decay", "unfreeze")  # options of training that mean nothing but for pretrained weights
+TRANSFER = ("frozen", "body_rate", "layer_decay")  # options of training that mean nothing but for pretrained weights
 Scope = Literal["all", "head", "deep half"]  # which of a model's tensors a step trains
 BatchContent = Literal["both", "labeled", "pool"]  # which images a batch is made of
 
@@ -27,11 +27,11 @@ class TrainingParams(ParamsModel):
     consistency_temperature: float = Field(default=0.4, ge=0)  # sharpens a label made on the fly, 0: a hard one
     initial: Literal["scratch", "warm", "pretrained"] = "scratch"  # initial weights: random; those of the
     # teacher, which has the same model; or those of models/pretrained, with a new head
-    body_rate: float = Field(default=1.0, ge=0, le=1)  # learning rate of a pretrained body as a fraction of its head's
-    # (0: the head alone is trained)
+    frozen: float = Field(default=0.0, ge=0, le=1)  # first fraction of a pretrained body's layers, which keep their
+    # weights and save time and memory (1: the head alone is trained)
+    body_rate: float = Field(default=1.0, gt=0, le=1)  # learning rate of a pretrained body as a fraction of its head's
     layer_decay: float = Field(default=1.0, gt=0, le=1)  # factor of the rate from each layer of a pretrained body to
     # the one before it (Howard and Ruder 2018, "Universal Language Model Fine-tuning", section 3.2)
-    unfreeze: float = Field(default=0.0, ge=0, lt=1)  # first fraction of the steps, in which the head alone is trained
     norm_statistics: Literal["kept", "learned"] | None = None  # means and deviations of batch norms: as they came, or
     # of the batches; null: kept with pretrained weights, learned with others
     finetune: float = Field(default=0.0, ge=0, lt=1)  # last fraction of a student's steps, on labels alone; the pool's
@@ -93,12 +93,8 @@ class TrainingParams(ParamsModel):
                     raise ValueError(f"must have initial pretrained where {option} is set")
         elif self.optimizer == "muon" and (self.body_rate, self.layer_decay) != (1, 1):
             raise ValueError("must have optimizer adamw or sgd where layers differ in their rates")
-        elif self.body_rate == 0 and (self.layer_decay != 1 or self.unfreeze or self.resolution_fix):
-            raise ValueError("must have layer_decay 1, unfreeze 0 and resolution_fix 0 where body_rate is 0")
-        elif self.unfreeze and not 0 < _first_unfrozen(self) < first_step(self, "resolution_fix"):
-            raise ValueError(
-                f"must leave steps for the head alone and steps for the whole model: unfreeze {self.unfreeze}"
-            )
+        elif self.frozen == 1 and ((self.body_rate, self.layer_decay) != (1, 1) or self.resolution_fix):
+            raise ValueError("must have body_rate 1, layer_decay 1 and resolution_fix 0 where frozen is 1")
         return self
 
 
@@ -120,10 +116,10 @@ class Phase:
 
 @lru_cache(maxsize=64)
 def phases(training: TrainingParams) -> tuple[Phase, ...]:
-    """The phases of a training, one after another: the head first, the pool before the labels (Xie et al. 2019,
-    section 4.1 and appendix A.2), whole images without noise last (Touvron et al. 2019)."""
+    """The phases of a training, one after another: the pool before the labels (Xie et al. 2019, section 4.1 and
+    appendix A.2), whole images without noise last (Touvron et al. 2019)."""
     fix = first_step(training, "resolution_fix")
-    changes = (_first_unfrozen(training), first_step(training, "finetune"), fix)
+    changes = (first_step(training, "finetune"), fix)
     starts = sorted({0, *(step for step in changes if 0 < step < training.steps)})
     found = []
     for start, end in pairwise([*starts, training.steps]):
@@ -136,8 +132,7 @@ def phases(training: TrainingParams) -> tuple[Phase, ...]:
 
 def _scope(training: TrainingParams, step: int) -> Scope:
     """Which of the model's tensors `step` trains."""
-    frozen = training.initial == "pretrained" and training.body_rate == 0
-    if frozen or step < _first_unfrozen(training):
+    if training.frozen == 1:
         return "head"
     return "deep half" if step >= first_step(training, "resolution_fix") else "all"
 
@@ -147,11 +142,6 @@ def _batch_content(training: TrainingParams, step: int) -> BatchContent:
     if not training.finetune:
         return "both"
     return "labeled" if step >= first_step(training, "finetune") else "pool"
-
-
-def _first_unfrozen(training: TrainingParams) -> int:
-    """The first step that trains the whole model."""
-    return round(training.unfreeze * training.steps)
 
 
 def phase_of(training: TrainingParams, step: int) -> Phase:

@@ -221,7 +221,8 @@ def test_a_student_is_distilled_without_another_stage_of_the_loop_and_its_leavin
     summary = json.loads((project.folder / "metrics/summary.json").read_text())
     assert summary["distilled"]["small"]["model"] == "cnn_2"
     assert "gain_over_teacher" in summary["distilled"]["small"]
-    assert "small" in project.run(sys.executable, "-m", "commands.table", "metrics/history.csv", "metrics/summary.json")
+    tables = (f"metrics/{name}" for name in ("history.csv", "summary.json", "confusion.csv"))
+    assert "small" in project.run(sys.executable, "-m", "commands.table", *tables)
     project.run("git", "checkout", "-q", "params.yaml")
     assert "small is left" in project.run("dvc", "repro", status=255)
     said = project.run(sys.executable, "-m", "commands.plan", status=1)

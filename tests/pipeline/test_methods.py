@@ -47,7 +47,7 @@ METHODS = [
     {"training.optimizer": "sgd"},
     {"training.optimizer": "muon"},
     {"pool_controls": {kind: {"kind": kind, "of": "iter1"} for kind in ("unnoised", "oracle", "shuffled")}},
-    {"training.initial": "pretrained", "training.body_rate": 0.1, "training.unfreeze": 0.5, **PRETRAINED},
+    {"training.initial": "pretrained", "training.body_rate": 0.1, "training.frozen": 0.5, **PRETRAINED},
     {"training.initial": "pretrained", "training.layer_decay": 0.6, **PRETRAINED},
     {"distilled": DISTILLED, "distillation.images": "pool", "distillation.weight": 0.5},
     {"distilled": DISTILLED, "distillation.kind": "hard", "distillation.temperature": 1},

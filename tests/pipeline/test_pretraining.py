@@ -310,5 +310,5 @@ def test_the_check_takes_params_with_pretrained_models_and_refuses_what_is_missi
         checked(pretraining__source="folder", pretraining__models=["cnn_16"], pretraining__path="models")
     with pytest.raises(UserError, match=r"pretraining.training.body_rate would need pretrained weights"):
         checked(**source, pretraining__training={"body_rate": 0.5})
-    with pytest.raises(UserError, match=r"must have initial pretrained where unfreeze is set"):
-        checked(training__unfreeze=0.5)
+    with pytest.raises(UserError, match=r"must have initial pretrained where frozen is set"):
+        checked(training__frozen=0.5)

@@ -64,7 +64,7 @@ def test_it_says_what_it_changed(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     configure.main(
         [
-            str(overlay(tmp_path, "training: {steps: 9, unfreeze: 0.5}\ndata: {source: folder}\n")),
+            str(overlay(tmp_path, "training: {steps: 9, frozen: 0.5}\ndata: {source: folder}\n")),
             "--out",
             "params.yaml",
         ]

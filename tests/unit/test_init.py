@@ -149,22 +149,27 @@ def test_a_model_that_began_with_pretrained_weights_is_saved_and_comes_back(
     assert described["normalization"] == {"mean": [0.25], "std": [0.5]}
 
 
-@pytest.mark.parametrize("options", [{"body_rate": 0.0}, {"unfreeze": 0.5}, {"body_rate": 0.1}])
+@pytest.mark.parametrize("options", [{"frozen": 1.0}, {"frozen": 0.5}, {"body_rate": 0.1}])
 def test_which_part_learns(pretrained, make_split, make_recipe, runtime, options):
-    """With the head alone the whole body stays, its running statistics, too; else it moves in the end."""
+    """What is frozen stays, its running statistics, too; what is not moves."""
     data = TrainingData(make_split(0, 30), make_split(400, 450))
     learned = {"norm_statistics": "learned", "ema_decay": 0.0, "steps": 8}
     recipe = make_recipe("cnn_2", {"dropout": 0.5}, initial="pretrained", **learned, **options)
     trained = fit(TrainingRun("iter0", recipe, runtime, CPU, 0, pretrained), data)
     before, after = (body(bare(each.network)) for each in (begin(pretrained, data.labeled), trained.classifier))
-    same = {name: torch.equal(before[name], after[name]) for name in before if before[name].ndim}
-    assert all(same.values()) if options == {"body_rate": 0.0} else not any(same.values())
+    names = [name for name in before if before[name].ndim]
+    same = [torch.equal(before[name], after[name]) for name in names]
+    frozen = same.index(False) if False in same else len(same)
+    assert all(same[:frozen])
+    assert not any(same[frozen:])
+    layers = [before[name].ndim > 1 for name in names]
+    assert sum(layers[:frozen]) == round(options.get("frozen", 0) * sum(layers))
 
 
-def test_the_head_learns_alone_in_the_steps_before_unfreezing(make_recipe):
-    training = make_recipe(initial="pretrained", unfreeze=0.25, resolution_fix=0.25, steps=8).training
-    assert [phase_of(training, step).scope for step in range(8)] == ["head"] * 2 + ["all"] * 4 + ["deep half"] * 2
-    alone = make_recipe(initial="pretrained", body_rate=0.0, steps=2).training
+def test_a_frozen_body_leaves_the_head_alone_in_all_steps(make_recipe):
+    training = make_recipe(initial="pretrained", frozen=0.25, resolution_fix=0.25, steps=8).training
+    assert [phase_of(training, step).scope for step in range(8)] == ["all"] * 6 + ["deep half"] * 2
+    alone = make_recipe(initial="pretrained", frozen=1.0, steps=2).training
     assert [phase_of(alone, step).scope for step in range(2)] == ["head"] * 2
 
 

@@ -272,8 +272,8 @@ def die() -> None:
         ("cnn_4", {"ema_decay": 0, "validations": 1}),
         ("cnn_4", {"optimizer": "muon"}),
         ("cnn_4", {"finetune": 0.25, "resolution_fix": 0.25}),
-        ("cnn_4", {"initial": "pretrained", "unfreeze": 0.4, "layer_decay": 0.5}),
-        ("cnn_4", {"initial": "pretrained", "body_rate": 0.0}),
+        ("cnn_4", {"initial": "pretrained", "frozen": 0.4, "layer_decay": 0.5}),
+        ("cnn_4", {"initial": "pretrained", "frozen": 1.0}),
     ],
 )
 @pytest.mark.parametrize("step", [0, 1, 5, 11])

@@ -218,6 +218,25 @@ def test_the_table_shows_each_iteration_and_the_verdict(tmp_path, history):
         assert "nan" not in shown
 
 
+def test_balanced_accuracy_counts_each_class_alike_and_is_shown_where_it_differs(history):
+    labels = np.array([0] * 8 + [1] * 2)
+    figures = evaluation(np.eye(3)[[0] * 10] * 5, labels, DESCRIPTION)
+    assert (figures["accuracy"], figures["balanced_accuracy"]) == (0.8, 0.5)
+    assert "balanced" not in rendered(
+        history.rows.assign(balanced_accuracy=history.rows["accuracy"]), {"iteration": "iter1"}
+    )
+    shown = rendered(history.rows.assign(balanced_accuracy=0.5), {"iteration": "iter1"})
+    assert "balanced" in shown
+    assert "50.0 %" in shown
+
+
+def test_the_table_names_the_least_accurate_classes(history):
+    confusion = pd.DataFrame({"actual": list("aaaabb"), "predicted": list("aaabbb")})
+    screen = io.StringIO()
+    Console(file=screen, width=120).print(table(history.rows, {"iteration": "iter1"}, confusion))
+    assert "Least accurate classes of iter1: a 75.0 %, b 100.0 %." in screen.getvalue()
+
+
 def test_the_table_of_a_teacher_alone(make_results):
     history = single(*make_results("iter0", 80), None)
     shown = rendered(history.rows, summary(history, "iter0", {}))
