@@ -35,12 +35,21 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if there := [part for part in PARTS if (args.folder / part).exists()]:
         raise UserError(f"{args.folder / there[0]} is there, and its images would mix with these; remove it")
-    table = pq.read_table(args.source / f"{args.name}.parquet").to_pandas()
-    if args.name == "clothing":
+    lay_out(drawn_table(args.name, args.source, args.labels, args.draw), args.folder)
+
+
+def drawn_table(name: str, source: Path, labels: int, draw: int) -> pd.DataFrame:
+    """The photographs of that name in the folder `source`: label, jpeg, and part, see `drawn`."""
+    table = pq.read_table(source / f"{name}.parquet").to_pandas()
+    if name == "clothing":
         table = table[table["split"] != "validation"].reset_index(drop=True)
-    for number, image in enumerate(drawn(args.name, table, args.labels, args.draw).itertuples()):
-        folder = args.folder / (image.part if image.part == "pool" else f"{image.part}/{image.label}")
-        write(folder, number, image.jpeg)
+    return drawn(name, table, labels, draw)
+
+
+def lay_out(table: pd.DataFrame, folder: Path) -> None:
+    """Write the photographs of `table` into `folder`; a file is named by its row."""
+    for number, image in enumerate(table.itertuples()):
+        write(folder / (image.part if image.part == "pool" else f"{image.part}/{image.label}"), number, image.jpeg)
 
 
 def drawn(name: str, table: pd.DataFrame, labels: int, draw: int) -> pd.DataFrame:

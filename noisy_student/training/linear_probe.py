@@ -82,9 +82,9 @@ def linear_probe(
     """
     every = np.concatenate([features, pool.features]) if pool else features  # (N+M,F)
     mean, deviation = every.mean(axis=0), np.maximum(every.std(axis=0), 1e-6)
-    images, strengths, axes = np.linalg.svd((every - mean) / deviation, full_matrices=False)
-    coordinates = images * strengths  # (N+M,min(N+M,F)): the optimum lies among the images
-    penalty = choose_penalty(coordinates[: len(labels)], labels)
+    standardized = (every - mean) / deviation
+    penalty = choose_penalty(standardized[: len(labels)], labels)
+    coordinates, axes = in_few_dimensions(standardized)
     rows, row_labels, row_weights = np.arange(len(labels)), labels, np.ones(len(labels))
     if pool:
         taken, classes = np.nonzero(pool.targets >= LEAST_TARGET)
@@ -98,13 +98,24 @@ def linear_probe(
     return weight.astype(np.float32), (bias - weight @ mean).astype(np.float32)
 
 
+def in_few_dimensions(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`features` (N,F) as coordinates (N,D) along orthogonal axes (D,F), D at most N and F.
+
+    The optimum of a penalized regression lies in the space that the images span, and a rotation does not change it.
+    """
+    if len(features) >= features.shape[1]:
+        return features, np.eye(features.shape[1], dtype=features.dtype)
+    images, strengths, axes = np.linalg.svd(features, full_matrices=False)
+    return images * strengths, axes
+
+
 def choose_penalty(features: np.ndarray, labels: np.ndarray) -> float:
     """The inverse strength among PENALTIES whose regressions predict left-out images best.
 
     A class of one image cannot be left out; then it is the middle one.
     """
     every = -(-len(labels) // MAX_CHOOSING)
-    features, labels = features[::every], labels[::every]
+    features, labels = in_few_dimensions(features[::every])[0], labels[::every]
     counts = np.bincount(labels)
     folds = min(FOLDS, int(counts[counts > 0].min()))
     if folds < 2:

@@ -1,0 +1,217 @@
+"""The recipe for photographs beside what a person would use instead, on the same labels.
+
+    python -m benchmarks.photographs SOURCE                    # all of RUNS
+    python -m benchmarks.photographs SOURCE clothing_20 tiles  # some of them
+
+SOURCE has the Parquet files of benchmarks.photo_folders, which lays out the folders. A run is configs/photos.yaml on
+one draw of the labels. Beside it stand logistic regressions on the features of the frozen network of iter0, on all
+labels, the held-out ones among them, alone and with self-training. Writes benchmarks/studies/photographs.csv, going on
+where it stopped, photographs_stages.csv (seconds and memory of each stage) and photographs.md.
+
+F features.
+"""
+
+import sys
+import tempfile
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import SelfTrainingClassifier
+
+from benchmarks.expand import commands
+from benchmarks.photo_folders import PARTS, drawn_table, lay_out
+from benchmarks.processes import hardware
+from benchmarks.processes import run as measured
+from benchmarks.studies_table import percent
+from benchmarks.study import RESULTS, ROOT, changed, copy_project, environment, fingerprint
+from commands.configure import values
+from noisy_student.core import metrics
+from noisy_student.core.errors import UserError, cli_main
+from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
+from noisy_student.models.classifier import load_classifier
+from noisy_student.models.device import RuntimeParams, setup
+from noisy_student.store.splits import Split, read_split, write_truth
+from noisy_student.training.linear_probe import choose_penalty, features_of
+
+CONFIG = ROOT / "configs/photos.yaml"
+TABLES = {name: RESULTS / f"{name}.csv" for name in ("photographs", "photographs_stages")}
+KEYS = ["run", "draw", "params"]
+CONFIDENCE, ROUNDS = 0.8, 2  # of self-training on frozen features
+
+
+class Run(NamedTuple):
+    """A set of photographs, the labels of each class, the draws of them, and changes to the recipe by dotted key.
+
+    In the first draw of an `oracle`, the last iteration is also trained with the true labels of the pool.
+    """
+
+    photographs: str
+    labels: int
+    draws: tuple[int, ...]
+    changes: dict[str, Any] = {}
+    oracle: bool = False
+
+
+RUNS = {
+    "clothing_20": Run("clothing", 20, (0, 1, 2), oracle=True),
+    "clothing_5": Run("clothing", 5, (0,)),
+    "clothing_50": Run("clothing", 50, (0,)),
+    "tiles": Run("tiles", 15, (0, 1, 2)),
+    "tiles_balanced": Run("tiles", 15, (0, 1, 2), {"pseudo_labels.balance": True}),
+}
+
+
+@cli_main
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, help="the folder of the Parquet files")
+    parser.add_argument("runs", nargs="*", help=f"of: {', '.join(RUNS)}; none: all")
+    args = parser.parse_args(argv)
+    if unknown := set(args.runs) - set(RUNS):
+        raise UserError(f"there is no run {min(unknown)}; there are {', '.join(RUNS)}")
+    for name in args.runs or RUNS:
+        for draw in RUNS[name].draws:
+            add(name, draw, args.source)
+
+
+def add(name: str, draw: int, source: Path) -> None:
+    """Do a run, unless it stands in the tables with the same parameters, and write them anew."""
+    run = RUNS[name]
+    oracle = {"pool_controls.oracle": {"kind": "oracle", "of": "iter2"}} if run.oracle and draw == run.draws[0] else {}
+    params = changed(values(CONFIG), {"seed": draw, **run.changes, **oracle})
+    key = dict(zip(KEYS, (name, draw, fingerprint(params)), strict=True))
+    found = {table: read_csv(path) if path.exists() else pd.DataFrame(columns=KEYS) for table, path in TABLES.items()}
+    if key in found["photographs"][KEYS].to_dict("records"):
+        return
+    print(f"photographs: {name}, draw {draw}", flush=True)
+    with tempfile.TemporaryDirectory(prefix=name) as folder:
+        stages = done(Path(folder), params, run, draw, source)
+        rows = [*models(Path(folder)), *regressions(Path(folder), params)]
+    for table, new in (("photographs", rows), ("photographs_stages", stages)):
+        old = found[table]
+        kept = old[(old["run"] != name) | (old["draw"] != draw)]
+        found[table] = pd.concat([kept, pd.DataFrame([key | row for row in new])], ignore_index=True)
+        found[table] = found[table].sort_values(["run", "draw"], kind="stable", ignore_index=True)
+        write_csv(TABLES[table], found[table])
+    write_bytes(RESULTS / "photographs.md", markdown(*found.values()).encode())
+
+
+def done(folder: Path, params: dict[str, Any], run: Run, draw: int, source: Path) -> list[dict[str, Any]]:
+    """Run the stages of dvc.yaml in `folder`; seconds and megabytes of each.
+
+    The folder of photographs does not tell the labels of its pool, so they are written beside it after `prepare`: they
+    measure the pseudo-labels and train the oracle.
+    """
+    table = drawn_table(run.photographs, source, run.labels, draw)
+    lay_out(table, folder / params["data"]["path"])
+    stages = []
+    for stage, lines in commands(copy_project(folder, params), params):
+        figures = [measured(folder, sys.executable, *line.split()[1:], environment=environment()) for line in lines]
+        seconds, peak = sum(1 / each.speed for each in figures), max(each.peak_mb for each in figures)
+        print(f"  {stage}: {seconds:.0f} s, {peak:,.0f} MB", flush=True)
+        stages.append({"stage": stage, "seconds": seconds, "megabytes": peak})
+        if stage == "prepare":
+            tell_the_truth(folder / "data", table)
+    return stages
+
+
+def tell_the_truth(data: Path, table: pd.DataFrame) -> None:
+    """Write the labels that `table` has of the images in the pool, which are named by their row there."""
+    classes, ids = read_split(data / "labeled").classes, read_split(data / "pool").ids
+    labels = table["label"].iloc[[int(Path(name).stem) for name in ids]]
+    write_truth(data / "pool_truth.parquet", ids, np.array([classes.index(label) for label in labels]))
+
+
+def models(folder: Path) -> Iterator[dict[str, Any]]:
+    """The figures of the iterations, the controls and the distilled models."""
+    for file in sorted((folder / "metrics").glob("*/*/results.json")):
+        result = read_json(file)
+        kept = ("model", "parameters", "accuracy", "balanced_accuracy", "kept_fraction", "pseudo_label_precision")
+        yield {"name": file.parent.name, **{key: result[key] for key in kept if key in result}}
+
+
+def regressions(folder: Path, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The figures of logistic regressions on frozen features, on all labels, held-out ones too."""
+    runtime = RuntimeParams(**params["runtime"])
+    classifier, description = load_classifier(folder / "models/iter0", setup(runtime))
+    splits = {name: read_split(folder / "data" / name) for name in (*PARTS, "calibration", "validation")}
+
+    def features(split: Split) -> np.ndarray:
+        return features_of(classifier, split.selection(), runtime)
+
+    with_labels = [splits[name] for name in ("labeled", "calibration", "validation")]
+    known = np.concatenate([features(split) for split in with_labels])
+    labels = np.concatenate([split.labels for split in with_labels])
+    pool, test = features(splits["pool"]), features(splits["test"])
+    alone = regression(known, labels).fit(known, labels)
+    both = np.concatenate([labels, np.full(len(pool), -1)])
+    taught = SelfTrainingClassifier(regression(known, labels), threshold=CONFIDENCE, max_iter=ROUNDS)
+    taught.fit(np.concatenate([known, pool]), both)
+    for name, model in (("logistic regression", alone), ("logistic regression, self-training", taught)):
+        right = metrics.accuracy_by_class(model.predict(test), splits["test"].labels, len(description["classes"]))
+        yield {
+            "name": name,
+            "model": f"{description['model']}, frozen",
+            "accuracy": model.score(test, splits["test"].labels),
+            "balanced_accuracy": metrics.balanced_accuracy(right),
+        }
+
+
+def regression(features: np.ndarray, labels: np.ndarray) -> Pipeline:
+    """A logistic regression on standardized features, its penalty the best by cross-validation on `labels`."""
+    penalty = choose_penalty(StandardScaler().fit_transform(features), labels)
+    return make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=1000))
+
+
+def markdown(rows: pd.DataFrame, stages: pd.DataFrame) -> str:
+    """The tables of accuracies, of differences and of time."""
+    lines = [
+        "# photographs: the recipe for photographs, and what a person would use instead on the same labels",
+        "",
+        "Test accuracy and balanced accuracy in per cent: the mean over n draws of the labels ± half of its 95 % t "
+        f"interval. Seconds and megabytes of a stage: the mean and the largest. {hardware()}.",
+        "",
+        "| photographs | name | model | n | accuracy | balanced | pool kept | precision |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    figures = ("accuracy", "balanced_accuracy", "kept_fraction", "pseudo_label_precision")
+    for (run, name), group in rows.groupby(["run", "name"], sort=False):
+        cells = " | ".join(percent(group[figure]) if figure in group else "" for figure in figures)
+        lines.append(f"| {run} | {name} | {group['model'].iloc[0]} | {len(group)} | {cells} |")
+    lines += ["", "| photographs | difference, points | n | accuracy | balanced | draws above 0 |"]
+    lines += ["|---|---|---:|---:|---:|---:|"]
+    for run, group in rows.groupby("run", sort=False):
+        lines += differences(str(run), group)
+    lines += ["", "| photographs | stage | s | MB |", "|---|---|---:|---:|"]
+    for run, group in stages.groupby("run", sort=False):
+        for stage, of in group.groupby("stage", sort=False):
+            lines.append(f"| {run} | {stage} | {of['seconds'].mean():,.0f} | {of['megabytes'].max():,.0f} |")
+        recipe = group[~group["stage"].str.contains("pool_control")]  # the oracle is none of it
+        whole = recipe.groupby("draw")["seconds"].sum()
+        lines.append(f"| {run} | all | {whole.mean():,.0f} | {recipe['megabytes'].max():,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def differences(run: str, rows: pd.DataFrame) -> Iterator[str]:
+    """A line for each other model that the last iteration is compared with."""
+    by_name = {
+        figure: rows.pivot(index="draw", columns="name", values=figure) for figure in ("accuracy", "balanced_accuracy")
+    }
+    names = list(by_name["accuracy"])
+    last = max(name for name in names if name.startswith("iter"))
+    for other in (name for name in rows["name"].unique() if name != last):
+        found = [(each[last] - each[other]).dropna() for each in by_name.values()]
+        above = f"{int((found[0] > 0).sum())} of {len(found[0])}"
+        cells = " | ".join(percent(each, sign="+") for each in found)
+        yield f"| {run} | {last} - {other} | {len(found[0])} | {cells} | {above} |"
+
+
+if __name__ == "__main__":
+    main()
