@@ -22,7 +22,7 @@ from noisy_student.models.registry import heads
 from noisy_student.store.splits import Selection, Split
 
 BATCH_SIZE = 512  # images in a forward pass, at most; the logits do not depend on it
-BATCH_PIXELS = 2**21  # pixels of them, at most, so that photographs take no more memory than small images
+BATCH_PIXELS = 2**20  # pixels of them, at most, so that photographs take no more memory than small images
 
 
 class LabelingParams(ParamsModel):
