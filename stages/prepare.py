@@ -66,7 +66,7 @@ def main(
 
         for name, rows in splits.rows.items():
             table, drops = index_of_split(name, rows, ids, index, labels)
-            how = data.preparation(), data.shard_megabytes * MEGABYTE, drops
+            how = data.preparation() | dataset.found_preparation(), data.shard_megabytes * MEGABYTE, drops
             write_split(folders[name], images.at(rows), table, dataset.classes, *how)
         write_truth(pool_truth, ids.iloc[splits.rows["pool"]].array, labels[splits.rows["pool"]])
         figures = splitting.report(splits, labels, dataset.classes)

@@ -31,6 +31,7 @@ class UserFiles:
     groups: np.ndarray | None  # int64 (N,), -1: in none
     drops: np.ndarray  # int64 (N,)
     quarantine: pd.DataFrame  # the files that are not among them: path, sha256, reason
+    white: int | None = None  # value of white in 16-bit gray files that do not tell it; None where there are none
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,10 @@ class Dataset(Images):
         images."""
         return [part for part in (self.test, self, self.unlabeled) if part]
 
+    def found_preparation(self) -> dict[str, int]:
+        """What the files told of their preparation, to be kept with that of `params.yaml`."""
+        return {"white": self.user_files.white} if self.user_files and self.user_files.white else {}
+
     def figures(self) -> dict[str, int]:
         """Counts and sizes of a user's files; empty for other sources."""
         if not self.user_files:
@@ -62,6 +67,7 @@ class Dataset(Images):
             "smallest_side_pixels": int(sides[0]),
             "median_side_pixels": int(sides[len(sides) // 2]),
             "largest_side_pixels": int(self.user_files.sizes.max()),
+            **({"white_of_16_bit_files": self.user_files.white} if self.user_files.white else {}),
         }
 
     def quarantine(self) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +21,15 @@ from pydantic import Field
 from noisy_student.core.config import ParamsModel
 from noisy_student.core.errors import one_line
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # an allow-list: Pillow would run Ghostscript for EPS
+# an allow-list: Pillow would run Ghostscript for EPS
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
+HEIF = "HEIF"  # of telephones (HEIC), read by pillow-heif
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # at byte 8 of a file
 MAX_BYTES = 500_000_000  # of a file
 EXIF_ELSEWHERE = ("TIFF", "PNG")  # formats whose EXIF data Pillow may not read when it opens the file
 OPAQUE = {"L", "RGB"}  # modes that are taken as they are
 CONVERTED = {"1", "P", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}  # that are opaque unless they name a transparent color
-BITS_PER_SAMPLE, PHOTOMETRIC, TILE_WIDTH, TILE_LENGTH = 258, 262, 322, 323  # tags of TIFF
+BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE, TILE_WIDTH, TILE_LENGTH = 258, 262, 281, 322, 323  # tags of TIFF
 WHITE_IS_ZERO = 0
 HOW_RESIZED = Image.Resampling.BILINEAR
 REDUCING_GAP = (
@@ -34,6 +37,7 @@ REDUCING_GAP = (
 )
 WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # gray, 16 bits a pixel; Pillow names some of them I
+WHITE = 2**16 - 1  # of 16-bit values
 
 
 class Preparation(ParamsModel):
@@ -43,6 +47,8 @@ class Preparation(ParamsModel):
     resize: Literal["crop", "pad"]  # crop: the middle square; pad: all of it, with `background` beside it
     background: int = Field(default=0, ge=0, le=255)  # gray value behind transparent pixels and beside what is padded
     max_megapixels: float = Field(default=50.0, gt=0, le=1000)  # 10^6 pixels; a larger image is not decoded
+    white: int | None = Field(default=None, ge=1, le=WHITE)  # value of white in 16-bit gray files that do not tell it;
+    # null: by the largest value of a user's files, such as 4095 where it has 12 bits
 
 
 class BadImage(Exception):
@@ -56,6 +62,7 @@ class Decoded:
     pixels: np.ndarray  # uint8 (image_size,image_size,3), or (image_size,image_size,1) of a file that is all gray
     width: int  # pixels of the file's image, upright
     height: int
+    largest: int = 0  # value of a 16-bit gray file that does not tell its white; 0 for any other
 
 
 def read_inside(root: str, path: str) -> bytes:
@@ -110,15 +117,18 @@ def decode(content: bytes, how: Preparation) -> Decoded:
         raise BadImage("empty")
     try:
         with _without_pillows_limit():
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image = Image.open(io.BytesIO(content), formats=formats())
             for width, height in (image.size, _tile(image)):
                 if width * height > how.max_megapixels * 1e6:
                     raise BadImage(f"larger than data.max_megapixels: {width} x {height}")
             image.load()
-        plain = _plain(_upright(image), how.background)
+        largest = _largest(image)
+        plain = _plain(_upright(image), how)
     except BadImage:
         raise
     except UnidentifiedImageError:
+        if content[4:8] == b"ftyp" and content[8:12] in HEIC_BRANDS and HEIF not in formats():
+            raise BadImage("a HEIC file, which only pillow-heif reads: pip install pillow-heif") from None
         raise BadImage("no image of a known format") from None
     except MemoryError:
         raise
@@ -126,7 +136,25 @@ def decode(content: bytes, how: Preparation) -> Decoded:
         raise BadImage(f"cannot be decoded: {one_line(error) or type(error).__name__}") from None
     width, height = plain.size
     pixels = np.frombuffer(_resized(plain, how).tobytes(), np.uint8).reshape(how.image_size, how.image_size, -1)
-    return Decoded(pixels, width, height)
+    return Decoded(pixels, width, height, largest)
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """The formats that are read. HEIC is among them where pillow-heif is installed."""
+    Image.preinit()
+    try:
+        import pillow_heif
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener(thumbnails=False)
+    pillow_heif.options.DECODE_THREADS = 1  # the files are decoded on all cores as it is
+    return (*FORMATS, HEIF)
+
+
+def white_of(largest: int) -> int:
+    """The value of white in 16-bit gray files whose `largest` value that is: all bits of the fewest that hold it."""
+    return min(WHITE, max(255, 2 ** int(largest).bit_length() - 1))
 
 
 @contextmanager
@@ -171,14 +199,15 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _tile(image: Image.Image) -> tuple[int, int]:
     """Width and height of a tile in a tiled TIFF. Whole tiles are decoded, and one may be larger than the image."""
-    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    tags = _tags(image)
     return int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
 
 
-def _plain(image: Image.Image, background: int) -> Image.Image:
+def _plain(image: Image.Image, how: Preparation) -> Image.Image:
     """The image in mode L or RGB, 8 bits a channel."""
+    background = how.background
     if image.mode in DEEP:  # before transparency, because Pillow would clip these values on the way; it is rare in them
-        return Image.fromarray(_rescaled(image, background))
+        return Image.fromarray(_rescaled(image, how))
     if image.mode in WITH_ALPHA or "transparency" in image.info:
         layer = image.convert("RGBA")
         under = Image.new("RGBA", layer.size, (background,) * 3 + (255,))
@@ -190,17 +219,39 @@ def _plain(image: Image.Image, background: int) -> Image.Image:
     raise BadImage(f"pixels of mode {image.mode} have no known range")
 
 
-def _rescaled(image: Image.Image, background: int) -> np.ndarray:
+def _rescaled(image: Image.Image, how: Preparation) -> np.ndarray:
     """The gray values of an image of more than 8 bits, as 8-bit ones."""
-    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
-    bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
-    if bits > 16:
-        raise BadImage("gray values of more than 16 bits have no known range")
-    values, white = np.asarray(image).astype(np.uint32), 2**bits - 1
-    gray = ((values * 255 + white // 2) // white).astype(np.uint8)
-    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+    white = _told_white(image) or how.white or WHITE
+    values = np.asarray(image).astype(np.uint32)
+    gray = ((np.minimum(values, white) * 255 + white // 2) // white).astype(np.uint8)
+    if _tags(image).get(PHOTOMETRIC) == WHITE_IS_ZERO:
         gray = 255 - gray
-    return np.where(values == image.info.get("transparency", -1), np.uint8(background), gray)
+    return np.where(values == image.info.get("transparency", -1), np.uint8(how.background), gray)
+
+
+def _largest(image: Image.Image) -> int:
+    """The largest value of a 16-bit gray image that does not tell its white; 0 for any other image."""
+    return 0 if image.mode not in DEEP or _told_white(image) else int(np.asarray(image).max())
+
+
+def _told_white(image: Image.Image) -> int | None:
+    """The value of white in a gray image of more than 8 bits, as its file tells it; None where it does not.
+
+    A PNG cannot tell it, and a TIFF of 16 bits need not. Pillow scales the values of other formats to 16 bits.
+    """
+    if image.format not in ("PNG", "TIFF"):
+        return WHITE
+    tags = _tags(image)
+    if (bits := tags.get(BITS_PER_SAMPLE, (16,))[0]) > 16:
+        raise BadImage("gray values of more than 16 bits have no known range")
+    if bits < 16:
+        return int(2**bits - 1)
+    told = tags.get(MAX_SAMPLE_VALUE)
+    return max(1, int(told[0] if isinstance(told, tuple) else told)) if told else None
+
+
+def _tags(image: Image.Image) -> Any:
+    return image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
 
 
 def _resized(image: Image.Image, how: Preparation) -> Image.Image:

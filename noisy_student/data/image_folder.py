@@ -46,6 +46,11 @@ def load_image_folder(
     _check_bad_fraction(staging.quarantine, len(listing), limit, scratch)
     files = staging.files
     classes = _classes(listing, files, path)
+    for one, other in look_alikes(classes):
+        print(
+            f"the classes {one!r} and {other!r} differ in capitals alone; if they are one, give them one name",
+            flush=True,
+        )
     number_of = {name: number for number, name in enumerate(classes)}
     labels = np.array([number_of.get(name, -1) for name in files["label"].cat.categories])[files["label"].cat.codes]
     ends = np.cumsum([(files["split"] == split).sum() for split in SPLITS])
@@ -54,7 +59,7 @@ def load_image_folder(
         for start, end in zip((0, *ends), ends, strict=False)
     )
     drops = files["drop"].cat.codes.to_numpy(np.int64)
-    user_files = UserFiles(staging.hashes, staging.sizes, _groups(files), drops, staging.quarantine)
+    user_files = UserFiles(staging.hashes, staging.sizes, _groups(files), drops, staging.quarantine, staging.white)
     return Dataset(
         **training,
         classes=classes,
@@ -71,6 +76,12 @@ def check_pool(source: str, path: Path, dataset: Dataset) -> None:
     if source == "folder":
         raise UserError(f"{path / 'pool'} is missing or has no usable image; put unlabeled images there")
     raise UserError(f"{path} lists no usable image without a label; add lines whose label is empty")
+
+
+def look_alikes(classes: list[str]) -> list[tuple[str, str]]:
+    """Pairs of `classes` whose names differ in capital letters alone."""
+    by_name: dict[str, str] = {}
+    return [(by_name[key], name) for name in classes if by_name.setdefault(key := name.casefold(), name) != name]
 
 
 def _classes(listing: Listing, files: pd.DataFrame, path: Path) -> list[str]:

@@ -4,8 +4,8 @@
     pool/**                images without; each folder directly in pool/ is a drop of its own
     test/<class>/**        the test split, if there is one of its own
 
-A manifest is CSV or Parquet with the columns path (below the manifest's folder), label (empty: unlabeled) and, where
-they are wanted, split (test, or empty) and group (images that belong together: see `splitting.draw`).
+A manifest, see manifest.py, has the columns path (below the manifest's folder), label (empty: unlabeled) and, where
+they are wanted, split (test, train or empty) and group (images that belong together: see `splitting.draw`).
 """
 
 import os
@@ -17,20 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
-from noisy_student.core.errors import UserError, one_line
+from noisy_student.core.errors import UserError
+from noisy_student.data.manifest import read_manifest
 
 SPLITS = ("test", "labeled", "pool")  # in the order in which rows are counted
 LISTING_COLUMNS = ("path", "label", "split", "group", "drop")
-MAX_BYTES = 1_000_000_000  # of a manifest
-MAX_ROWS = 100_000_000
 HIDDEN = "hidden, or a system's own"
 SYSTEMS_OWN = {"Thumbs.db", "desktop.ini"}
 LINKED = "a link to a folder, which is not followed"
-MANIFEST_ROWS = 1000  # rows of a manifest that are read at once
 FILES_PER_BLOCK = 8192  # files whose rows are Python's own texts, five times as large as TEXT
 TEXT = "string[pyarrow]"  # a third of the memory of Python's
 
@@ -61,19 +56,8 @@ def list_folder(root: Path) -> Listing:
 
 
 def list_manifest(path: Path) -> Listing:
-    """The files that the manifest at `path` names. Raises `UserError` when it is no table with these columns."""
-    table = _read_manifest(path)
-    if len(set(table)) < len(table.columns):
-        raise UserError(f"{path} has two columns of one name; it takes path, label, split and group once each")
-    unknown = set(table) - {"path", "label", "split", "group"}
-    if "path" not in table or "label" not in table or unknown:
-        what = f"a column {min(unknown)}" if unknown else "no columns path and label"
-        raise UserError(f"{path} has {what}; it takes path, label and, where wanted, split and group")
-    table = table.reindex(columns=["path", "label", "split", "group"], fill_value="").fillna("")
-    wrong = table.loc[~table["split"].isin(["", "test"]), "split"]
-    if len(wrong):
-        raise UserError(f"{path} has the split {wrong.iloc[0]!r}; it may be test or empty")
-    table["label"] = table["label"].map(lambda label: unicodedata.normalize("NFC", label))
+    """The files that the manifest at `path` names. Raises `UserError` when `read_manifest` does."""
+    table = read_manifest(path)
     table["split"] = table["split"].where(table["split"] == "test", np.where(table["label"] != "", "labeled", "pool"))
     reasons = pd.Series("", index=table.index)
     reasons[(table["split"] == "test") & (table["label"] == "")] = "a test image without a label"
@@ -154,31 +138,3 @@ def _sorted(root: Path, files: pd.DataFrame, unusable: pd.DataFrame) -> Listing:
     files = _typed(files).astype({"label": "category", "group": "category", "drop": "category"})
     files = files.iloc[np.lexsort((files["drop"].cat.codes, files["split"].cat.codes))].reset_index(drop=True)
     return Listing(root, files[list(LISTING_COLUMNS)], unusable.sort_values("path", ignore_index=True))
-
-
-def _small_enough(path: Path, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    """The rows of a manifest. Raises `UserError` above MAX_BYTES, because a small file can expand to many rows."""
-    size = 0
-    for batch in file.iter_batches(MANIFEST_ROWS):
-        if (size := size + batch.nbytes) > MAX_BYTES:
-            raise UserError(f"{path} holds more than {MAX_BYTES:,} bytes; split the images over several projects")
-        yield batch
-
-
-def _read_manifest(path: Path) -> pd.DataFrame:
-    """The table of a manifest, with every value as text."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path} is larger than {MAX_BYTES:,} bytes; split the images over several projects")
-        if path.suffix == ".parquet":
-            with pq.ParquetFile(path) as file:
-                if file.metadata.num_rows > MAX_ROWS:
-                    raise UserError(f"{path} has more than {MAX_ROWS:,} rows; split the images over several projects")
-                table = pa.Table.from_batches(_small_enough(path, file), file.schema_arrow)
-            table.validate(full=True)
-            return table.cast(pa.schema([(name, pa.string()) for name in table.column_names])).to_pandas()
-        names = pyarrow.csv.open_csv(path).schema.names
-        as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-        return pyarrow.csv.read_csv(path, convert_options=as_text).to_pandas()
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the manifest {path} ({one_line(error)}); see data.path") from None

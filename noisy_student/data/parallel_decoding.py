@@ -12,17 +12,27 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from itertools import pairwise
 from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from noisy_student.core.errors import UserError
 from noisy_student.core.progress import meter
-from noisy_student.data.decoding import BadImage, Preparation, decode, is_gray, read_inside, to_gray
+from noisy_student.data.decoding import (
+    WHITE,
+    BadImage,
+    Preparation,
+    decode,
+    formats,
+    is_gray,
+    read_inside,
+    to_gray,
+    white_of,
+)
 from noisy_student.data.listing import Listing
 from noisy_student.store.splits import pixel_hash
 
@@ -31,7 +41,7 @@ COPIES = 2  # of the pixels on the disk: here and in the splits' shards
 CHANNELS = 3  # in the file, also for gray images
 _setting: list[Any] = []  # of a process that decodes: root, paths, preparation, file
 # Of each file; `gray_sha256` is that of one channel, and empty where the three differ.
-FOUND = np.dtype([("sha256", "S64"), ("gray_sha256", "S64"), ("size", "i4", 2)])
+FOUND = np.dtype([("sha256", "S64"), ("gray_sha256", "S64"), ("size", "i4", 2), ("largest", "i4")])
 
 
 class Staged:
@@ -67,6 +77,7 @@ class Staging:
     hashes: np.ndarray  # S64 (N,), sha256 of the pixels
     sizes: np.ndarray  # int32 (N,2), width and height of the files' images
     quarantine: pd.DataFrame  # of the others: path, sha256 of the file ("" for one that could not be read), reason
+    white: int | None  # value of white in 16-bit gray files that do not tell it; None where there are none
 
 
 def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
@@ -75,7 +86,7 @@ def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
     Raises `UserError` when the disk has too little room.
     """
     _check_disk_space(len(listing.files), how, file.fileno())
-    found, reasons = _decoded(listing, how, file.fileno())
+    found, reasons, white = _decoded(listing, how, file.fileno())
     bad = np.isin(np.arange(len(found)), list(reasons))
     unusable = listing.files.loc[bad, ["path"]].assign(
         sha256=found["sha256"][bad].astype(str), reason=list(reasons.values())
@@ -87,25 +98,33 @@ def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
     hashes = found["gray_sha256" if gray else "sha256"][~bad]
     for row in np.flatnonzero(hashes == b""):  # color images of the pool: turned to gray
         hashes[row] = pixel_hash(images[row : row + 1])[0]
-    return Staging(images, listing.files[~bad], hashes, found["size"][~bad], quarantine)
+    return Staging(images, listing.files[~bad], hashes, found["size"][~bad], quarantine, white)
 
 
-def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray, dict[int, str]]:
-    """An element of `FOUND` for each file, and the reasons of the bad files by row, rising."""
+def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray, dict[int, str], int | None]:
+    """An element of `FOUND` for each file, the reasons of the bad files by row, rising, and the white of 16-bit files.
+
+    16-bit gray files that do not tell their white are decoded again, once the largest value of all is known.
+    """
     paths = listing.files["path"]
     setting = (os.path.realpath(listing.root), paths, how, file)
-    Image.preinit()  # the decoders are loaded once: forked processes share them, the paths and the file
+    formats()  # the decoders are loaded once: forked processes share them, the paths and the file
     executor = ProcessPoolExecutor(_cores(), multiprocessing.get_context("fork"), _begin, setting)
-    found = np.empty(len(paths), FOUND)
+    found = np.zeros(len(paths), FOUND)
     reasons: dict[int, str] = {}
-    starts = range(0, len(paths), CHUNK)
     try:
-        chunks = executor.map(_chunk, starts)
+        every = [range(start, min(start + CHUNK, len(paths))) for start in range(0, len(paths), CHUNK)]
         with meter("decoding", len(paths)) as progress:
-            for start, (chunk, bad) in zip(starts, chunks, strict=True):
-                found[start : start + CHUNK] = chunk
+            for rows, (chunk, bad) in zip(every, executor.map(_chunk, every), strict=True):
+                found[rows.start : rows.stop] = chunk
                 reasons |= bad
-                progress.advance(len(chunk))
+                progress.advance(len(rows))
+        deep = np.flatnonzero(found["largest"])
+        white = how.white or _white(listing, found) if len(deep) else None
+        if white not in (None, how.white, WHITE):
+            again = [range(row, row + 1) for row in deep.tolist()]
+            for rows, (chunk, _) in zip(again, executor.map(partial(_chunk, white=white), again), strict=True):
+                found[rows.start : rows.stop] = chunk
     except BrokenProcessPool:
         raise UserError("a process that decodes images was killed; free memory, or lower data.max_megapixels") from None
     except BaseException:
@@ -114,7 +133,14 @@ def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray,
         raise
     finally:
         executor.shutdown(cancel_futures=True)
-    return found, reasons
+    return found, reasons, white
+
+
+def _white(listing: Listing, found: np.ndarray) -> int:
+    """The white of 16-bit gray files that do not tell it, by the largest value: of labeled files, where there are such,
+    so that a new drop in the pool does not change it."""
+    largest, in_pool = found["largest"], (listing.files["split"] == "pool").to_numpy()
+    return white_of(largest[~in_pool].max(initial=0) or largest.max())
 
 
 def _cores() -> int:
@@ -137,27 +163,29 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _chunk(start: int) -> tuple[np.ndarray, dict[int, str]]:
-    """Decode `CHUNK` files from `start` on into their places; as `_decoded`."""
+def _chunk(rows: range, white: int | None = None) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode the files at `rows`, which follow one another, into their places; as `_decoded`."""
     root, paths, how, file = _setting
-    chunk = paths.iloc[start : start + CHUNK].tolist()
+    how = how.model_copy(update={"white": white}) if white else how
+    chunk = paths.iloc[rows.start : rows.stop].tolist()
     pixels = np.zeros((len(chunk), how.image_size, how.image_size, CHANNELS), np.uint8)
-    sizes, bad = np.zeros((len(chunk), 2), np.int32), {}
+    found, bad = np.zeros(len(chunk), FOUND), {}
     for number, path in enumerate(chunk):
         content = b""
         try:
             content = read_inside(root, path)
             image = decode(content, how)
-            pixels[number], sizes[number] = image.pixels, (image.width, image.height)
+            pixels[number] = image.pixels
+            found["size"][number], found["largest"][number] = (image.width, image.height), image.largest
         except BadImage as problem:
             bad[number] = str(problem), content
-    _write(file, pixels, start * pixels[0].nbytes)
-    found, gray = np.zeros(len(chunk), FOUND), is_gray(pixels)
-    found["size"], found["sha256"] = sizes, pixel_hash(pixels)
+    _write(file, pixels, rows.start * pixels[0].nbytes)
+    gray = is_gray(pixels)
+    found["sha256"] = pixel_hash(pixels)
     found["gray_sha256"][gray] = pixel_hash(pixels[gray, ..., :1])
     for number, (_, content) in bad.items():
         found["sha256"][number] = sha256(content).hexdigest() if content else ""
-    return found, {start + number: reason for number, (reason, _) in bad.items()}
+    return found, {rows.start + number: reason for number, (reason, _) in bad.items()}
 
 
 def _read(file: int, into: np.ndarray, offset: int) -> None:

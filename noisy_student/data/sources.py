@@ -105,6 +105,7 @@ class SourceParams(Preparation):
     def preparation(self) -> dict[str, Any]:
         """The preparation that makes any image similar to those of the source."""
         values = {name: getattr(self, name) for name in Preparation.model_fields}
+        values = {name: value for name, value in values.items() if value is not None}
         return values | {"image_size": self.shape()[0]}
 
     def user_path(self) -> Path | None:

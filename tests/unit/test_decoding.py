@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noisy_student.data.decoding import BadImage, Preparation, decode, is_gray, read_inside, to_gray
+from noisy_student.data import decoding
+from noisy_student.data.decoding import BadImage, Preparation, decode, formats, is_gray, read_inside, to_gray, white_of
 
+formats()  # registers HEIF, in which the tests below write
 HOW = Preparation(image_size=8, resize="crop", background=100, max_megapixels=1)
 GRADIENT = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 
@@ -47,7 +49,6 @@ BAD = {
     "PDF": b"%PDF-1.4 ...",
     "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
     "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    "PPM": encoded(COLOURS, "PPM"),
     "ICO": encoded(COLOURS, "ICO"),
     "wide bomb": png_header(200_000, 200_000),
     "bomb between Pillow's limits": png_header(12_000, 12_000),
@@ -57,7 +58,7 @@ BAD = {
     "floats": encoded(Image.fromarray(GRADIENT.astype(np.float32)), "TIFF"),
     "32 bits": encoded(Image.fromarray(GRADIENT.astype(np.int32) * 10**6), "TIFF"),
 }
-for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"):
+for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "HEIF"):
     whole = encoded(COLOURS.resize((64, 64)), kind)
     for share in (0.02, 0.1, 0.25, 0.5, 0.75, 0.9):
         BAD[f"{kind} cut at {share}"] = whole[: int(len(whole) * share)]
@@ -103,6 +104,57 @@ def test_every_kind_that_is_allowed_is_read(kind):
     assert (image.width, image.height) == (8, 8)
     if kind not in ("JPEG", "GIF"):
         assert np.array_equal(image.pixels, np.asarray(COLOURS))
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "JPEG2000", "PPM"])
+def test_files_of_telephones_and_scanners_are_read_with_their_colors(kind):
+    """Smooth colors, which a lossy format keeps within a few levels."""
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)
+    smooth = np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)), np.full((64, 64), 90, np.uint8)], 2)
+    how = HOW.model_copy(update={"image_size": 64})
+    image = decode(encoded(Image.fromarray(smooth), kind, **({"quality": 95} if kind in ("HEIF", "AVIF") else {})), how)
+    assert (image.width, image.height) == (64, 64)
+    assert np.abs(image.pixels.astype(int) - smooth).mean() < 4
+
+
+def test_heic_without_its_library_names_it(monkeypatch):
+    content = encoded(COLOURS.resize((64, 64)), "HEIF")
+    assert content[4:12] == b"ftypheic"
+    monkeypatch.setattr(decoding, "formats", lambda: decoding.FORMATS)
+    with pytest.raises(BadImage, match="a HEIC file, which only pillow-heif reads: pip install pillow-heif"):
+        decode(content, HOW)
+
+
+def test_a_twelve_bit_graymap_tells_its_white():
+    content = b"P5 8 8 4095\n" + (GRADIENT.astype(np.uint16) * 16).astype(">u2").tobytes()
+    assert np.abs(decode(content, HOW).pixels[..., 0].astype(int) - GRADIENT).max() <= 1
+
+
+def test_a_deep_file_that_tells_no_white_has_that_of_the_preparation():
+    values = GRADIENT.astype(np.uint16) * 16  # 12 bits in files of 16
+    twelve = HOW.model_copy(update={"white": 4095})
+    for kind in ("PNG", "TIFF"):
+        content = encoded(Image.fromarray(values), kind)
+        assert decode(content, HOW).largest == values.max()
+        assert decode(content, HOW).pixels.max() <= 16
+        assert np.abs(decode(content, twelve).pixels[..., 0].astype(int) - GRADIENT).max() <= 1
+    told = encoded(Image.fromarray(values), "TIFF", tiffinfo={281: 4095})  # MaxSampleValue
+    assert np.abs(decode(told, HOW).pixels[..., 0].astype(int) - GRADIENT).max() <= 1
+    assert decode(told, HOW).largest == decode(encoded(COLOURS), HOW).largest == 0
+    brighter = encoded(Image.fromarray(np.full((8, 8), 5000, np.uint16)))
+    assert (decode(brighter, twelve).pixels == 255).all()
+
+
+def test_white_is_all_bits_of_the_fewest_that_hold_the_largest_value():
+    assert [white_of(largest) for largest in (1, 255, 256, 4000, 4095, 4096, 65535)] == [
+        255,
+        255,
+        511,
+        4095,
+        4095,
+        8191,
+        65535,
+    ]
 
 
 def test_gray_images_are_known_as_such_whatever_mode_they_have():
@@ -153,7 +205,7 @@ def test_cmyk_and_palettes_become_colors():
     assert np.array_equal(decode(encoded(palette), HOW).pixels, np.asarray(palette.convert("RGB")))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
 def test_a_photo_is_turned_as_its_exif_says(kind):
     upright = np.zeros((8, 16, 3), np.uint8)
     upright[:, :8] = 255

@@ -30,7 +30,7 @@ OWN = {
     "calibration": 4,
     "validation": 4,
     "near_duplicates": 0.96,
-    **HOW.model_dump(),
+    **HOW.model_dump(exclude_none=True),
     "max_bad_fraction": 0.5,
     "shard_megabytes": 1,
 }
@@ -97,7 +97,7 @@ def test_a_folder_becomes_splits_with_the_names_of_its_classes(here):
         assert named == [split.classes[label] for label in split.labels]
     everything = [each for split in found.values() for each in pixel_hash(split.images())]
     assert len(set(everything)) == len(everything) == 50
-    assert found["labeled"].preparation == HOW.model_dump()
+    assert found["labeled"].preparation == HOW.model_dump(exclude_none=True)
 
 
 def test_gray_images_stay_one_channel(here):
@@ -332,3 +332,38 @@ def test_memory_and_disk_are_looked_at_first(here, monkeypatch):
     monkeypatch.setattr(os, "fstatvfs", lambda file: Full)
     with pytest.raises(UserError, match=r"lower data\.image_size"):
         load_image_folder("folder", here / "images", HOW, BadFraction(0.0, "data.max_bad_fraction"))
+
+
+def test_twelve_bits_in_files_of_sixteen_keep_all_their_levels(here):
+    """The white of all files is that of the labeled ones: it is in the card's figures and in the preparation."""
+    folder_of_photos(here / "images", color=False)
+    for file in here.glob("images/**/*.png"):
+        values = np.asarray(Image.open(file)).astype(np.uint16) * 16  # 0 to 4080
+        Image.fromarray(values).save(file)
+    deeper = Image.fromarray(np.full((16, 20), 40_000, np.uint16))
+    deeper.save(here / "images/pool/deeper.png")
+    shallow = np.asarray(photo(500, color=False))
+    Image.fromarray(shallow).save(here / "images/pool/shallow.png")  # 8 bits, which are read as ever
+    dataset = load_image_folder("folder", here / "images", HOW, BadFraction(0, "data.max_bad_fraction"))
+    assert dataset.found_preparation() == {"white": 4095}
+    assert dataset.figures()["white_of_16_bit_files"] == 4095
+    assert dataset.unlabeled is not None
+    by_name = dict(zip(dataset.unlabeled.ids, np.asarray(dataset.unlabeled.images[:]), strict=True))
+    assert (by_name["pool/deeper.png"] == 255).all()
+    assert by_name["pool/shallow.png"].std() > 20
+    levels = np.asarray(dataset.images[:])
+    assert len(np.unique(levels)) > 100
+    assert levels.max() > 180
+    run_prepare(OWN | {"white": None})
+    assert read_split(here / "out/labeled").preparation["white"] == 4095
+
+
+def test_classes_that_differ_in_capitals_alone_are_named(here, capsys):
+    folder_of_photos(here / "images")
+    for name in ("Cat", "A dog"):
+        (here / "images/labeled" / name).mkdir()
+        photo(700 + len(name)).save(here / "images/labeled" / name / "x.png")
+    load_image_folder("folder", here / "images", HOW, BadFraction(0, "data.max_bad_fraction"))
+    said = capsys.readouterr().out
+    assert "the classes 'Cat' and 'cat' differ in capitals alone; if they are one, give them one name" in said
+    assert "the classes 'A dog' and 'a dog' differ" in said

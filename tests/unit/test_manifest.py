@@ -1,0 +1,109 @@
+"""Manifests as tools write them: what is read, and what is refused in which sentence."""
+
+import pandas as pd
+import pytest
+
+from noisy_student.core.errors import UserError
+from noisy_student.data import manifest
+from noisy_student.data.listing import list_manifest
+from noisy_student.data.manifest import MAX_BYTES, read_manifest
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_to(name: str, content: bytes):
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    return write_to
+
+
+def rows(path) -> list[list[str]]:
+    return read_manifest(path)[["path", "label"]].to_numpy().tolist()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"path,label\nin/a.jpg,cat\nin/b.jpg,\n",
+        b"\xef\xbb\xbfpath,label\r\nin/a.jpg,cat\r\nin/b.jpg,\r\n",
+        b"Filename,Class\nin/a.jpg,cat\nin/b.jpg,\n",
+        b"CATEGORY,FILE_PATH\ncat,in/a.jpg\n,in/b.jpg\n",
+        b"path,label,date,url\nin/a.jpg,cat,2024-01-01,https://a.b/c\nin/b.jpg,,,\n",
+        b"path;label\nin/a.jpg;cat\nin/b.jpg;\n",
+        b"path\tlabel\nin/a.jpg\tcat\nin/b.jpg\t\n",
+        b"path,label\nin\\a.jpg,cat\nin\\b.jpg,\n",
+        b"path , label\n in/a.jpg ,cat \nin/b.jpg, \n",
+    ],
+    ids=["plain", "BOM", "filename", "capitals", "more columns", "semicolons", "tabs", "backslashes", "spaces"],
+)
+def test_what_tools_write_is_read_alike(write, content):
+    assert rows(write("m.csv", content)) == [["in/a.jpg", "cat"], ["in/b.jpg", ""]]
+
+
+def test_columns_that_are_not_used_are_named(write, capsys):
+    read_manifest(write("m.csv", b"path,label,date,url\na,b,c,d\n"))
+    assert "the columns date, url are not used" in capsys.readouterr().out
+
+
+def test_a_spreadsheets_letters_are_read(write, capsys):
+    for encoding in ("utf-8", "latin-1", "cp1252"):
+        content = "path;label\nim\xe1genes/a.jpg;\xc9l\xe9phant\n".encode(encoding)
+        assert rows(write("m.csv", content)) == [["im\xe1genes/a.jpg", "\xc9l\xe9phant"]]
+    assert capsys.readouterr().out.count("read as Windows-1252") == 2
+
+
+def test_a_backslash_beside_slashes_is_part_of_a_name(write):
+    assert rows(write("m.csv", b"path,label\nin/a\\b.jpg,cat\n")) == [["in/a\\b.jpg", "cat"]]
+
+
+def test_splits_may_be_in_capitals_and_named_train(write):
+    table = read_manifest(write("m.csv", b"path,label,Split\na,x,Train\nb,x,TEST\nc,x,\n"))
+    assert table["split"].tolist() == ["", "test", ""]
+
+
+def test_labels_such_as_na_and_null_stay_what_they_are(tmp_path):
+    (tmp_path / "m.csv").write_text("path,label\na,NA\nb,null\nc,nan\n")
+    assert sorted(list_manifest(tmp_path / "m.csv").files["label"]) == ["NA", "nan", "null"]
+
+
+def test_a_small_manifest_that_holds_much_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "images.parquet"
+    pd.DataFrame({"path": ["x" * 1000] * 20_000, "label": [""] * 20_000}).to_parquet(path)
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr(manifest, "MAX_BYTES", 1_000_000)
+    with pytest.raises(UserError, match="holds more than 1,000,000 bytes"):
+        list_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "cannot read"),
+        (b"a.jpg,cat\n", "no column for the path; call it one of path, file, filename"),
+        (b"path\na\n", "no column for the label; call it one of label, class, category"),
+        (b"path,label,label\na,b,c\n", "two columns for the label, label and label; keep one"),
+        (b"path,label,class\na,b,c\n", "two columns for the label, label and class; keep one"),
+        (b"path,label,split\na,b,validation\n", "the split 'validation'; it may be test, train or empty"),
+        (b"path,label\na,b,c,d\n", "cannot read"),
+        (b"\xff\xfep\0a\0", "saved as UTF-16; save it as CSV in UTF-8"),
+        (b"path,label\n\x81\xff,b\n", "cannot read"),  # in no encoding that is known here
+    ],
+)
+def test_a_manifest_that_is_none_is_refused_in_a_sentence(tmp_path, content, said):
+    (tmp_path / "m.csv").write_bytes(content)
+    with pytest.raises(UserError, match=said) as refusal:
+        list_manifest(tmp_path / "m.csv")
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_a_huge_or_a_garbled_manifest_is_refused_at_once(tmp_path):
+    with (tmp_path / "m.csv").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(UserError, match="larger than"):
+        list_manifest(tmp_path / "m.csv")
+    (tmp_path / "m.parquet").write_bytes(b"PAR1 or not")
+    with pytest.raises(UserError, match="cannot read"):
+        list_manifest(tmp_path / "m.parquet")
+    with pytest.raises(UserError, match="cannot read"):
+        list_manifest(tmp_path / "missing.csv")
