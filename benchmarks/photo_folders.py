@@ -3,9 +3,10 @@
     python -m benchmarks.photo_folders clothing SOURCE FOLDER [--labels 20] [--draw 0]
     python -m benchmarks.photo_folders tiles SOURCE FOLDER [--labels 15]
 
-SOURCE has clothing.parquet (path, split, label, jpeg) and tiles.parquet (path, label, jpeg). That many images of each
-class, drawn anew for each draw, become labeled/<class>/, the other ones pool/. The test split of clothing is that of
-its table, whose validation split is left out. A fourth of the tiles of each class is the test split in all draws.
+SOURCE has clothing.parquet (path, split, label, jpeg), and tiles, cifar10-train and cifar10-test.parquet (path, label,
+jpeg). That many images of each class, drawn anew for each draw, become labeled/<class>/, the other ones pool/. The test
+split of clothing is that of its table, whose validation split is left out. A fourth of the tiles of each class is the
+test split in all draws. Of CIFAR-10 the first images are taken: CIFAR_TRAINING and CIFAR_TEST.
 """
 
 from argparse import ArgumentParser
@@ -19,7 +20,8 @@ from benchmarks.cifar_folder import write
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.randomness import generator
 
-SETS = ("clothing", "tiles")
+SETS = ("clothing", "tiles", "cifar10")
+CIFAR_TRAINING, CIFAR_TEST = 3000, 1000  # images
 PARTS = ("labeled", "pool", "test")
 TEST_SHARE = 0.25  # of the tiles of each class
 
@@ -40,10 +42,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def drawn_table(name: str, source: Path, labels: int, draw: int) -> pd.DataFrame:
     """The photographs of that name in the folder `source`: label, jpeg, and part, see `drawn`."""
+    if name == "cifar10":
+        parts = (("train", CIFAR_TRAINING), ("test", CIFAR_TEST))
+        tables = (pq.read_table(source / f"cifar10-{part}.parquet").to_pandas().head(count) for part, count in parts)
+        table = pd.concat([each.assign(split=part) for each, (part, _) in zip(tables, parts, strict=True)])
+        return drawn(table.reset_index(drop=True), labels, draw)
     table = pq.read_table(source / f"{name}.parquet").to_pandas()
     if name == "clothing":
         table = table[table["split"] != "validation"].reset_index(drop=True)
-    return drawn(name, table, labels, draw)
+    return drawn(table, labels, draw)
 
 
 def lay_out(table: pd.DataFrame, folder: Path) -> None:
@@ -52,9 +59,9 @@ def lay_out(table: pd.DataFrame, folder: Path) -> None:
         write(folder / (image.part if image.part == "pool" else f"{image.part}/{image.label}"), number, image.jpeg)
 
 
-def drawn(name: str, table: pd.DataFrame, labels: int, draw: int) -> pd.DataFrame:
+def drawn(table: pd.DataFrame, labels: int, draw: int) -> pd.DataFrame:
     """`table` with a column part: labeled, pool or test. Of a class of few images at most half are labeled."""
-    test = table["split"] == "test" if name == "clothing" else drawn_test(table["label"])
+    test = table["split"] == "test" if "split" in table else drawn_test(table["label"])
     part = pd.Series(np.where(test, "test", "pool"), index=table.index)
     for label, rows in table.index[~test].groupby(table["label"][~test]).items():
         order = generator(draw, f"labels of {label}").permutation(rows)

@@ -3,10 +3,11 @@
     python -m benchmarks.photographs SOURCE                    # all of RUNS
     python -m benchmarks.photographs SOURCE clothing_20 tiles  # some of them
 
-SOURCE has the Parquet files of benchmarks.photo_folders, which lays out the folders. A run is configs/photos.yaml on
-one draw of the labels. Beside it stand logistic regressions on the features of the frozen network of iter0, on all
-labels, the held-out ones among them, alone and with self-training. Writes benchmarks/studies/photographs.csv, going on
-where it stopped, photographs_stages.csv (seconds and memory of each stage) and photographs.md.
+SOURCE has the Parquet files of benchmarks.photo_folders, which lays out the folders. A run is configs/photos.yaml, or
+another configuration, on one draw of the labels. Beside that of photographs stand logistic regressions on the features
+of the frozen network of iter0, on all labels, the held-out ones among them, alone and with self-training. Writes
+benchmarks/studies/photographs.csv, going on where it stopped, photographs_stages.csv (seconds and memory of each stage)
+and photographs.md.
 
 F features.
 """
@@ -40,7 +41,6 @@ from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.store.splits import Split, read_split, write_truth
 from noisy_student.training.linear_probe import choose_penalty, features_of
 
-CONFIG = ROOT / "configs/photos.yaml"
 TABLES = {name: RESULTS / f"{name}.csv" for name in ("photographs", "photographs_stages")}
 KEYS = ["run", "draw", "params"]
 CONFIDENCE, ROUNDS = 0.8, 2  # of self-training on frozen features
@@ -57,6 +57,7 @@ class Run(NamedTuple):
     draws: tuple[int, ...]
     changes: dict[str, Any] = {}
     oracle: bool = False
+    config: str = "photos"
 
 
 RUNS = {
@@ -65,6 +66,8 @@ RUNS = {
     "clothing_50": Run("clothing", 50, (0,)),
     "tiles": Run("tiles", 15, (0, 1, 2)),
     "tiles_balanced": Run("tiles", 15, (0, 1, 2), {"pseudo_labels.balance": True}),
+    "cifar10_bundled": Run("cifar10", 50, (0,), {"data.image_size": 32}),
+    "cifar10_from_scratch": Run("cifar10", 50, (0,), config="folder"),
 }
 
 
@@ -85,7 +88,7 @@ def add(name: str, draw: int, source: Path) -> None:
     """Do a run, unless it stands in the tables with the same parameters, and write them anew."""
     run = RUNS[name]
     oracle = {"pool_controls.oracle": {"kind": "oracle", "of": "iter2"}} if run.oracle and draw == run.draws[0] else {}
-    params = changed(values(CONFIG), {"seed": draw, **run.changes, **oracle})
+    params = changed(values(ROOT / f"configs/{run.config}.yaml"), {"seed": draw, **run.changes, **oracle})
     key = dict(zip(KEYS, (name, draw, fingerprint(params)), strict=True))
     found = {table: read_csv(path) if path.exists() else pd.DataFrame(columns=KEYS) for table, path in TABLES.items()}
     if key in found["photographs"][KEYS].to_dict("records"):
@@ -93,7 +96,7 @@ def add(name: str, draw: int, source: Path) -> None:
     print(f"photographs: {name}, draw {draw}", flush=True)
     with tempfile.TemporaryDirectory(prefix=name) as folder:
         stages = done(Path(folder), params, run, draw, source)
-        rows = [*models(Path(folder)), *regressions(Path(folder), params)]
+        rows = [*models(Path(folder)), *(regressions(Path(folder), params) if run.config == "photos" else ())]
     for table, new in (("photographs", rows), ("photographs_stages", stages)):
         old = found[table]
         kept = old[(old["run"] != name) | (old["draw"] != draw)]
