@@ -5,7 +5,8 @@
 
 SOURCE has the Parquet files of benchmarks.photo_folders, which lays out the folders. A run is configs/photos.yaml, or
 another configuration, on one draw of the labels. Beside that of photographs stand logistic regressions on the features
-of the frozen network of iter0, on all labels, the held-out ones among them, alone and with self-training. Writes
+of the frozen network of iter0, on all labels, the held-out ones among them: alone, with self-training, and with labels
+of the pool that follow an estimate of its classes (distribution alignment). Writes
 benchmarks/studies/photographs.csv, going on where it stopped, photographs_stages.csv (seconds and memory of each stage)
 and photographs.md.
 
@@ -44,6 +45,7 @@ from noisy_student.training.linear_probe import choose_penalty, features_of
 TABLES = {name: RESULTS / f"{name}.csv" for name in ("photographs", "photographs_stages")}
 KEYS = ["run", "draw", "params"]
 CONFIDENCE, ROUNDS = 0.8, 2  # of self-training on frozen features
+EM_STEPS = 100  # of the estimate of the pool's classes
 
 
 class Run(NamedTuple):
@@ -157,7 +159,13 @@ def regressions(folder: Path, params: dict[str, Any]) -> Iterator[dict[str, Any]
     both = np.concatenate([labels, np.full(len(pool), -1)])
     taught = SelfTrainingClassifier(regression(known, labels), threshold=CONFIDENCE, max_iter=ROUNDS)
     taught.fit(np.concatenate([known, pool]), both)
-    for name, model in (("logistic regression", alone), ("logistic regression, self-training", taught)):
+    sure = aligned(alone.predict_proba(pool), np.bincount(labels) / len(labels))
+    kept = sure.max(axis=1) >= CONFIDENCE
+    following = regression(known, labels).fit(
+        np.concatenate([known, pool[kept]]), np.concatenate([labels, sure[kept].argmax(axis=1)])
+    )
+    found = {"": alone, ", self-training": taught, ", self-training, aligned": following}
+    for name, model in ((f"logistic regression{which}", model) for which, model in found.items()):
         right = metrics.accuracy_by_class(model.predict(test), splits["test"].labels, len(description["classes"]))
         yield {
             "name": name,
@@ -165,6 +173,18 @@ def regressions(folder: Path, params: dict[str, Any]) -> Iterator[dict[str, Any]
             "accuracy": model.score(test, splits["test"].labels),
             "balanced_accuracy": metrics.balanced_accuracy(right),
         }
+
+
+def aligned(probabilities: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """`probabilities` (N,K) of a model that learned classes of frequencies `prior` (K,), as images of other frequencies
+    have them, which are estimated (Saerens et al. 2002, "Adjusting the Outputs of a Classifier to New a Priori
+    Probabilities", section 2.2)."""
+    estimate, found = prior, probabilities
+    for _ in range(EM_STEPS):
+        found = probabilities * (estimate / prior)
+        found /= found.sum(axis=1, keepdims=True)
+        estimate = found.mean(axis=0)
+    return found
 
 
 def regression(features: np.ndarray, labels: np.ndarray) -> Pipeline:

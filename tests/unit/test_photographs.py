@@ -53,3 +53,14 @@ def test_the_truth_is_that_of_the_images_names(tmp_path):
 def test_a_run_that_there_is_not_is_refused(tmp_path):
     with pytest.raises(UserError, match="there is no run hats; there are clothing_20, "):
         photographs.main.__wrapped__([str(tmp_path), "hats"])
+
+
+def test_alignment_finds_the_frequencies_of_the_pool():
+    """Of a model that is right about its odds: 90 % of the pool are of a class that were half of the labels."""
+    generator = np.random.default_rng(0)
+    actual = generator.random(20_000) < 0.9
+    evidence = generator.normal(np.where(actual, 1, -1))  # whose log odds are twice its value
+    sure = 1 / (1 + np.exp(-2 * evidence))
+    found = photographs.aligned(np.stack([1 - sure, sure], axis=1), np.array([0.5, 0.5]))
+    assert found.mean(axis=0)[1] == pytest.approx(0.9, abs=0.01)
+    assert ((found[:, 1] > 0.5) == actual).mean() > ((sure > 0.5) == actual).mean() + 0.05
