@@ -13,10 +13,12 @@ and photographs.md.
 F features.
 """
 
+import multiprocessing
 import sys
 import tempfile
 from argparse import ArgumentParser
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +47,7 @@ from noisy_student.training.linear_probe import choose_penalty, features_of
 TABLES = {name: RESULTS / f"{name}.csv" for name in ("photographs", "photographs_stages")}
 KEYS = ["run", "draw", "params"]
 CONFIDENCE, ROUNDS = 0.8, 2  # of self-training on frozen features
+REGRESSION = "logistic regression"
 EM_STEPS = 100  # of the estimate of the pool's classes
 
 
@@ -84,10 +87,11 @@ def main(argv: list[str] | None = None) -> None:
     for name in args.runs or RUNS:
         for draw in RUNS[name].draws:
             add(name, draw, args.source)
+            write_bytes(RESULTS / "photographs.md", markdown(*map(read_csv, TABLES.values())).encode())
 
 
 def add(name: str, draw: int, source: Path) -> None:
-    """Do a run, unless it stands in the tables with the same parameters, and write them anew."""
+    """Do a run, unless it stands in the tables with the same parameters, and add it to them."""
     run = RUNS[name]
     oracle = {"pool_controls.oracle": {"kind": "oracle", "of": "iter2"}} if run.oracle and draw == run.draws[0] else {}
     params = changed(values(ROOT / f"configs/{run.config}.yaml"), {"seed": draw, **run.changes, **oracle})
@@ -98,14 +102,16 @@ def add(name: str, draw: int, source: Path) -> None:
     print(f"photographs: {name}, draw {draw}", flush=True)
     with tempfile.TemporaryDirectory(prefix=name) as folder:
         stages = done(Path(folder), params, run, draw, source)
-        rows = [*models(Path(folder)), *(regressions(Path(folder), params) if run.config == "photos" else ())]
+        rows = list(models(Path(folder)))
+        if run.config == "photos":  # in a process of its own: a stage has at least the memory of what starts it
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+                rows += executor.submit(regressions, Path(folder), params).result()
     for table, new in (("photographs", rows), ("photographs_stages", stages)):
         old = found[table]
         kept = old[(old["run"] != name) | (old["draw"] != draw)]
         found[table] = pd.concat([kept, pd.DataFrame([key | row for row in new])], ignore_index=True)
         found[table] = found[table].sort_values(["run", "draw"], kind="stable", ignore_index=True)
         write_csv(TABLES[table], found[table])
-    write_bytes(RESULTS / "photographs.md", markdown(*found.values()).encode())
 
 
 def done(folder: Path, params: dict[str, Any], run: Run, draw: int, source: Path) -> list[dict[str, Any]]:
@@ -142,7 +148,7 @@ def models(folder: Path) -> Iterator[dict[str, Any]]:
         yield {"name": file.parent.name, **{key: result[key] for key in kept if key in result}}
 
 
-def regressions(folder: Path, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def regressions(folder: Path, params: dict[str, Any]) -> list[dict[str, Any]]:
     """The figures of logistic regressions on frozen features, on all labels, held-out ones too."""
     runtime = RuntimeParams(**params["runtime"])
     classifier, description = load_classifier(folder / "models/iter0", setup(runtime))
@@ -165,14 +171,13 @@ def regressions(folder: Path, params: dict[str, Any]) -> Iterator[dict[str, Any]
         np.concatenate([known, pool[kept]]), np.concatenate([labels, sure[kept].argmax(axis=1)])
     )
     found = {"": alone, ", self-training": taught, ", self-training, aligned": following}
-    for name, model in ((f"logistic regression{which}", model) for which, model in found.items()):
+    rows = []
+    for which, model in found.items():
         right = metrics.accuracy_by_class(model.predict(test), splits["test"].labels, len(description["classes"]))
-        yield {
-            "name": name,
-            "model": f"{description['model']}, frozen",
-            "accuracy": model.score(test, splits["test"].labels),
-            "balanced_accuracy": metrics.balanced_accuracy(right),
-        }
+        row = {"name": f"{REGRESSION}{which}", "model": f"{description['model']}, frozen"}
+        row["accuracy"] = model.score(test, splits["test"].labels)
+        rows.append(row | {"balanced_accuracy": metrics.balanced_accuracy(right)})
+    return rows
 
 
 def aligned(probabilities: np.ndarray, prior: np.ndarray) -> np.ndarray:
@@ -199,11 +204,13 @@ def markdown(rows: pd.DataFrame, stages: pd.DataFrame) -> str:
         "# photographs: the recipe for photographs, and what a person would use instead on the same labels",
         "",
         "Test accuracy and balanced accuracy in per cent: the mean over n draws of the labels ± half of its 95 % t "
-        f"interval. Seconds and megabytes of a stage: the mean and the largest. {hardware()}.",
+        f"interval. Seconds of a stage: the mean; its memory is that of the first draw. {hardware()}.",
         "",
         "| photographs | name | model | n | accuracy | balanced | pool kept | precision |",
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
+    rows = rows.sort_values("name", key=lambda names: names.map(place), kind="stable")
+    rows = rows.sort_values("run", kind="stable")
     figures = ("accuracy", "balanced_accuracy", "kept_fraction", "pseudo_label_precision")
     for (run, name), group in rows.groupby(["run", "name"], sort=False):
         cells = " | ".join(percent(group[figure]) if figure in group else "" for figure in figures)
@@ -215,11 +222,16 @@ def markdown(rows: pd.DataFrame, stages: pd.DataFrame) -> str:
     lines += ["", "| photographs | stage | s | MB |", "|---|---|---:|---:|"]
     for run, group in stages.groupby("run", sort=False):
         for stage, of in group.groupby("stage", sort=False):
-            lines.append(f"| {run} | {stage} | {of['seconds'].mean():,.0f} | {of['megabytes'].max():,.0f} |")
+            lines.append(f"| {run} | {stage} | {of['seconds'].mean():,.0f} | {of['megabytes'].iloc[0]:,.0f} |")
         recipe = group[~group["stage"].str.contains("pool_control")]  # the oracle is none of it
-        whole = recipe.groupby("draw")["seconds"].sum()
-        lines.append(f"| {run} | all | {whole.mean():,.0f} | {recipe['megabytes'].max():,.0f} |")
+        whole, first = recipe.groupby("draw")["seconds"].sum(), recipe[recipe["draw"] == recipe["draw"].iloc[0]]
+        lines.append(f"| {run} | all | {whole.mean():,.0f} | {first['megabytes'].max():,.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def place(name: str) -> int:
+    """Where a model stands among those of a run: regressions, iterations, then the others."""
+    return 0 if name.startswith(REGRESSION) else 1 if name.startswith("iter") else 2
 
 
 def differences(run: str, rows: pd.DataFrame) -> Iterator[str]:
