@@ -10,7 +10,7 @@ from rich.table import Table
 from noisy_student.core import metrics
 from noisy_student.evaluation.history import History
 
-LEAST_ACCURATE = 5  # classes that are named below the table
+LEAST_ACCURATE = 3  # classes that are named below the table
 CONTROL_NAMES = {  # what a gain over each kind of control is called
     "supervised": "control",
     "unnoised": "unnoised_control",
@@ -109,7 +109,7 @@ def table(history: pd.DataFrame, summary: dict[str, Any], confusion: pd.DataFram
         cells = [{name: cell for name, cell in row.items() if name != "balanced"} for row in cells]
     sentences = [verdict(summary), *(_distilled(name, model) for name, model in distilled.items())]
     if confusion is not None:
-        sentences.insert(1, _least_accurate(confusion, summary["iteration"]))
+        sentences.insert(0, _least_accurate(confusion, summary["iteration"]))
     table = Table(title=title, caption="\n".join(sentences), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
     for column in cells[0]:
