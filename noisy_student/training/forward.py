@@ -44,7 +44,8 @@ def forward_passes(
         PREPARE[scope](classifier)
         if keep_statistics:
             set_norms(classifier, training=False)
-        freeze(classifier, frozen)
+        if frozen:  # not every model has a body and a head that can be told apart
+            freeze(classifier, frozen)
         return forward(images)
 
     @torch.no_grad()
@@ -67,7 +68,7 @@ def freeze(classifier: Classifier, fraction: float) -> None:
     for parameter, layer in body:
         if layer <= round(fraction * body[-1][1]):
             parameter.requires_grad_(False)
-    for module in classifier.modules() if fraction else ():
+    for module in classifier.modules():
         if isinstance(module, _BatchNorm) and not module.weight.requires_grad:
             module.eval()
 

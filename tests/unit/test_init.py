@@ -185,6 +185,12 @@ def test_a_frozen_body_is_in_eval_mode_and_its_head_has_dropout(pretrained, make
     assert all(parameter.requires_grad for parameter in classifier.parameters())
 
 
+def test_a_model_without_a_linear_head_learns_from_scratch(make_split, runtime):
+    classifier = new_classifier("torchvision/squeezenet1_0", make_split(0, 9))
+    forward_passes(classifier, runtime, "all").logits(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).sum().backward()
+    assert all(parameter.grad is not None for parameter in classifier.parameters())
+
+
 @pytest.mark.parametrize("model", ["timm/resnet18", "torchvision/resnet18", "timm/efficientnet_b0", "cnn_2"])
 def test_the_head_of_every_kind_of_model_learns_with_dropout_and_without_other_noise(make_split, runtime, model):
     def passes(dropout: float) -> list[torch.Tensor]:
