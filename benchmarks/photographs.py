@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -161,13 +162,14 @@ def regressions(folder: Path, params: dict[str, Any]) -> list[dict[str, Any]]:
     known = np.concatenate([features(split) for split in with_labels])
     labels = np.concatenate([split.labels for split in with_labels])
     pool, test = features(splits["pool"]), features(splits["test"])
-    alone = regression(known, labels).fit(known, labels)
+    unfitted = regression(known, labels)
+    alone = clone(unfitted).fit(known, labels)
     both = np.concatenate([labels, np.full(len(pool), -1)])
-    taught = SelfTrainingClassifier(regression(known, labels), threshold=CONFIDENCE, max_iter=ROUNDS)
+    taught = SelfTrainingClassifier(unfitted, threshold=CONFIDENCE, max_iter=ROUNDS)
     taught.fit(np.concatenate([known, pool]), both)
     sure = aligned(alone.predict_proba(pool), np.bincount(labels) / len(labels))
     kept = sure.max(axis=1) >= CONFIDENCE
-    following = regression(known, labels).fit(
+    following = clone(unfitted).fit(
         np.concatenate([known, pool[kept]]), np.concatenate([labels, sure[kept].argmax(axis=1)])
     )
     found = {"": alone, ", self-training": taught, ", self-training, aligned": following}
@@ -236,13 +238,11 @@ def place(name: str) -> int:
 
 def differences(run: str, rows: pd.DataFrame) -> Iterator[str]:
     """A line for each other model that the last iteration is compared with."""
-    by_name = {
-        figure: rows.pivot(index="draw", columns="name", values=figure) for figure in ("accuracy", "balanced_accuracy")
-    }
-    names = list(by_name["accuracy"])
+    names = rows["name"].unique()
     last = max(name for name in names if name.startswith("iter"))
-    for other in (name for name in rows["name"].unique() if name != last):
-        found = [(each[last] - each[other]).dropna() for each in by_name.values()]
+    by_name = [rows.pivot(index="draw", columns="name", values=of) for of in ("accuracy", "balanced_accuracy")]
+    for other in (name for name in names if name != last):
+        found = [(each[last] - each[other]).dropna() for each in by_name]
         above = f"{int((found[0] > 0).sum())} of {len(found[0])}"
         cells = " | ".join(percent(each, sign="+") for each in found)
         yield f"| {run} | {last} - {other} | {len(found[0])} | {cells} | {above} |"
