@@ -4,6 +4,7 @@ N images, H x W pixels.
 """
 
 import errno
+import importlib
 import io
 import os
 import stat
@@ -23,6 +24,7 @@ from noisy_student.core.errors import one_line
 
 # an allow-list: Pillow would run Ghostscript for EPS
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
+MORE_PLUGINS = ("Avif", "Jpeg2K", "WebP")  # of Pillow's that `Image.preinit` leaves out; TIFF's is imported above
 HEIF = "HEIF"  # of telephones (HEIC), read by pillow-heif
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # at byte 8 of a file
 MAX_BYTES = 500_000_000  # of a file
@@ -141,8 +143,10 @@ def decode(content: bytes, how: Preparation) -> Decoded:
 
 @cache
 def formats() -> tuple[str, ...]:
-    """The formats that are read. HEIC is among them where pillow-heif is installed."""
+    """The formats that are read, whose decoders are loaded. HEIC is among them where pillow-heif is installed."""
     Image.preinit()
+    for plugin in MORE_PLUGINS:
+        importlib.import_module(f"PIL.{plugin}ImagePlugin")
     try:
         import pillow_heif
     except ImportError:
