@@ -35,11 +35,11 @@ from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
 from noisy_student.models.classifier import Classifier, load_classifier, new_classifier
 from noisy_student.models.device import RuntimeParams
+from noisy_student.models.features import features_of
 from noisy_student.models.prediction import predict
 from noisy_student.models.registry import build
 from noisy_student.pretraining import PretrainingParams, labeled_images
 from noisy_student.store.splits import Split, read_split
-from noisy_student.training.linear_probe import features_of
 
 SEEDS = (0, 1, 2)
 NETS: dict[str, dict[str, Any]] = {  # by name: what is other than iter0's
@@ -174,7 +174,7 @@ def pixels(split: Split) -> np.ndarray:
 
 def features(classifier: Classifier, split: Split) -> np.ndarray:
     """What the last layer sees, float32 (N,D)."""
-    return features_of(classifier, split.selection(), runtime())
+    return features_of(classifier, split.selection(), runtime()).astype(np.float32)
 
 
 def runtime() -> RuntimeParams:

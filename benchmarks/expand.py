@@ -54,8 +54,13 @@ def _lookup(context: Any, dotted: str) -> Any:
 
 
 def _makers_of(deps: list[str], makers: dict[str, str]) -> set[str]:
-    """The stages that make a dep or, where the dep is a folder, something in it."""
-    return {maker for dep in deps for out, maker in makers.items() if out == dep or out.startswith(dep + "/")}
+    """The stages that make a dep, something in it, or the folder that it is in."""
+    return {
+        maker
+        for dep in deps
+        for out, maker in makers.items()
+        if f"{out}/".startswith(f"{dep}/") or f"{dep}/".startswith(f"{out}/")
+    }
 
 
 def _lines(command: str | list[str]) -> list[str]:

@@ -42,8 +42,9 @@ from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
 from noisy_student.models.classifier import load_classifier
 from noisy_student.models.device import RuntimeParams, setup
+from noisy_student.models.features import features_of
 from noisy_student.store.splits import Split, read_split, write_truth
-from noisy_student.training.linear_probe import choose_penalty, features_of
+from noisy_student.training.linear_probe import choose_penalty
 
 TABLES = {name: RESULTS / f"{name}.csv" for name in ("photographs", "photographs_stages")}
 KEYS = ["run", "draw", "params"]
@@ -156,7 +157,7 @@ def regressions(folder: Path, params: dict[str, Any]) -> list[dict[str, Any]]:
     splits = {name: read_split(folder / "data" / name) for name in (*PARTS, "calibration", "validation")}
 
     def features(split: Split) -> np.ndarray:
-        return features_of(classifier, split.selection(), runtime)
+        return features_of(classifier, split.selection(), runtime).astype(np.float32)
 
     with_labels = [splits[name] for name in ("labeled", "calibration", "validation")]
     known = np.concatenate([features(split) for split in with_labels])

@@ -220,11 +220,11 @@ def bare_decode(photos: Path) -> list[str]:
 def empty_pipeline(folder: Path) -> Path:
     """A repository of its own with the same DAG, whose stages depend on each other's outputs alone and do nothing."""
     stages, whole = {}, expanded(*pipeline())
-    made_here = {out for stage in whole.values() for out in written(stage)}
+    made_here = sorted(out for stage in whole.values() for out in written(stage))
     for name, stage in whole.items():
         outs = written(stage)
         made = " && ".join(f"mkdir -p {Path(out).parent} && echo {name} > {out}" for out in outs)
-        deps = [dep for dep in stage["deps"] if dep in made_here]
+        deps = [out for out in made_here if any(f"{dep}/".startswith(f"{out}/") for dep in stage["deps"])]
         stages[name.replace("@", "-")] = {"cmd": made, "deps": deps, "outs": outs}
     folder.mkdir()
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))

@@ -28,9 +28,9 @@ from noisy_student.data.sources import SourceParams, load
 from noisy_student.data.splitting import allocate
 from noisy_student.models import external
 from noisy_student.models.checkpoint import DESCRIPTION, WEIGHTS
+from noisy_student.models.init import weights_spec
 from noisy_student.store.splits import Split
 from noisy_student.training.augmentation.policy import NoiseParams
-from noisy_student.training.init import weights_spec
 
 HALF = ([0.5] * 3, [0.5] * 3)
 FROM_MINUS_ONE = ("torchvision/googlenet", "torchvision/inception_v3")  # trained on pixels from -1 to 1; torchvision

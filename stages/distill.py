@@ -1,6 +1,7 @@
 """Distill an iteration's model into another one, to be deployed in its place (Hinton et al. 2015).
 
-Reads   the labeled split, the pool, the teacher's logits for both, the validation split, pretrained weights
+Reads   the labeled split, the pool, the teacher's logits for both, the validation split, pretrained weights and
+        their features
 Writes  the model's folder: weights, description, learning curve
 Params  seed, runtime, noise, training, distillation, distilled.<model>
 """
@@ -11,20 +12,29 @@ from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.randomness import Seed
 from noisy_student.models.device import RuntimeParams, setup
+from noisy_student.models.features import read_features
 from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.pseudo_labels import read_logits
 from noisy_student.store.splits import read_split
 from noisy_student.training.augmentation.policy import NoiseParams
-from noisy_student.training.init import pretrained_folder
 from noisy_student.training.loop import TrainingData, TrainingRun
 from noisy_student.training.params import DistillationParams, TrainingParams
-from noisy_student.training.recipes import DistilledParams, distilled_recipe
+from noisy_student.training.recipes import DistilledParams, distilled_recipe, pretrained_folder
 from noisy_student.training.stage import train_stage
 
 
 @command
 def main(
-    *, distilled: str, labeled: Path, pool: Path, logits: Path, validation: Path, pretrained: Path, out: Path
+    *,
+    distilled: str,
+    labeled: Path,
+    pool: Path,
+    logits: Path,
+    validation: Path,
+    pretrained: Path,
+    labeled_features: Path,
+    pool_features: Path,
+    out: Path,
 ) -> None:
     params = ParamsFile()
     seed, runtime = params.section("seed", Seed), params.section("runtime", RuntimeParams)
@@ -34,14 +44,31 @@ def main(
     recipe = distilled_recipe(noise, training, distillation, model, distilled)
 
     weights = pretrained_folder(recipe, pretrained)
+    in_labeled, in_pool = (pretrained_folder(recipe, folder) for folder in (labeled_features, pool_features))
     run = TrainingRun(distilled, recipe, runtime, setup(runtime), seed, weights)
-    inputs = {"labeled": labeled, "pool": pool, "logits": logits, "validation": validation, "pretrained": weights}
+    inputs = {
+        "labeled": labeled,
+        "pool": pool,
+        "logits": logits,
+        "validation": validation,
+        "pretrained": weights,
+        "labeled_features": in_labeled,
+        "pool_features": in_pool,
+    }
 
     def distillation_data() -> TrainingData:
         images = recipe.distillation.images if recipe.distillation else ""
-        distilled_pool = LabeledImages.from_logits(read_split(pool), read_logits(logits, "pool"))
-        of_pool = None if images == "labeled" else distilled_pool
-        return TrainingData(read_split(labeled), read_split(validation), of_pool, read_logits(logits, "labeled"))
+        distilled_pool = LabeledImages.from_logits(
+            read_split(pool), read_logits(logits, "pool"), read_features(in_pool)
+        )
+        used_pool = None if images == "labeled" else distilled_pool
+        return TrainingData(
+            read_split(labeled),
+            read_split(validation),
+            used_pool,
+            read_logits(logits, "labeled"),
+            read_features(in_labeled),
+        )
 
     train_stage(__file__, params, run, inputs, distillation_data, out)
 

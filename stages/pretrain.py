@@ -12,10 +12,9 @@ from noisy_student.core.config import ParamsFile
 from noisy_student.core.files import write_json
 from noisy_student.core.randomness import Seed
 from noisy_student.core.workspace import work, work_folder
-from noisy_student.models.checkpoint import save_model
+from noisy_student.models.checkpoint import folder_of, save_model
 from noisy_student.models.device import RuntimeParams, machine, setup
 from noisy_student.pretraining import PretrainingParams, fetched, labeled_images
-from noisy_student.training.init import folder_of
 from noisy_student.training.loop import TrainingData, TrainingRun, fit, save_trained
 from noisy_student.training.recipes import pretraining_recipe
 

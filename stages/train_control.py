@@ -1,6 +1,6 @@
 """Train a control: an iteration's model for as many steps on labels alone. Was it the pool, or just the bigger net?
 
-Reads   the labeled and the validation split, pretrained weights
+Reads   the labeled and the validation split, pretrained weights and their features
 Writes  the model's folder: weights, description, learning curve
 Params  seed, runtime, training, controls.<control>, iterations.<the iteration it is of>.model
 """
@@ -11,25 +11,31 @@ from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.randomness import Seed
 from noisy_student.models.device import RuntimeParams, setup
+from noisy_student.models.features import read_features
 from noisy_student.store.splits import read_split
-from noisy_student.training.init import pretrained_folder
 from noisy_student.training.loop import TrainingData, TrainingRun
 from noisy_student.training.params import TrainingParams
-from noisy_student.training.recipes import ControlParams, control_recipe
+from noisy_student.training.recipes import ControlParams, control_recipe, pretrained_folder
 from noisy_student.training.stage import train_stage
 
 
 @command
-def main(*, control: str, of: str, labeled: Path, validation: Path, pretrained: Path, out: Path) -> None:
+def main(
+    *, control: str, of: str, labeled: Path, validation: Path, pretrained: Path, labeled_features: Path, out: Path
+) -> None:
     params = ParamsFile()
     seed, runtime = params.section("seed", Seed), params.section("runtime", RuntimeParams)
     training, model = params.section("training", TrainingParams), params.section(f"iterations.{of}.model", str)
     recipe = control_recipe(training, model, params.section(f"controls.{control}", ControlParams), control)
 
-    weights = pretrained_folder(recipe, pretrained)
+    weights, in_labeled = pretrained_folder(recipe, pretrained), pretrained_folder(recipe, labeled_features)
     run = TrainingRun(control, recipe, runtime, setup(runtime), seed, weights)
-    inputs = {"labeled": labeled, "validation": validation, "pretrained": weights}
-    train_stage(__file__, params, run, inputs, lambda: TrainingData(read_split(labeled), read_split(validation)), out)
+    inputs = {"labeled": labeled, "validation": validation, "pretrained": weights, "labeled_features": in_labeled}
+
+    def load_data() -> TrainingData:
+        return TrainingData(read_split(labeled), read_split(validation), features=read_features(in_labeled))
+
+    train_stage(__file__, params, run, inputs, load_data, out)
 
 
 if __name__ == "__main__":

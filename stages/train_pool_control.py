@@ -1,7 +1,7 @@
 """Train a control that sees the pool. It differs from its iteration in the noise or in the labels of the pool.
 
 Reads   the labeled and the validation split, the pool, the iteration's pseudo-labels, the pool's truth (oracle alone),
-        pretrained weights
+        pretrained weights and their features
 Writes  the model's folder: weights, description, learning curve
 Params  seed, runtime, noise, pseudo_labels, training, pool_controls.<control>, iterations.<the iteration it is of>
 """
@@ -12,15 +12,15 @@ from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.randomness import Seed, generator
 from noisy_student.models.device import RuntimeParams, setup
+from noisy_student.models.features import read_features
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams, of_iteration, shuffled, true_labels
 from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.pseudo_labels import read_pseudo_labels
 from noisy_student.store.splits import read_split, read_truth
 from noisy_student.training.augmentation.policy import NoiseParams
-from noisy_student.training.init import pretrained_folder
 from noisy_student.training.loop import TrainingData, TrainingRun
 from noisy_student.training.params import TrainingParams
-from noisy_student.training.recipes import IterationParams, PoolControlParams, pool_control_recipe
+from noisy_student.training.recipes import IterationParams, PoolControlParams, pool_control_recipe, pretrained_folder
 from noisy_student.training.stage import train_stage
 
 
@@ -35,6 +35,8 @@ def main(
     pool_truth: Path,
     validation: Path,
     pretrained: Path,
+    labeled_features: Path,
+    pool_features: Path,
     out: Path,
 ) -> None:
     params = ParamsFile()
@@ -46,6 +48,7 @@ def main(
     labeling = of_iteration(params.section("pseudo_labels", PseudoLabelParams), iteration.pseudo_labels, of)
 
     weights = pretrained_folder(recipe, pretrained)
+    in_labeled, in_pool = (pretrained_folder(recipe, folder) for folder in (labeled_features, pool_features))
     run = TrainingRun(control, recipe, runtime, setup(runtime), seed, weights)
     inputs = {
         "labeled": labeled,
@@ -53,6 +56,8 @@ def main(
         "pseudo_labels": pseudo_labels,
         "validation": validation,
         "pretrained": weights,
+        "labeled_features": in_labeled,
+        "pool_features": in_pool,
         "pool_truth": pool_truth if kind.kind == "oracle" else None,
     }
 
@@ -63,8 +68,8 @@ def main(
             chosen = true_labels(read_truth(pool_truth), len(with_labels.classes), labeling, draw)
         if kind.kind == "shuffled":
             chosen = shuffled(chosen, generator(seed, f"shuffling of {control}"))
-        labeled_pool = LabeledImages.from_pseudo_labels(read_split(pool), chosen)
-        return TrainingData(with_labels, read_split(validation), labeled_pool)
+        labeled_pool = LabeledImages.from_pseudo_labels(read_split(pool), chosen, read_features(in_pool))
+        return TrainingData(with_labels, read_split(validation), labeled_pool, features=read_features(in_labeled))
 
     train_stage(__file__, params, run, inputs, load_data, out)
 

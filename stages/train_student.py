@@ -1,7 +1,7 @@
 """Train an iteration's noised student on labeled and pseudo-labeled images.
 
 Reads   the labeled split, the pool, the iteration's pseudo-labels, the validation split, its teacher's folder,
-        pretrained weights
+        pretrained weights and their features
 Writes  the model's folder: weights, description, learning curve
 Params  seed, runtime, noise, training, iterations.<iteration>
 """
@@ -12,14 +12,14 @@ from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.randomness import Seed
 from noisy_student.models.device import RuntimeParams, setup
+from noisy_student.models.features import read_features
 from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.pseudo_labels import read_pseudo_labels
 from noisy_student.store.splits import read_split
 from noisy_student.training.augmentation.policy import NoiseParams
-from noisy_student.training.init import pretrained_folder
 from noisy_student.training.loop import TrainingData, TrainingRun
 from noisy_student.training.params import TrainingParams
-from noisy_student.training.recipes import IterationParams, iteration_recipe
+from noisy_student.training.recipes import IterationParams, iteration_recipe, pretrained_folder
 from noisy_student.training.stage import train_stage
 
 
@@ -33,6 +33,8 @@ def main(
     teacher: Path,
     validation: Path,
     pretrained: Path,
+    labeled_features: Path,
+    pool_features: Path,
     out: Path,
 ) -> None:
     params = ParamsFile()
@@ -42,6 +44,7 @@ def main(
     recipe = iteration_recipe(noise, training, student, iteration)
 
     weights = pretrained_folder(recipe, pretrained)
+    in_labeled, in_pool = (pretrained_folder(recipe, folder) for folder in (labeled_features, pool_features))
     run = TrainingRun(iteration, recipe, runtime, setup(runtime), seed, weights or teacher)
     inputs = {
         "labeled": labeled,
@@ -50,11 +53,17 @@ def main(
         "teacher": teacher,
         "validation": validation,
         "pretrained": weights,
+        "labeled_features": in_labeled,
+        "pool_features": in_pool,
     }
 
     def load_data() -> TrainingData:
-        labeled_pool = LabeledImages.from_pseudo_labels(read_split(pool), read_pseudo_labels(pseudo_labels))
-        return TrainingData(read_split(labeled), read_split(validation), labeled_pool)
+        labeled_pool = LabeledImages.from_pseudo_labels(
+            read_split(pool), read_pseudo_labels(pseudo_labels), read_features(in_pool)
+        )
+        return TrainingData(
+            read_split(labeled), read_split(validation), labeled_pool, features=read_features(in_labeled)
+        )
 
     train_stage(__file__, params, run, inputs, load_data, out)
 

@@ -21,6 +21,11 @@ SECONDS = "NOISY_STUDENT_CHECKPOINT_SECONDS"  # environment variable: seconds be
 SHARE = 0.02  # the most of a run's time that its checkpoints take
 
 
+def folder_of(parent: Path, model: str) -> Path:
+    """The folder of the model called `model` inside a folder of several models."""
+    return parent / model.replace("/", "-")
+
+
 def save_model(folder: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
     """Write `tensors` and `description` into `folder`; the same values give the same bytes."""
     write_bytes(folder / WEIGHTS, save(_plain(tensors)))

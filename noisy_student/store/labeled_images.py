@@ -20,6 +20,7 @@ class LabeledImages:
     targets: np.ndarray  # float32 (N,K), rows sum to 1
     copies: np.ndarray | None = None  # int64 (N,), how often each image stands in an epoch; None: once
     teacher_logits: np.ndarray | None = None  # float32 (N,K), of images that a teacher is distilled on
+    features: Selection | None = None  # float16 (N,F), what the last layer of a pretrained network sees in them
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -30,14 +31,18 @@ class LabeledImages:
         return cls(split.selection(), one_hot(split.labels, len(split.classes)), teacher_logits=teacher_logits)
 
     @classmethod
-    def from_pseudo_labels(cls, pool: Split, pseudo_labels: PseudoLabels) -> "LabeledImages":
-        """The images of the `pool` that have a pseudo-label."""
-        return cls(pool.selection(pseudo_labels.rows), pseudo_labels.targets, pseudo_labels.copies)
+    def from_pseudo_labels(
+        cls, pool: Split, pseudo_labels: PseudoLabels, features: Selection | None = None
+    ) -> "LabeledImages":
+        """The images of the `pool` that have a pseudo-label; `features` are those of the whole pool."""
+        rows = pseudo_labels.rows
+        of_rows = features.at(rows) if features else None
+        return cls(pool.selection(rows), pseudo_labels.targets, pseudo_labels.copies, features=of_rows)
 
     @classmethod
-    def from_logits(cls, pool: Split, logits: np.ndarray) -> "LabeledImages":
+    def from_logits(cls, pool: Split, logits: np.ndarray, features: Selection | None = None) -> "LabeledImages":
         """All images of the `pool` with a teacher's `logits` (N,K), whose probabilities are the targets."""
-        return cls(pool.selection(), softmax(logits).astype(np.float32), teacher_logits=logits)
+        return cls(pool.selection(), softmax(logits).astype(np.float32), teacher_logits=logits, features=features)
 
     def thinned(self, most: int) -> "LabeledImages":
         """At most `most` of the images, evenly spread."""
@@ -46,4 +51,5 @@ class LabeledImages:
         rows = np.arange(0, len(self), -(-len(self) // most))
         images = self.images.at(rows) if isinstance(self.images, Selection) else self.images[rows]
         copies, logits = (None if each is None else each[rows] for each in (self.copies, self.teacher_logits))
-        return LabeledImages(images, self.targets[rows], copies, logits)
+        features = self.features.at(rows) if self.features else None
+        return LabeledImages(images, self.targets[rows], copies, logits, features)

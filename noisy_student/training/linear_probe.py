@@ -3,6 +3,8 @@
 Fine-tuning that starts from it keeps the pretrained features where a random head would distort them (Kumar et al. 2022,
 "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", arXiv 2202.10054, LP-FT).
 
+Features are the inputs of the last layer, see models/features.py.
+
 N labeled images, M pool images, F features, K classes.
 """
 
@@ -17,18 +19,15 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 
 from noisy_student.models.classifier import Classifier
-from noisy_student.models.device import RuntimeParams, memory_format
-from noisy_student.models.prediction import LabelingParams, predict
 from noisy_student.models.registry import heads
 from noisy_student.store.labeled_images import LabeledImages
-from noisy_student.store.splits import Selection, Split
+from noisy_student.store.splits import Selection
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse strengths C of the L2 penalty, of which one is chosen
 FOLDS = 5  # of the cross-validation that chooses it
 MAX_CHOOSING = 2000  # labeled images that choose it; more would take minutes and choose the same
 MAX_POOL = 20_000  # pool images that a head is solved on; more would take minutes and gigabytes
 LEAST_TARGET = 0.01  # share of a class in a soft target below which it is left out
-FEATURES = LabelingParams(tta="one", features=True)
 
 
 class PoolFeatures(NamedTuple):
@@ -41,35 +40,28 @@ class PoolFeatures(NamedTuple):
 
 def solve_head(
     classifier: Classifier,
-    runtime: RuntimeParams,
-    labeled: Split,
+    labels: np.ndarray,
+    features: Selection | np.ndarray,
     pool: LabeledImages | None = None,
     pool_weight: float = 1.0,
 ) -> None:
-    """Set the head of `classifier`, one network, to the logistic regression of `labeled` and the `pool` on its
-    features, without noise. All of the pool weighs `pool_weight` times as much as all labeled images, as in training.
+    """Set the head of `classifier`, one network, to the logistic regression of `labels` int64 (N,) on `features` (N,F),
+    and of the targets of the `pool` on its features. All of the pool weighs `pool_weight` times as much as all labeled
+    images, as in training.
     """
-    classifier.to_memory_format(memory_format(runtime))  # before `predict`, whose tensors cannot be trained
     of_pool = None
     if pool:
         some = pool.thinned(MAX_POOL)
+        if some.features is None:
+            raise ValueError("a head is solved on the features of the pool, which are missing")
         copies = np.ones(len(some)) if some.copies is None else some.copies
-        weights = copies * pool_weight * len(labeled) / copies.sum()
-        of_pool = PoolFeatures(features_of(classifier, some.images, runtime), some.targets, weights)
-    features = features_of(classifier, labeled.selection(), runtime)
-    weight, bias = linear_probe(features, labeled.labels, of_pool)
+        weights = copies * pool_weight * len(labels) / copies.sum()
+        of_pool = PoolFeatures(some.features[:].astype(np.float32), some.targets, weights)
+    weight, bias = linear_probe(features[:].astype(np.float32), labels, of_pool)
     (head,) = heads(classifier.network)
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight))
         head.bias.copy_(torch.from_numpy(bias))
-
-
-def features_of(classifier: Classifier, images: Selection | np.ndarray, runtime: RuntimeParams) -> np.ndarray:
-    """The inputs of the last layer, float32 (N,F), of uint8 `images` (N,H,W,C), without noise."""
-    features = predict(classifier, images, runtime, labeling=FEATURES).features
-    if features is None:
-        raise ValueError("the features were asked for and are missing")
-    return features.astype(np.float32)
 
 
 def linear_probe(

@@ -21,13 +21,13 @@ from noisy_student.core.signals import Stopped, defer_signals
 from noisy_student.models.checkpoint import Checkpoints, Found, save_model
 from noisy_student.models.classifier import Classifier, ensemble, load_classifier, new_classifier
 from noisy_student.models.device import RuntimeParams, memory_format, reseed_torch, translate_torch_errors
+from noisy_student.models.init import from_pretrained
 from noisy_student.models.prediction import predict_logits
 from noisy_student.models.registry import input_size, size_and_cost
 from noisy_student.store.labeled_images import LabeledImages
-from noisy_student.store.splits import Split
+from noisy_student.store.splits import Selection, Split
 from noisy_student.training.batches import Batches, ResidentDataset, resident
 from noisy_student.training.forward import forward_passes
-from noisy_student.training.init import from_pretrained
 from noisy_student.training.linear_probe import solve_head
 from noisy_student.training.objectives import OBJECTIVES, loss
 from noisy_student.training.optim import set_learning_rate
@@ -53,6 +53,7 @@ class TrainingData:
     validation: Split
     pool: LabeledImages | None = None
     teacher_logits: np.ndarray | None = None  # float32 (N,K), for the labeled images, where a teacher is distilled
+    features: Selection | None = None  # float16 (N,F) of the labeled images, where the first weights are pretrained
 
     def resident(self, device: torch.device) -> "ResidentData":
         """The images on the `device`."""
@@ -130,9 +131,10 @@ def _fit_one(
         found = checkpoints.latest() if checkpoints else None
         classifier = initial_model(run, data.labeled)
         if recipe.training.initial == "pretrained" and not found:
-            solve_head(
-                classifier, run.runtime, data.labeled, _pool_with_targets(run, data), recipe.training.pool_weight
-            )
+            if data.features is None:
+                raise ValueError("a head is solved on the features of the labeled images, which are missing")
+            pool = _pool_with_targets(run, data)
+            solve_head(classifier, data.labeled.labels, data.features, pool, recipe.training.pool_weight)
         trainer = Trainer(recipe, on_device, run.runtime, seed)
         with meter(name, images) as progress:
             return trainer.train(classifier, progress, checkpoints, found)

@@ -1,12 +1,14 @@
 """Makes the recipe of each model: the defaults of params.yaml with the values of the model's own section in their
 place."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from noisy_student.core.config import ParamsModel, overlay, validated
 from noisy_student.core.errors import UserError
+from noisy_student.models.checkpoint import folder_of
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.objectives import OBJECTIVES, check_objective
 from noisy_student.training.params import TRANSFER, DistillationParams, Recipe, TrainingParams
@@ -216,3 +218,9 @@ def pool_control_recipe(
             "starts from its own, so two things would differ; remove the control"
         )
     return whole.model_copy(update={"noise": NoiseParams.none()} if control.kind == "unnoised" else {})
+
+
+def pretrained_folder(recipe: Recipe, parent: Path) -> Path | None:
+    """The folder inside `parent`, of weights or of features, that a model of `recipe` begins with; None for other first
+    weights."""
+    return folder_of(parent, recipe.model) if recipe.training.initial == "pretrained" else None

@@ -139,6 +139,7 @@ def test_a_new_source_is_prepared_and_a_new_model_learns_from_it(project):
     short = changed(yaml.safe_load((project / "params.yaml").read_text()), {"teacher.training": {"steps": 2}})
     (project / "params.yaml").write_text(yaml.safe_dump(short))
     splits = ["--labeled", "data/labeled", "--validation", "data/validation", "--pretrained", "none"]
+    splits += ["--labeled-features", "none"]
     assert "tiny_8" in run(project, "-m", "stages.train_teacher", *splits, "--out", "models/iter0")
 
 

@@ -157,7 +157,10 @@ def behind(name: str) -> set[str]:
 
     def before(stage: str) -> list[str]:
         deps = {general(dep) for dep in BODIES[stage]["deps"]}
-        return [maker for out, maker in makers if any(out == dep or out.startswith(f"{dep}/") for dep in deps)]
+        return [maker for out, maker in makers if any(within(out, dep) or within(dep, out) for dep in deps)]
+
+    def within(path: str, folder: str) -> bool:
+        return path == folder or path.startswith(f"{folder}/")
 
     return reachable([name], before)
 

@@ -61,15 +61,19 @@ class Project:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
 
     def teacher(self) -> None:
-        train_teacher.main([*self.splits("labeled", "validation", "pretrained"), "--out", "models/iter0"])
+        flags = [*self.splits("labeled", "validation", "pretrained"), "--labeled-features", "features/labeled"]
+        train_teacher.main([*flags, "--out", "models/iter0"])
 
     def logits(self, out: str = "logits") -> str:
-        predict_pool.main([*self.splits("pool", "calibration", "labeled"), "--teacher", "models/iter0", "--out", out])
+        flags = [*self.splits("pool", "calibration", "labeled", "features"), "--teacher", "models/iter0"]
+        predict_pool.main([*flags, "--out", out])
         return out
 
     def pseudo_labels(self, logits: str, out: str = "pseudo_labels"):
         pseudo_label.main(["--iteration", "iter1", "--logits", logits, *self.splits("calibration"), "--out", out])
         return read_pseudo_labels(self.folder / out)
+
+    FEATURES = ("--labeled-features", "features/labeled", "--pool-features", "features/pool")
 
     def splits(self, *names: str) -> list[str]:
         return [part for name in names for part in (f"--{name}", name)]
@@ -111,6 +115,7 @@ def test_a_control_that_sees_the_pool_is_told_what_its_kind_says(project, monkey
     asked = recorded(monkeypatch)
     flags = [
         *project.splits("labeled", "pool", "validation", "pretrained"),
+        *project.FEATURES,
         "--pseudo-labels",
         "pseudo_labels",
         "--pool-truth",
@@ -163,6 +168,7 @@ def test_a_warm_student_begins_with_its_teachers_weights(project, initial):
     project.params(iterations={"iter1": {"teacher": "iter0", "model": "cnn_4", "training": barely}})
     flags = [
         *project.splits("labeled", "pool", "validation", "pretrained"),
+        *project.FEATURES,
         "--pseudo-labels",
         "pseudo_labels",
         "--teacher",
@@ -176,7 +182,7 @@ def test_a_warm_student_begins_with_its_teachers_weights(project, initial):
 
 def distilled(project, out: str, **options) -> Path:
     project.params(distilled={"small": {"teacher": "iter0", "model": "cnn_4", **options}})
-    flags = project.splits("labeled", "pool", "validation", "pretrained")
+    flags = [*project.splits("labeled", "pool", "validation", "pretrained"), *project.FEATURES]
     distill.main([*flags, "--logits", "logits", "--distilled", "small", "--out", out])
     shutil.rmtree(project.folder / "work")  # or the next run takes over what it has of the same files
     return project.folder / out
@@ -240,8 +246,8 @@ def test_results_grow_into_a_history_and_a_summary(project, digits):
     control = {"same_size": {"kind": "supervised", "of": "iter1", "noise": {}}}
     project.params(controls=control, pool_controls={}, current="iter1")
     project.pseudo_labels(project.logits())
-    flags = project.splits("labeled", "validation", "pretrained")
-    pool = ["--pool", "pool", "--pseudo-labels", "pseudo_labels"]
+    flags = [*project.splits("labeled", "validation", "pretrained"), "--labeled-features", "features/labeled"]
+    pool = ["--pool-features", "features/pool", "--pool", "pool", "--pseudo-labels", "pseudo_labels"]
     train_student.main([*flags, *pool, "--iteration", "iter1", "--teacher", "models/iter0", "--out", "models/iter1"])
     train_control.main([*flags, "--control", "same_size", "--of", "iter1", "--out", "models/same_size"])
 

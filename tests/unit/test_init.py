@@ -6,17 +6,20 @@ import pytest
 import torch
 
 from noisy_student.core.errors import UserError
-from noisy_student.models.checkpoint import load_model, save_model
+from noisy_student.models.checkpoint import folder_of, load_model, save_model
 from noisy_student.models.classifier import load_classifier, new_classifier
 from noisy_student.models.external import torchvision_names
+from noisy_student.models.features import features_of
+from noisy_student.models.init import body, from_pretrained
 from noisy_student.models.networks import Resizing
 from noisy_student.models.prediction import predict_logits
 from noisy_student.models.registry import bare, check_head, heads
+from noisy_student.store.splits import Selection
 from noisy_student.training.forward import forward_passes, learn_head
-from noisy_student.training.init import body, folder_of, from_pretrained, pretrained_folder
 from noisy_student.training.loop import TrainingData, TrainingRun, fit, save_trained
 from noisy_student.training.optim import make_optimizer, rate_shares, set_learning_rate
 from noisy_student.training.params import phase_of
+from noisy_student.training.recipes import pretrained_folder
 
 CPU = torch.device("cpu")
 
@@ -37,6 +40,12 @@ def pretrained(tmp_path, make_split):
 def begin(folder, split, model="cnn_2", seed=0):
     torch.manual_seed(seed)
     return from_pretrained(model, split, 0.0, 0.0, folder, CPU)
+
+
+def data_of(folder, labeled, validation, runtime, model="cnn_2"):
+    """Images to begin a training with, from the weights in `folder`."""
+    features = features_of(begin(folder, labeled, model), labeled.selection(), runtime)
+    return TrainingData(labeled, validation, features=Selection([features], np.arange(len(labeled))))
 
 
 def head_of(classifier):
@@ -139,10 +148,9 @@ def test_a_model_that_began_with_pretrained_weights_is_saved_and_comes_back(
     labeled, validation = make_split(0, 30), make_split(400, 450)
     save_model(tmp_path / "weights", new_classifier(model, labeled).state_dict(), description(model))
     recipe = make_recipe(model, initial="pretrained")
-    trained = fit(
-        TrainingRun("iter0", recipe, runtime, CPU, 0, tmp_path / "weights"), TrainingData(labeled, validation)
-    )
-    save_trained(tmp_path / "model", trained, TrainingData(labeled, validation))
+    data = data_of(tmp_path / "weights", labeled, validation, runtime, model)
+    trained = fit(TrainingRun("iter0", recipe, runtime, CPU, 0, tmp_path / "weights"), data)
+    save_trained(tmp_path / "model", trained, data)
     loaded, described = load_classifier(tmp_path / "model", CPU)
     logits = predict_logits(trained.classifier, validation.images(), runtime)
     assert np.array_equal(predict_logits(loaded, validation.images(), runtime), logits)
@@ -152,7 +160,7 @@ def test_a_model_that_began_with_pretrained_weights_is_saved_and_comes_back(
 @pytest.mark.parametrize("options", [{"frozen": 1.0}, {"frozen": 0.5}, {"body_rate": 0.1}])
 def test_which_part_learns(pretrained, make_split, make_recipe, runtime, options):
     """What is frozen stays, its running statistics, too; what is not moves."""
-    data = TrainingData(make_split(0, 30), make_split(400, 450))
+    data = data_of(pretrained, make_split(0, 30), make_split(400, 450), runtime)
     learned = {"norm_statistics": "learned", "ema_decay": 0.0, "steps": 8}
     recipe = make_recipe("cnn_2", {"dropout": 0.5}, initial="pretrained", **learned, **options)
     trained = fit(TrainingRun("iter0", recipe, runtime, CPU, 0, pretrained), data)
@@ -242,7 +250,8 @@ def test_pretrained_statistics_are_kept_unless_they_are_to_be_learned(make_recip
 
 
 def test_kept_statistics_do_not_change_and_the_weights_of_the_norms_do(pretrained, make_split, make_recipe, runtime):
-    data, tensors = TrainingData(make_split(0, 60), make_split(400, 450)), load_model(pretrained)[0]
+    data = data_of(pretrained, make_split(0, 60), make_split(400, 450), runtime)
+    tensors = load_model(pretrained)[0]
     for norm_statistics, same in ((None, True), ("learned", False)):
         recipe = make_recipe("cnn_2", initial="pretrained", norm_statistics=norm_statistics)
         trained = fit(TrainingRun("iter0", recipe, runtime, CPU, 0, pretrained), data).classifier.state_dict()
@@ -256,7 +265,7 @@ def test_kept_statistics_do_not_change_and_the_weights_of_the_norms_do(pretraine
 def test_without_steps_the_model_is_the_pretrained_body_with_a_solved_head(
     pretrained, make_split, make_recipe, runtime
 ):
-    data = TrainingData(make_split(0, 90), make_split(400, 450))
+    data = data_of(pretrained, make_split(0, 90), make_split(400, 450), runtime)
     recipe = make_recipe("cnn_2", initial="pretrained", steps=0)
     trained = fit(TrainingRun("iter0", recipe, runtime, CPU, 0, pretrained), data)
     tensors = load_model(pretrained)[0]
@@ -270,7 +279,7 @@ def test_without_steps_the_model_is_the_pretrained_body_with_a_solved_head(
 def test_a_model_without_steps_that_is_taken_up_again_has_the_same_curve(
     pretrained, make_split, make_recipe, runtime, tmp_path
 ):
-    data = TrainingData(make_split(0, 90), make_split(400, 450))
+    data = data_of(pretrained, make_split(0, 90), make_split(400, 450), runtime)
     run = TrainingRun("iter0", make_recipe("cnn_2", initial="pretrained", steps=0), runtime, CPU, 0, pretrained)
     first, again = (fit(run, data, tmp_path / "checkpoints") for _ in range(2))
     assert again.curve == first.curve

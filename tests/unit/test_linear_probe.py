@@ -4,8 +4,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from noisy_student.models.classifier import new_classifier
+from noisy_student.models.features import features_of
 from noisy_student.models.prediction import predict_logits
 from noisy_student.store.labeled_images import LabeledImages
+from noisy_student.store.splits import Selection
 from noisy_student.training.linear_probe import PENALTIES, PoolFeatures, choose_penalty, linear_probe, solve_head
 
 
@@ -80,12 +82,11 @@ def test_a_solved_head_predicts_the_labels_and_leaves_the_body_as_it_is(make_spl
     digits = make_split(0, 90)
     classifier = new_classifier("cnn_8", digits)
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
-    solve_head(classifier, runtime, digits)
+    solve_head(classifier, digits.labels, features_of(classifier, digits.selection(), runtime))
     changed = {name for name, tensor in classifier.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"network.classifier.weight", "network.classifier.bias"}
     logits = predict_logits(classifier, digits.images(), runtime)
     assert (logits.argmax(axis=1) == digits.labels).mean() > 0.95
-    assert all(parameter.requires_grad and not parameter.is_inference() for parameter in classifier.parameters())
 
 
 def test_the_whole_pool_weighs_as_much_as_it_is_told(make_split, runtime, monkeypatch):
@@ -99,8 +100,11 @@ def test_the_whole_pool_weighs_as_much_as_it_is_told(make_split, runtime, monkey
     monkeypatch.setattr("noisy_student.training.linear_probe.linear_probe", caught)
     monkeypatch.setattr("noisy_student.training.linear_probe.MAX_POOL", 25)
     split = make_split(400, 450)
-    pool = LabeledImages(split.selection(), np.eye(3)[split.labels], copies=np.arange(50) % 3 + 1)
-    solve_head(classifier, runtime, digits, pool, pool_weight=2.0)
-    assert len(found[0].features) == len(found[0].targets) == 25
+    seen, in_pool = (features_of(classifier, each.selection(), runtime) for each in (digits, split))
+    chosen = Selection([in_pool], np.arange(50))
+    pool = LabeledImages(split.selection(), np.eye(3)[split.labels], np.arange(50) % 3 + 1, features=chosen)
+    solve_head(classifier, digits.labels, seen, pool, pool_weight=2.0)
+    assert np.array_equal(found[0].features, in_pool[::2].astype(np.float32))
+    assert len(found[0].targets) == 25
     assert found[0].weights.sum() == pytest.approx(2 * len(digits))
     assert found[0].weights[1] / found[0].weights[0] == 3  # images 2 and 0 of the pool

@@ -2,6 +2,7 @@ import os
 import signal
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,14 @@ from noisy_student.core.progress import Meter
 from noisy_student.core.signals import Stopped
 from noisy_student.models.checkpoint import save_model
 from noisy_student.models.classifier import Classifier, load_classifier, new_classifier
+from noisy_student.models.device import RuntimeParams
+from noisy_student.models.features import features_of
+from noisy_student.models.init import from_pretrained
 from noisy_student.models.prediction import predict_logits
 from noisy_student.pseudo_labeling.calibration import fit_temperature
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams, make
 from noisy_student.store.labeled_images import LabeledImages
+from noisy_student.store.splits import Selection
 from noisy_student.training.batches import Batches
 from noisy_student.training.loop import Trainer, TrainingData, TrainingRun, fit, report_steps, save_trained
 from noisy_student.training.recipes import IterationParams, TeacherParams, iteration_recipe, teacher_recipe
@@ -40,6 +45,16 @@ def teacher_logits(labels: np.ndarray, seed: int) -> np.ndarray:
     return (noise + 4 * one_hot(labels, 3) + [2, 0, 0]).astype(np.float32)
 
 
+def with_features(data: TrainingData, model: str, weights: Path, runtime: RuntimeParams) -> TrainingData:
+    body = from_pretrained(model, data.labeled, 0.0, 0.0, weights, CPU)
+
+    def selection(images) -> Selection:
+        return Selection([features_of(body, images, runtime)], np.arange(len(images)))
+
+    pool = replace(data.pool, features=selection(data.pool.images))
+    return replace(data, pool=pool, features=selection(data.labeled.selection()))
+
+
 @pytest.fixture(scope="module")
 def run(make_recipe, make_split, runtime):
     """Trains on 30 labeled images, and on 100 of the pool where it is given pseudo-labels."""
@@ -49,6 +64,8 @@ def run(make_recipe, make_split, runtime):
     ):
         precision = runtime.model_copy(update=setting)
         data = TrainingData(make_split(0, 30), make_split(*validation), pool)
+        if recipe.training.initial == "pretrained":
+            data = with_features(data, recipe.model, init_from, precision)
         return fit(TrainingRun(name, recipe, precision, CPU, seed, init_from), data, checkpoints)
 
     return train

@@ -22,7 +22,6 @@ from noisy_student.models.external import load_tensors
 from noisy_student.models.probe import LARGEST_SIDE
 from noisy_student.models.registry import bare, build, head_name
 from noisy_student.store.splits import Split
-from noisy_student.training.params import Recipe
 
 COUNTER = "num_batches_tracked"  # of a batch norm; unused here, and missing in older files
 
@@ -47,16 +46,6 @@ class WeightsSpec(ParamsModel):
         if not len(self.normalization.mean) == len(self.normalization.std) == self.input_channels:
             raise ValueError(f"must have a normalization of {self.input_channels} channels")
         return self
-
-
-def folder_of(pretrained: Path, model: str) -> Path:
-    """The folder of the model's weights inside the folder `pretrained`."""
-    return pretrained / model.replace("/", "-")
-
-
-def pretrained_folder(recipe: Recipe, pretrained: Path) -> Path | None:
-    """The folder inside `pretrained` whose weights a model of `recipe` begins with; None for other first weights."""
-    return folder_of(pretrained, recipe.model) if recipe.training.initial == "pretrained" else None
 
 
 def from_pretrained(

@@ -1,0 +1,52 @@
+"""Compute what the last layer of each pretrained network sees in the images, once for all models that begin with it.
+
+Reads   pretrained weights, the labeled, the calibration and the pool split
+Writes  a folder for each split, with a subfolder for each network: float16 (n,F), 00000.npy and so on, one for each
+        shard of the split; none where no model is pretrained
+Params  runtime
+"""
+
+from pathlib import Path
+
+from noisy_student.core.command_line import command
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.files import read_json, write_json
+from noisy_student.core.workspace import Work, work
+from noisy_student.models.checkpoint import folder_of
+from noisy_student.models.classifier import Classifier
+from noisy_student.models.device import RuntimeParams, machine, setup
+from noisy_student.models.features import FEATURES
+from noisy_student.models.init import from_pretrained
+from noisy_student.models.prediction import predict_split
+from noisy_student.store.splits import Split, read_split
+
+
+@command
+def main(*, pretrained: Path, labeled: Path, calibration: Path, pool: Path, out: Path) -> None:
+    params = ParamsFile()
+    runtime = params.section("runtime", RuntimeParams)
+    device = setup(runtime)
+    splits = {"labeled": labeled, "calibration": calibration, "pool": pool}
+    inputs = {"pretrained": pretrained, **splits}
+    with work(out, __file__, params, inputs, machine(device)) as job:
+        if not job.finished:
+            models = read_json(pretrained / "pretrained.json")["models"]
+            for name in splits:
+                write_json(job.part / name / "features.json", {"models": models})
+            for model in models:
+                body = from_pretrained(model, read_split(labeled), 0.0, 0.0, folder_of(pretrained, model), device)
+                for name, folder in splits.items():
+                    title = f"{model} sees the {name} split"
+                    extract(job, body, read_split(folder), folder_of(Path(name), model), runtime, title)
+
+
+def extract(job: Work, body: Classifier, split: Split, folder: Path, runtime: RuntimeParams, title: str) -> None:
+    """Make the file in `folder` of each shard of `split` that has none yet."""
+    done = {number for number in range(len(split.shards)) if job.has(str(folder / f"{number:05}.npy"))}
+    for number, predictions in predict_split(body, split, runtime, title, done, FEATURES):
+        if predictions.features is not None:
+            job.add(str(folder / f"{number:05}.npy"), predictions.features)
+
+
+if __name__ == "__main__":
+    main()
