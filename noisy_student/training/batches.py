@@ -3,6 +3,7 @@
 B images in a batch, N in a split, C channels, H x W pixels, K classes.
 """
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from torch import Tensor
 from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import generator
 from noisy_student.store.labeled_images import LabeledImages
+from noisy_student.store.splits import Selection
 from noisy_student.training.augmentation import policy
 from noisy_student.training.augmentation.mixing import mix
 from noisy_student.training.augmentation.policy import NoiseParams
@@ -32,34 +34,49 @@ VALUES_READ = 2**24  # uint8 values that are read from the disk at once
 
 @dataclass(frozen=True)
 class ResidentDataset:
-    """Images and targets on the device; images for which a GPU has no room stay in the machine's memory."""
+    """Images and targets to train on: targets on the device, images on a GPU that has room for them, or on the disk."""
 
-    images: Tensor  # uint8 (N,C,H,W), on the device or in the machine's own memory
+    images: Tensor | Selection | np.ndarray  # uint8: on a GPU (N,C,H,W), on the disk or in memory (N,H,W,C)
     targets: Tensor  # float32 (N,K), rows sum to 1, on the device
     order: np.ndarray  # int64 (M,), the rows that an epoch goes through; a row may stand there several times
     teacher_logits: Tensor | None = None  # float32 (N,K), on the device, where a teacher is distilled
 
+    @property
+    def values(self) -> int:
+        """How many uint8 values an image has."""
+        return math.prod(self.images.shape[1:])
+
 
 def resident(data: LabeledImages, device: torch.device) -> ResidentDataset:
-    """Bring `data` to the `device`. Pixels are read a few at a time, so that memory holds them once."""
-    height, width, channels = data.images.shape[1:]
-    home = device if has_room(device, len(data) * height * width * channels) else torch.device("cpu")
-    pixels = torch.empty((len(data), channels, height, width), dtype=torch.uint8, device=home)
-    at_once = max(1, VALUES_READ // (height * width * channels))
-    for start in range(0, len(data), at_once):
-        read = torch.from_numpy(np.array(data.images[start : start + at_once]))  # copied: the disk's are read-only
-        pixels[start : start + at_once] = read.permute(0, 3, 1, 2)  # (n,H,W,C) -> (n,C,H,W)
+    """`data` for a training on the `device`. Images stay on the disk, so that memory does not hold them a second time,
+    unless a GPU has room for them."""
     rows = np.arange(len(data))
     order = rows if data.copies is None else np.repeat(rows, data.copies)
     targets = torch.tensor(data.targets, dtype=torch.float32, device=device)
     given = data.teacher_logits
     logits = None if given is None else torch.tensor(given, dtype=torch.float32, device=device)
-    return ResidentDataset(pixels, targets, order, logits)
+    moves = device.type == "cuda" and has_room(device, math.prod(data.images.shape))
+    return ResidentDataset(on_device(data.images, device) if moves else data.images, targets, order, logits)
+
+
+def on_device(images: Selection | np.ndarray, device: torch.device) -> Tensor:
+    """`images` uint8 (N,H,W,C) as (N,C,H,W) on the `device`; they are read a few at a time."""
+    count, height, width, channels = images.shape
+    pixels = torch.empty((count, channels, height, width), dtype=torch.uint8, device=device)
+    at_once = max(1, VALUES_READ // (height * width * channels))
+    for start in range(0, count, at_once):
+        pixels[start : start + at_once] = channels_first(images[start : start + at_once], device)
+    return pixels
+
+
+def channels_first(images: np.ndarray, device: torch.device) -> Tensor:
+    """A copy of `images` (n,H,W,C) as (n,C,H,W) on the `device`."""
+    return torch.tensor(images, device=device).permute(0, 3, 1, 2).contiguous()
 
 
 def has_room(device: torch.device, values: int) -> bool:
     """Whether so many uint8 `values` leave a GPU most of its free memory for training."""
-    return device.type != "cuda" or values < ROOM * torch.cuda.mem_get_info(device)[0]
+    return values < ROOM * torch.cuda.mem_get_info(device)[0]
 
 
 class Batches:
@@ -71,7 +88,7 @@ class Batches:
 
     def __init__(self, recipe: Recipe, labeled: ResidentDataset, pool: ResidentDataset | None, seed: int):
         self.recipe, self.labeled, self.pool, self.seed = recipe, labeled, pool, seed
-        self.ahead = steps_ahead(recipe.training.batch_size * labeled.images[0].numel())
+        self.ahead = steps_ahead(recipe.training.batch_size * labeled.values)
         self.ahead_batches: dict[int, MicroBatch] = {}  # the batches of the next steps
 
     def parts(self, step: int) -> Iterator[MicroBatch]:
@@ -195,10 +212,11 @@ class Taken(NamedTuple):
 def take(source: ResidentDataset, rows: np.ndarray) -> Taken:
     """What stands at `rows` (n,) of `source`."""
     device, where = source.targets.device, torch.from_numpy(rows)
-    images = source.images.index_select(0, where.to(source.images.device, non_blocking=True))
     there = where.to(device, non_blocking=True)
+    images = source.images
+    taken = images.index_select(0, there) if isinstance(images, Tensor) else channels_first(images[rows], device)
     logits = None if source.teacher_logits is None else source.teacher_logits.index_select(0, there)
-    return Taken(images.to(device, non_blocking=True), source.targets.index_select(0, there), logits)
+    return Taken(taken, source.targets.index_select(0, there), logits)
 
 
 def rows_of_step(order: np.ndarray, count: int, seed: int, purpose: str, step: int) -> np.ndarray:
