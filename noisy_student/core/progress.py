@@ -35,20 +35,23 @@ class Meter:
     def advance(self, images: int) -> None:
         """Count `images` more."""
         self.done += images
-        text = "  ".join([*self.figures, f"{self.rate():,.0f} images/s"])
         if self.bar and self.task is not None:
-            self.bar.update(self.task, completed=self.done, figures=text)
+            self.bar.update(self.task, completed=self.done, figures=self.text())
         elif time.monotonic() - self.spoke > PLAIN_SECONDS:
-            self.say(f"{text}  {(self.total - self.done) / self.rate():.0f} s left")
+            self.say(f"{self.text()}  {(self.total - self.done) / self.rate():.0f} s left")
 
     def rate(self) -> float:
         """Images a second since the start."""
         return max(self.done - self.before, 1) / max(time.monotonic() - self.started, 1e-9)
 
+    def text(self) -> str:
+        """The figures and the rate, which work without images does not have."""
+        return "  ".join([*self.figures, *([f"{self.rate():,.0f} images/s"] if self.total else [])])
+
     def say(self, text: str) -> None:
         """Print a plain line."""
         self.spoke = time.monotonic()
-        print(f"{self.title}: {self.done / max(self.total, 1):4.0%}  {text}", flush=True)
+        print(f"{self.title}: {self.done / self.total if self.total else 1:4.0%}  {text}", flush=True)
 
 
 @contextmanager
@@ -57,7 +60,7 @@ def meter(title: str, total: int) -> Iterator[Meter]:
     if not sys.stdout.isatty():
         plain = Meter(title, total, None)
         yield plain
-        plain.say("  ".join([*plain.figures, f"{plain.rate():,.0f} images/s"]))
+        plain.say(plain.text())
         return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn())
     with Progress(*columns, TextColumn("{task.fields[figures]}"), TimeRemainingColumn(), console=Console()) as bar:

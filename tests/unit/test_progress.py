@@ -38,9 +38,9 @@ def test_work_that_fails_is_not_said_to_be_done(capsys):
 
 
 def test_nothing_to_do_is_done(capsys):
-    with meter("pool", 0):
-        pass
-    assert capsys.readouterr().out.startswith("pool: ")
+    with meter("iter0", 0) as shown:
+        shown.show(validation_accuracy=0.9)
+    assert capsys.readouterr().out == "iter0: 100%  validation accuracy 0.900\n"
 
 
 def test_a_terminal_shows_a_bar_with_the_figures(monkeypatch):
