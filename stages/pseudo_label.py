@@ -31,7 +31,7 @@ def main(*, iteration: str, logits: Path, calibration: Path, out: Path) -> None:
         known, pool = (read_logits(logits, name) for name in ("calibration", "pool"))
         temperature = fit_temperature(known, held_out.labels) if options.calibrate else 1.0
         scores = {name: ood_scores(logits, name, of, options) for name, of in (("calibration", known), ("pool", pool))}
-        limits = find_limits(options, known, held_out.labels, temperature, scores["calibration"])
+        limits = find_limits(options, known, held_out.labels, temperature, scores["calibration"], pool)
         draw = generator(seed, f"balance of {iteration}")
         pseudo_labels = make(pool, options, temperature, draw, limits, scores["pool"])
         chosen_by = {"temperature": temperature, **limits.figures()}

@@ -3,6 +3,7 @@
 N pool images, n of them kept, K classes.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ class PseudoLabelParams(ParamsModel):
     threshold: float = Field(ge=0, le=1)  # the least confidence at which a pool image is kept
     precision: float | None = Field(default=None, gt=0, le=1)  # chooses the threshold: the lowest one that has this
     # precision on the calibration split
+    # chooses the threshold: the one that this fraction of the pool reaches (Cascante-Bonilla et al. 2021)
+    kept_fraction: float | None = Field(default=None, gt=0, le=1)
     # fraction of the calibration images that pass the out-of-distribution filter, see ood.py; null: no filter
     ood_quantile: float | None = Field(default=None, gt=0, le=1)
     # k: the filter's score is the similarity to the k-th nearest labeled image; null: the negative energy of the logits
@@ -41,6 +44,8 @@ class PseudoLabelParams(ParamsModel):
             raise ValueError("must have ood_quantile, such as 0.95, where ood_neighbors is set")
         if self.precision and self.threshold:
             raise ValueError("must have threshold 0 where precision chooses it (or precision null)")
+        if self.kept_fraction and (self.threshold or self.precision):
+            raise ValueError("must have threshold 0 and precision null where kept_fraction chooses the threshold")
         if self.kind == "hard" and self.target_temperature != 1:
             raise ValueError("must have target_temperature 1 where kind is hard, for it sharpens soft ones")
         return self
@@ -109,17 +114,27 @@ def find_limits(
     labels: np.ndarray,
     temperature: float,
     ood_score: np.ndarray | None = None,
+    pool: np.ndarray | None = None,
 ) -> Limits:
-    """The limits for pool images, measured on the calibration split.
+    """The limits for pool images, measured on the calibration split or, for a fraction of the pool, on its own logits.
 
-    `logits` (M,K), true `labels` (M,) and `ood_score` (M,), see ood.py, are those of the calibration split.
+    `logits` (M,K), true `labels` (M,) and `ood_score` (M,), see ood.py, are those of the calibration split, and `pool`
+    (N,K) are the logits of the pool.
     """
     threshold, least = params.threshold, -np.inf
+    if params.kept_fraction and pool is not None:
+        threshold = reached_threshold(softmax(pool, temperature), params.kept_fraction)
     if params.precision:
         threshold = precise_threshold(softmax(logits, temperature), labels, params.precision)
     if params.ood_quantile and ood_score is not None:
         least = float(np.quantile(ood_score, 1 - params.ood_quantile))
     return Limits(threshold, least)
+
+
+def reached_threshold(probabilities: np.ndarray, fraction: float) -> float:
+    """The highest threshold of confidence that at least a `fraction` of the predictions (N,K) reaches."""
+    falling = np.sort(probabilities.max(axis=1))[::-1]
+    return float(falling[math.ceil(fraction * len(falling)) - 1])
 
 
 def balanced_copies(

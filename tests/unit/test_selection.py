@@ -17,6 +17,7 @@ from noisy_student.pseudo_labeling.selection import (
     balanced_copies,
     find_limits,
     make,
+    reached_threshold,
     shuffled,
     true_labels,
 )
@@ -205,6 +206,28 @@ def test_the_threshold_for_a_precision_is_the_lowest_that_has_it(logits, seed, p
     else:
         assert reached(threshold) >= precision
         assert all(reached(c) < precision for c in confidence if c < threshold)
+
+
+@given(logits=LOGITS, fraction=st.floats(0.01, 1))
+def test_the_threshold_for_a_fraction_is_the_highest_that_so_many_reach(logits, fraction):
+    confidence = softmax(logits).max(axis=1)
+    threshold = reached_threshold(softmax(logits), fraction)
+    assert (confidence >= threshold).sum() >= fraction * len(logits)
+    assert (confidence > threshold).sum() < fraction * len(logits)
+
+
+def test_a_fraction_of_the_pool_is_kept_however_sure_the_teacher_is():
+    logits = rng().normal(size=(50, 3))
+    asked = options(kept_fraction=0.3)
+    for scale in (0.1, 10.0):
+        limits = find_limits(asked, np.eye(3), np.arange(3), 1.0, pool=scale * logits)
+        assert len(make(scale * logits, asked, 1.0, rng(), limits).rows) == 15
+
+
+@pytest.mark.parametrize("other", [{"threshold": 0.5}, {"precision": 0.9}])
+def test_only_one_option_chooses_the_threshold(other):
+    with pytest.raises(ValueError, match="where kept_fraction chooses the threshold"):
+        options(kept_fraction=0.5, **other)
 
 
 def test_a_precision_that_cannot_be_had_is_refused_with_the_best_there_is():
