@@ -9,21 +9,28 @@ split of clothing is that of its table, whose validation split is left out. A fo
 test split in all draws. Of CIFAR-10 the first images are taken: CIFAR_TRAINING and CIFAR_TEST.
 """
 
+import io
 from argparse import ArgumentParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from PIL import Image
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from benchmarks.cifar_folder import write
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.randomness import generator
+from noisy_student.data.near_duplicates import near_duplicates
 
 SETS = ("clothing", "tiles", "cifar10")
 CIFAR_TRAINING, CIFAR_TEST = 3000, 1000  # images
 PARTS = ("labeled", "pool", "test")
-TEST_SHARE = 0.25  # of the tiles of each class
+TEST_SHARE = 0.25  # of the tiles of each class, at least
+THUMBNAIL = 64  # pixels a side, of images that are compared
+ALIKE = 0.9  # agreement of images that are of the same tile; below the one at which `prepare` takes an image out
 
 
 @cli_main
@@ -61,7 +68,7 @@ def lay_out(table: pd.DataFrame, folder: Path) -> None:
 
 def drawn(table: pd.DataFrame, labels: int, draw: int) -> pd.DataFrame:
     """`table` with a column part: labeled, pool or test. Of a class of few images at most half are labeled."""
-    test = table["split"] == "test" if "split" in table else drawn_test(table["label"])
+    test = table["split"] == "test" if "split" in table else drawn_test(table["label"], look_alikes(table["jpeg"]))
     part = pd.Series(np.where(test, "test", "pool"), index=table.index)
     for label, rows in table.index[~test].groupby(table["label"][~test]).items():
         order = generator(draw, f"labels of {label}").permutation(rows)
@@ -69,12 +76,22 @@ def drawn(table: pd.DataFrame, labels: int, draw: int) -> pd.DataFrame:
     return table.assign(part=part)
 
 
-def drawn_test(labels: pd.Series) -> pd.Series:
-    """Whether an image is in the test split: TEST_SHARE of each class."""
+def look_alikes(files: pd.Series) -> np.ndarray:
+    """The number (N,) of the group of each of N encoded images: those that look alike, directly or over others."""
+    thumbnails = [Image.open(io.BytesIO(file)).convert("RGB").resize((THUMBNAIL, THUMBNAIL)) for file in files]
+    pairs, _ = near_duplicates(np.stack([np.asarray(each) for each in thumbnails]), ALIKE)
+    graph = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(len(files), len(files)))
+    return connected_components(graph, directed=False)[1]
+
+
+def drawn_test(labels: pd.Series, groups: np.ndarray) -> pd.Series:
+    """Whether an image is in the test split: whole groups, until it has TEST_SHARE of each class, the rarest first."""
     test = pd.Series(False, index=labels.index)
-    for label, rows in labels.index.groupby(labels).items():
-        order = generator(0, f"test of {label}").permutation(rows)
-        test[order[: round(TEST_SHARE * len(order))]] = True
+    for label in labels.value_counts(ascending=True).index:
+        of_class = labels == label
+        for group in generator(0, f"test of {label}").permutation(np.unique(groups[of_class])):
+            if test[of_class].mean() < TEST_SHARE:
+                test |= groups == group
     return test
 
 
