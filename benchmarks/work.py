@@ -20,7 +20,6 @@ import torch
 import yaml
 
 from benchmarks import limits
-from commands.plan import made_up_classifier, training_seconds
 from noisy_student.check import check
 from noisy_student.core.config import ParamsFile, overlay
 from noisy_student.core.files import write_array
@@ -32,6 +31,7 @@ from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.splits import pixel_hash, read_split, write_split
 from noisy_student.training.augmentation import policy
 from noisy_student.training.batches import resident
+from noisy_student.training.forecast import made_up_classifier, training_seconds
 from noisy_student.training.loop import HeldOut, ResidentData, Trainer
 
 CLASSES, AT_WORK = 10, 1.0

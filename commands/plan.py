@@ -3,13 +3,9 @@
 The time is a forecast: a few steps of each model, measured now, times the steps that params.yaml asks for.
 """
 
-import time
 from argparse import ArgumentParser
-from dataclasses import replace
 
 import networkx
-import numpy as np
-import torch
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from rich.console import Console
@@ -18,16 +14,10 @@ from rich.table import Table
 from noisy_student.check import Params, check, check_orphans
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.errors import UserError, cli_main
-from noisy_student.core.metrics import one_hot
-from noisy_student.core.progress import Meter
 from noisy_student.data.sources import SIZES, SourceParams
-from noisy_student.models.classifier import Classifier
-from noisy_student.models.device import RuntimeParams, setup, translate_torch_errors
-from noisy_student.models.registry import build
+from noisy_student.models.device import setup
 from noisy_student.pretraining import description
-from noisy_student.store.labeled_images import LabeledImages
-from noisy_student.training.batches import resident
-from noisy_student.training.loop import SMALLER_BATCH, HeldOut, ResidentData, Trainer
+from noisy_student.training.forecast import forecast
 from noisy_student.training.params import Recipe
 
 WITH_POOL = ("train_student@", "train_pool_control@", "distill@")
@@ -52,8 +42,9 @@ def main(argv: list[str] | None = None) -> None:
         table.add_column(column, justify="left" if column in ("stage", "model") else "right")
     total = START_SECONDS * len(stages)
     for stage, recipe, data in planned:
-        given = pretrained_input_size(recipe, params)
-        seconds = forecast(recipe, data, params.runtime, device, stage.startswith(WITH_POOL), given)
+        classes = CLASSES if data.is_user_images else len(SIZES[data.source].training)
+        given, with_pool = pretrained_input_size(recipe, params), stage.startswith(WITH_POOL)
+        seconds = forecast(recipe, data.shape(), classes, params.runtime, device, with_pool, given)
         total += seconds
         images = recipe.ensemble_size * recipe.training.steps * recipe.training.batch_size
         table.add_row(stage, recipe.model, f"{images:,}", clock(seconds))
@@ -95,59 +86,12 @@ def _to_run() -> list[str]:
         return [stage.addressing for stage in order]
 
 
-def forecast(
-    recipe: Recipe,
-    data: SourceParams,
-    runtime: RuntimeParams,
-    device: torch.device,
-    with_pool: bool = False,
-    input_size: tuple[int, int] | None = None,
-) -> float:
-    """About how many seconds the steps of `recipe` take: three of them, measured on made-up images of that size."""
-    classes = CLASSES if data.is_user_images else len(SIZES[data.source].training)
-    classifier = made_up_classifier(recipe, data.shape(), classes, device, input_size)
-    images = np.zeros((recipe.training.batch_size, *data.shape()), dtype=np.uint8)
-    labels = np.arange(len(images)) % classes
-    targets = one_hot(labels, classes)
-    logits = targets if recipe.distillation else None
-    made_up = resident(LabeledImages(images, targets, teacher_logits=logits), device)
-    of = ResidentData(made_up, made_up if with_pool else None, HeldOut(images[:1], labels[:1]))
-    trainer = Trainer(recipe, of, runtime, seed=0)
-    for steps in (1, 3):  # the first one warms up
-        seconds = training_seconds(steps, classifier, trainer)
-    return seconds / steps * recipe.training.steps * recipe.ensemble_size
-
-
 def pretrained_input_size(recipe: Recipe, params: Params) -> tuple[int, int] | None:
     """The input size (H,W) of the pretrained weights that `recipe` begins with; None for other first weights."""
     if recipe.training.initial != "pretrained":
         return None
     height, width = description(params.pretraining, recipe.model)["input_size"]
     return height, width
-
-
-def made_up_classifier(
-    recipe: Recipe,
-    shape: tuple[int, int, int],
-    classes: int,
-    device: torch.device,
-    input_size: tuple[int, int] | None = None,
-) -> Classifier:
-    """An untrained model of `recipe` for images of `shape` (height, width, channels), without normalization."""
-    height, width, channels = shape
-    rates = (recipe.noise.dropout, recipe.noise.stochastic_depth)
-    network = build(recipe.model, channels, classes, (height, width), *rates, input_size)
-    return Classifier(network, torch.zeros(channels), torch.ones(channels)).to(device)
-
-
-def training_seconds(steps: int, classifier: Classifier, trainer: Trainer) -> float:
-    """How many seconds the `trainer` takes for so many `steps`, with one validation."""
-    training = trainer.recipe.training.model_copy(update={"steps": steps, "validations": 1})
-    few = replace(trainer, recipe=trainer.recipe.model_copy(update={"training": training}))
-    started = time.monotonic()
-    with translate_torch_errors(SMALLER_BATCH):
-        few.train(classifier, Meter("forecast", 1, None))
-    return time.monotonic() - started
 
 
 def clock(seconds: float) -> str:
