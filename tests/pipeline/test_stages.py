@@ -12,14 +12,19 @@ import torch
 import yaml
 
 from benchmarks.study import changed
+from noisy_student.core.config import ParamsFile
 from noisy_student.core.files import read_json, write_json
-from noisy_student.models.classifier import load_classifier
-from noisy_student.store.pseudo_labels import read_pseudo_labels
-from noisy_student.store.splits import pixel_hash, write_split, write_truth
+from noisy_student.models.checkpoint import save_model
+from noisy_student.models.classifier import load_classifier, new_classifier
+from noisy_student.models.device import RuntimeParams
+from noisy_student.models.prediction import predict_logits
+from noisy_student.store.pseudo_labels import read_logits, read_pseudo_labels
+from noisy_student.store.splits import pixel_hash, read_split, write_split, write_truth
 from noisy_student.training.augmentation.policy import NoiseParams
 from stages import (
     distill,
     evaluate,
+    extract_features,
     history,
     predict_pool,
     pseudo_label,
@@ -107,6 +112,24 @@ def recorded(monkeypatch) -> list[dict]:
 
     monkeypatch.setattr("noisy_student.training.stage.fit", fit)
     return asked
+
+
+def test_a_probe_labels_the_pool_by_its_features_as_it_would_by_the_images(project):
+    split = read_split(project.folder / "labeled")
+    torch.manual_seed(7)
+    described = {"model": "cnn_4", "input_channels": 1, "input_size": [8, 8]}
+    described["normalization"] = {"mean": [0.3], "std": [0.3]}
+    save_model(project.folder / "pretrained/cnn_4", new_classifier("cnn_4", split).state_dict(), described)
+    write_json(project.folder / "pretrained/pretrained.json", {"source": "file", "models": ["cnn_4"]})
+    extract_features.main([*project.splits("pretrained", "labeled", "calibration", "pool"), "--out", "features"])
+    project.params(teacher__training={"initial": "pretrained", "steps": 0})
+    project.teacher()
+    logits = read_logits(project.folder / project.logits(), "pool")
+    teacher, _ = load_classifier(project.folder / "models/iter0", torch.device("cpu"))
+    runtime = ParamsFile().section("runtime", RuntimeParams)
+    by_images = predict_logits(teacher, read_split(project.folder / "pool").images(), runtime)
+    np.testing.assert_allclose(logits, by_images, atol=0.02)
+    assert len(np.unique(logits.argmax(axis=1))) == 3
 
 
 @pytest.mark.parametrize("kind", ["unnoised", "oracle", "shuffled"])
