@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -134,6 +135,12 @@ def read_array(path: Path) -> np.ndarray:
         return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two: a damaged header
         raise _unreadable(path, error) from None
+
+
+def release(array: np.ndarray) -> None:
+    """Let go of the memory of an array of `read_array`; what is asked for again is read again."""
+    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from noisy_student.core.config import ParamsModel
+from noisy_student.core.files import release
 from noisy_student.core.progress import Meter, meter
 from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, autocast, memory_format, translate_torch_errors
@@ -133,3 +134,4 @@ def predict_split(
             progress.resume(before, f"goes on with {found:,} of {len(split.shards):,} shards done")
         for number, shard in todo:
             yield number, predict(classifier, shard, runtime, progress, labeling)
+            release(shard)

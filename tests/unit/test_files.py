@@ -15,6 +15,7 @@ from noisy_student.core.files import (
     read_csv,
     read_json,
     read_parquet,
+    release,
     write_array,
     write_bytes,
     write_csv,
@@ -90,6 +91,17 @@ def test_an_array_comes_back_as_it_was(tmp_path, array):
     back = read_array(tmp_path / "logits.npy")
     assert back.dtype == array.dtype
     assert np.array_equal(back, array)
+
+
+def test_an_array_whose_memory_was_let_go_is_read_again(tmp_path):
+    array = np.arange(100_000)
+    write_array(tmp_path / "array.npy", array)
+    read = read_array(tmp_path / "array.npy")
+    for _ in range(2):
+        assert np.array_equal(read, array)
+        release(read)
+    release(array)  # of an array in memory there is nothing to let go
+    assert array[7] == 7
 
 
 def test_an_array_in_parts_is_the_file_that_numpy_writes(tmp_path):
