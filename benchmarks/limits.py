@@ -7,10 +7,12 @@
     python -m benchmarks.limits copy                     # of COPIED bytes, in 10^9 bytes read and written a second
 
 Prints JSON: images a second, and what an image costs in multiply-adds and in bytes of weights and pixels. What RUNTIME
-has may follow with another value, as params.yaml has it under `runtime`: precision=bfloat16.
+has may follow with another value, as params.yaml has it under `runtime`: precision=bfloat16. All else is torch's
+default.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -21,8 +23,10 @@ import torch.nn.functional as F
 
 from noisy_student.models import registry
 
-CLASSES, SECONDS = 10, 3.0
-RUNTIME = {"device": "auto", "precision": "float32", "threads": "2"}
+CLASSES = 10
+SECONDS_VARIABLE = "NOISY_STUDENT_BENCHMARK_SECONDS"  # environment variable: how long a rate is measured
+SECONDS = float(os.environ.get(SECONDS_VARIABLE, "3"))
+RUNTIME = {"device": "auto", "precision": "float32", "threads": "2", "channels_last": "true"}
 MODEL_NOISE = (0.2, 0.1)  # a student's dropout and stochastic depth, part of its net while it is trained
 BATCH = {"training": 128, "labeling": 512, "noise": 128}
 PASSES = {"training": 3, "labeling": 1, "noise": 0}  # forward passes that a step is worth; a backward one is worth two
@@ -38,19 +42,26 @@ def main(kind: str, *arguments: str) -> None:
     torch.set_num_threads(int(runtime["threads"]))
     on_gpu = torch.cuda.is_available() and runtime["device"] != "cpu"
     device, precision = torch.device("cuda" if on_gpu else "cpu"), getattr(torch, runtime["precision"])
-    measure = {"matmul": matmul, "copy": copy}.get(kind, partial(of_model, kind))
+    layout = torch.channels_last if runtime["channels_last"] == "true" else torch.contiguous_format
+    measure = {"matmul": matmul, "copy": copy}.get(kind, partial(of_model, kind, layout))
     print(json.dumps(measure(device, precision, *probe)))
 
 
 def of_model(
-    kind: str, device: torch.device, precision: torch.dtype, model: str, side: str, channels: str
+    kind: str,
+    layout: torch.memory_format,
+    device: torch.device,
+    precision: torch.dtype,
+    model: str,
+    side: str,
+    channels: str,
 ) -> dict[str, float]:
     """Images a second and the costs of one."""
     size, count = (int(side), int(side)), int(channels)
     network = registry.build(model, count, CLASSES, size, *MODEL_NOISE)
     cost = registry.size_and_cost(network, count, size)
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.randn(BATCH[kind], count, *size, device=device).contiguous(memory_format=torch.channels_last)
+    network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
+    images = torch.randn(BATCH[kind], count, *size, device=device).contiguous(memory_format=layout)
 
     def forward(images: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):

@@ -2,7 +2,8 @@
 
 Each line is work of the project and its limit, run in turn in processes of their own, ROUNDS times. The ratio is the
 median of own speed over the limit's, so that 1 means that nothing but the model costs; a busy machine slows both. The
-smallest and the largest ratio of a round stand beside it.
+smallest and the largest ratio of a round stand beside it. The limit of a net is a plain loop of torch with torch's
+defaults, in the precision and the memory layout of SETTINGS that were fastest when each was measured once.
 
     training   the training loop, with noise, pool and EMA, against the same net's step on a batch that never changes
     labeling   reading a split, the logits, writing them, against the forward pass on a batch that never changes
@@ -23,7 +24,7 @@ import statistics
 import sys
 import tempfile
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,14 @@ MODELS = {"cnn_16": (28, 1), "cnn_24": (28, 1), "wrn_16_2": (32, 3)}  # pixels a
 COUNTED = {"training": MODELS, "labeling": MODELS, "noise": ("cnn_16", "wrn_16_2")}  # in images; noise sees no model
 WITH_NET = ("training", "labeling")
 MACHINE = {"matmul": "gflops", "copy": "gb_per_second"}  # limits of no work of ours, and their figure
-ALIKE = ("device", "precision", "threads")  # of `runtime`, what the limits are measured with, too
+ALIKE = ("device", "threads")  # of `runtime`, what the limits are measured with, too
+PRECISIONS = ("float32", "bfloat16")
+LAYOUTS = {"channels_last": "true", "plain": "false"}
+SETTINGS = {  # that a limit is measured with
+    f"{precision}, {layout}": (f"precision={precision}", f"channels_last={flag}")
+    for precision in PRECISIONS
+    for layout, flag in LAYOUTS.items()
+}
 NOTHING = "Data and pipelines are up to date."  # what `dvc repro` says then
 PICTURES = 20_000
 COLUMNS = {  # of the table: the key of a row, and how its value is written
@@ -55,6 +63,8 @@ COLUMNS = {  # of the table: the key of a row, and how its value is written
     "low": ("ratio_low", ".3g"),
     "high": ("ratio_high", ".3g"),
     "images/s": ("images_per_second", ","),
+    "limit": ("limit_images_per_second", ","),
+    "by": ("limit_settings", ""),
     "at the floor": ("floor_images_per_second", ","),
     "GFLOP/s": ("gflops", ".1f"),
     "GB/s": ("gb_per_second", ".1f"),
@@ -90,28 +100,37 @@ def main(argv: list[str] | None = None) -> None:
         write_json(SPEED, rows)
 
 
-def lines(folder: Path) -> list[tuple[str, str | None, Callable[[], Measured], Callable[[], Measured]]]:
+Limits = Mapping[str, Callable[[], Measured]]  # how a limit is measured, by its settings
+
+
+def lines(folder: Path) -> list[tuple[str, str | None, Callable[[], Measured], Limits]]:
     """Work, model, how the work is measured, how its limit is. What is written goes to the empty `folder`."""
     found: list[Any] = []
     for kind, models in COUNTED.items():
         for model in models:
             probe = (kind, model, *map(str, MODELS[model]), *alike())
-            found.append((kind, model, partial(rate, "work", *probe), partial(rate, "limits", *probe)))
+            of = {name: partial(rate, "limits", *probe, *settings) for name, settings in SETTINGS.items()}
+            found.append((kind, model, partial(rate, "work", *probe), of if kind in WITH_NET else one(of)))
     stages, photos = prepared(folder / "stages"), with_pictures(folder / "photos")
     prepare, train = partial(anew, photos, *command("prepare")), partial(anew, stages, *command("train_teacher"))
     bare_start = partial(run, stages, sys.executable, "-c", "import torch")
     empty = empty_pipeline(folder / "empty")
-    found.append(("prepare", None, prepare, partial(run, ROOT, *bare_decode(photos))))
-    found.append(("startup", None, train, bare_start))
-    found.append(("noop", None, partial(nothing_to_do, ROOT), partial(nothing_to_do, empty)))
+    found.append(("prepare", None, prepare, {"": partial(run, ROOT, *bare_decode(photos))}))
+    found.append(("startup", None, train, {"": bare_start}))
+    found.append(("noop", None, partial(nothing_to_do, ROOT), {"": partial(nothing_to_do, empty)}))
     return found
 
 
-def compared(
-    kind: str, model: str | None, work: Callable[[], Measured], limit: Callable[[], Measured]
-) -> dict[str, Any]:
-    """The row of `work` and its `limit`, measured in turn."""
+def one(of: Limits) -> Limits:
+    """The first of the limits, for work in which no net runs."""
+    return {"": next(iter(of.values()))}
+
+
+def compared(kind: str, model: str | None, work: Callable[[], Measured], of: Limits) -> dict[str, Any]:
+    """The row of `work` and the fastest `of` its limits, measured in turn."""
     print(f"{kind} {model or ''}", flush=True)
+    settings = max(of, key=lambda each: of[each]().speed) if len(of) > 1 else next(iter(of))
+    limit = of[settings]
     rounds = [(work(), limit()) for _ in range(ROUNDS)]
     ratios = [own.speed / best.speed for own, best in rounds]
     speed, counted = statistics.median(own.speed for own, _ in rounds), kind in COUNTED
@@ -122,6 +141,8 @@ def compared(
         "ratio_low": three_digits(min(ratios)),
         "ratio_high": three_digits(max(ratios)),
         "images_per_second": round(speed) if counted else None,
+        "limit_images_per_second": round(statistics.median(best.speed for _, best in rounds)) if counted else None,
+        "limit_settings": settings or None,
         "seconds": None if counted else round(1 / speed, 2),
         "peak_mb": round(max(own.peak_mb for own, _ in rounds)),
         "hardware": hardware(),
@@ -146,7 +167,8 @@ def costs(speed: float, limit: dict[str, Any]) -> dict[str, Any]:
 
 def bare(kind: str) -> dict[str, Any]:
     """The row of what the machine does without a net."""
-    rounds = [run(ROOT, sys.executable, "-m", "benchmarks.limits", kind, *alike()).figures() for _ in range(ROUNDS)]
+    line = [sys.executable, "-m", "benchmarks.limits", kind, *alike()]
+    rounds = [run(ROOT, *line).figures() for _ in range(ROUNDS)]
     figure = MACHINE[kind]
     reached = round(statistics.median(each[figure] for each in rounds), 1)
     return {"work": kind, "model": None, figure: reached, "hardware": hardware()}
@@ -164,7 +186,7 @@ def with_floors(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def alike() -> list[str]:
-    """What of `runtime` the work and its limit are both told."""
+    """What of `runtime` the work and its limit are both told; in all else the limit is free."""
     return [f"{key}={value}" for key, value in pipeline()[1]["runtime"].items() if key in ALIKE]
 
 

@@ -92,8 +92,9 @@ def speed() -> str:
         if "ratio" in row:
             title = f"{titles.get(row['work'], row['work'])}, `{row['model']}`" if row["model"] else titles[row["work"]]
             rate = f"{row['seconds']} s" if row["seconds"] else f"{row['images_per_second']:,} images/s"
-            rows.append([title, f"{row['ratio']:.3g} ({row['ratio_low']:.3g} to {row['ratio_high']:.3g})", rate])
-    return markdown_table(["work", "ratio (smallest to largest)", "speed"], rows)
+            ratio = f"{row['ratio']:.3g} ({row['ratio_low']:.3g} to {row['ratio_high']:.3g})"
+            rows.append([title, ratio, rate, row.get("limit_settings") or ""])
+    return markdown_table(["work", "ratio (smallest to largest)", "speed", "the limit's settings"], rows)
 
 
 def datasets() -> str:

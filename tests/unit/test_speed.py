@@ -26,16 +26,23 @@ def three_rounds(monkeypatch):
 
 @pytest.mark.usefixtures("three_rounds")
 def test_a_ratio_is_the_median_over_rounds_of_own_speed_over_the_limits():
-    row = speed.compared("training", "cnn_16", measured(90, 1, 97), measured(100, 100, 100))
+    row = speed.compared("training", "cnn_16", measured(90, 1, 97), {"": measured(100, 100, 100)})
     assert (row["ratio"], row["images_per_second"], row["peak_mb"]) == (0.9, 90, 100)
     assert (row["ratio_low"], row["ratio_high"]) == (0.01, 0.97)
-    row = speed.compared("noop", None, measured(0.5, 0.5, 0.5), measured(1, 1, 1))
+    row = speed.compared("noop", None, measured(0.5, 0.5, 0.5), {"": measured(1, 1, 1)})
     assert (row["ratio"], row["images_per_second"], row["seconds"]) == (0.5, None, 2.0)
 
 
 @pytest.mark.usefixtures("three_rounds")
+def test_the_limit_is_measured_at_its_own_best_settings():
+    of = {"slow": measured(50), "fast": measured(200, 100, 120, 100)}
+    row = speed.compared("training", "cnn_16", measured(90, 90, 90), of)
+    assert (row["limit_settings"], row["limit_images_per_second"], row["ratio"]) == ("fast", 100, 0.9)
+
+
+@pytest.mark.usefixtures("three_rounds")
 def test_a_net_is_held_against_what_the_bare_machine_allows(capsys):
-    row = speed.compared("training", "cnn_16", measured(10_000, 10_000, 10_000), measured(1, 1, 1))
+    row = speed.compared("training", "cnn_16", measured(10_000, 10_000, 10_000), {"": measured(1, 1, 1)})
     assert row["gflops"] == 60  # 3 million multiply-adds, two operations each, ten thousand times a second
     matmul, copy = {"work": "matmul", "model": None, "hardware": ""}, {"work": "copy", "model": None, "hardware": ""}
     for products, copies, floor in ((120, 12, 20_000), (120, 0.012, 12_000)):
@@ -91,9 +98,10 @@ def test_pictures_are_distinct_and_the_same_whatever_their_number(tmp_path, caps
 
 def test_growth_is_over_what_a_stage_takes_to_start():
     seconds = {"prepare_seconds": [1.0, 2.0, 11.5], "labeling_seconds": [2.0, 2.5, 7.0]}
+    seconds |= {"training_seconds": [4.0, 4.5, 5.0], "training_peak_mb": [300.0, 310.0, 330.0]}
     peaks = {"prepare_peak_mb": [100.0, 150.0, 160.0], "labeling_peak_mb": [300.0, 310.0, 320.0]}
     rows = pd.DataFrame({"images": [1000, 10_000, 100_000], **seconds, **peaks, "files": 3, "hardware": "a processor"})
-    assert "| 100000 | 10.5 | 10.5 | 160 | 5.0 | 10.0 | 320 | 3 |" in growth.table(rows)
+    assert "| 100000 | 10.5 | 10.5 | 160 | 5.0 | 10.0 | 320 | 1.0 | 330 | 3 |" in growth.table(rows)
 
 
 @pytest.mark.usefixtures("torch_settings")
