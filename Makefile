@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/installed
 CONFIGS := $(sort $(wildcard configs/*.yaml))
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: configure config-is-named repro test test-slow lint study bench bench-check clean-work lock docs
+.PHONY: configure config-is-named repro test test-slow lint study bench bench-check gpu clean-work lock docs
 
 repro: $(INSTALLED)
 	@python -m commands.plan
@@ -32,6 +32,9 @@ bench: $(INSTALLED)
 
 bench-check: $(INSTALLED)
 	python -m benchmarks.speed --check
+
+gpu:
+	$(PYTHON) -m benchmarks.gpu $(if $(CIFAR10),--cifar10 $(CIFAR10))
 
 docs: $(INSTALLED)
 	python -m commands.docs

@@ -1,0 +1,250 @@
+"""What has to be seen on a GPU, in one command: python -m benchmarks.gpu [--cifar10 SOURCE]
+
+    tests     the tests marked gpu: the stages end to end, the same bytes from two runs and from a resumed one, a CPU's
+              logits, and memory
+    rates     images a second of a training step, ours and the best that a plain loop of torch reaches on a batch that
+              never changes, over PRECISIONS and memory layouts; beside them a plain loop over torchvision's loader,
+              and the floor: images a second if multiply-adds, or bytes, were all that took time
+    cifar10   configs/cifar10.yaml with 4,000 labels, 1,000 of them held out, its steps shortened, as far as the time
+              goes. SOURCE has cifar10-train.parquet and cifar10-test.parquet; without it, this part is left out
+
+Each result goes to the folder OUT as it comes, and what stands there is not measured again. After --minutes nothing new
+is begun. Needs the packages of pyproject.toml, without dvc, and no network. `--dry` does all of it in little on a CPU.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import nn
+
+from benchmarks import cifar_folder, limits, public_noise
+from benchmarks.expand import commands
+from benchmarks.processes import ROOT, hardware, run
+from benchmarks.study import changed, copy_project, environment
+from commands.configure import values
+from noisy_student.core.errors import UserError, cli_main
+from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv, write_json
+from noisy_student.models import registry
+
+OUT = ROOT / "benchmarks" / "gpu"
+DEVICE = "NOISY_STUDENT_GPU_TESTS"  # environment variable: the device of the tests marked gpu
+PRECISIONS = ("float32", "bfloat16")
+LINES = 40  # of what the tests say, the last ones
+
+
+class Size(NamedTuple):
+    """How much of everything is done."""
+
+    device: str
+    models: dict[str, tuple[int, int]]  # pixels a side and channels
+    cifar10: dict[str, Any]  # what differs from configs/cifar10.yaml
+    images: int  # of CIFAR-10, in all
+    labels: int  # of them, a fourth of which is held out
+    seconds: float  # that a rate is measured
+
+
+WHOLE = Size(
+    device="cuda",
+    models={
+        "cnn_32": (28, 1),
+        "wrn_28_2": (32, 3),
+        "torchvision/resnet18": (96, 3),
+        "timm/tf_efficientnet_lite0": (128, 3),
+    },
+    cifar10={"teacher.training.steps": 2000, "training.steps": 5000},
+    images=60_000,
+    labels=4000,
+    seconds=3.0,
+)
+DRY = Size(
+    device="cpu",
+    models={"cnn_4": (32, 3)},
+    cifar10={
+        "runtime.precision": "float32",
+        "teacher.model": "cnn_4",
+        "teacher.training.steps": 2,
+        "training.steps": 2,
+        "training.batch_size": 16,
+        "pseudo_labels.threshold": 0,  # a teacher of two steps is sure of nothing
+        "data.calibration": 10,
+        "data.validation": 10,
+        "iterations": {"iter1": {"teacher": "iter0", "model": "cnn_4"}},
+        "controls": {},
+        "current": "iter1",
+    },
+    images=600,
+    labels=200,
+    seconds=0.3,
+)
+
+
+@cli_main
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cifar10", type=Path, help="the folder of CIFAR-10's Parquet files")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--minutes", type=float, default=8.0, help="after which nothing new is begun")
+    parser.add_argument("--dry", action="store_true", help="all of it in little, on a CPU")
+    args = parser.parse_args(argv)
+    size = DRY if args.dry else WHOLE
+    if size.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("torch finds no GPU; take a machine with one, or --dry")
+    end = time.monotonic() + 60 * args.minutes
+    for work in works(args.out, args.cifar10, size):
+        if time.monotonic() > end:
+            print(f"the {args.minutes:g} minutes are over; run again to go on")
+            break
+        work()
+        write_bytes(args.out / "gpu.md", markdown(args.out).encode())
+    if (args.out / "tests.json").exists() and not read_json(args.out / "tests.json")["passed"]:
+        raise UserError(f"a test failed; {args.out / 'tests.json'} has what it said")
+
+
+def works(out: Path, cifar10: Path | None, size: Size) -> Iterator[Callable[[], None]]:
+    """What is to be done, in order, without what `out` has already."""
+    if not (out / "tests.json").exists():
+        yield partial(tested, out, size)
+    for model, precision in product(size.models, PRECISIONS):
+        if not known(out / "rates.csv", model=model, precision=precision):
+            yield partial(rated, out, size, model, precision)
+    if cifar10:
+        folder = out / "run"  # kept, so that a later run goes on with it
+        for stage, lines in stages(folder, cifar10, size):
+            if not known(out / "cifar10.csv", stage=stage):
+                yield partial(staged, out, folder, stage, lines)
+
+
+def known(path: Path, **key: str) -> bool:
+    """Whether the table at `path` has a row with these values."""
+    rows = read_csv(path).to_dict("records") if path.exists() else []
+    return any(all(row[name] == value for name, value in key.items()) for row in rows)
+
+
+def add(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to the table at `path`, and print it."""
+    print(*(f"{name} {value}" for name, value in row.items() if value is not None), sep=", ", flush=True)
+    before = [read_csv(path)] if path.exists() else []
+    write_csv(path, pd.concat([*before, pd.DataFrame([row])], ignore_index=True))
+
+
+def measured(size: Size, module: str, *arguments: str) -> Any:
+    """What a module of benchmarks prints in a process of its own."""
+    seconds = {limits.SECONDS_VARIABLE: str(size.seconds)}
+    return run(
+        ROOT, sys.executable, "-m", f"benchmarks.{module}", *arguments, environment=os.environ | seconds
+    ).figures()
+
+
+def tested(out: Path, size: Size) -> None:
+    """Run the tests marked gpu on the device of `size` and keep what they said, failures too."""
+    line = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short", "tests/gpu"]
+    done = subprocess.run(
+        line, cwd=ROOT, env=os.environ | {DEVICE: size.device}, capture_output=True, text=True, check=False
+    )
+    said = done.stdout.strip().splitlines()[-LINES:]
+    print(*said, sep="\n", flush=True)
+    write_json(out / "tests.json", {"passed": done.returncode == 0, "said": said, "hardware": hardware()})
+
+
+def rated(out: Path, size: Size, model: str, precision: str) -> None:
+    """Add the row of training steps of that `model`."""
+    probe = ("training", model, *map(str, size.models[model]), f"device={size.device}", f"precision={precision}")
+    ours = measured(size, "work", *probe)
+    plain = {
+        "channels_last": measured(size, "limits", *probe, "channels_last=true"),
+        "plain": measured(size, "limits", *probe, "channels_last=false"),
+    }
+    best = max(plain, key=lambda layout: plain[layout]["images_per_second"])
+    rate, limit = ours["images_per_second"], plain[best]["images_per_second"]
+    row = {"model": model, "pixels": size.models[model][0], "precision": precision, "ours": round(rate)}
+    row |= {"limit": round(limit), "layout": best, "ratio": round(rate / limit, 2)}
+    side, channels = size.models[model]
+    loader = ("loader", model, str(side), precision, size.device)
+    row["loader"] = round(measured(size, "gpu", *loader)) if channels == 3 else None  # its pictures are in color
+    add(out / "rates.csv", row | {"floor": floor(plain[best], size, precision), "hardware": hardware()})
+
+
+def floor(costs: dict[str, float], size: Size, precision: str) -> int:
+    """Images a second if multiply-adds at the rate of matrix products, or bytes at that of copies, were all."""
+    on = (f"precision={precision}", f"device={size.device}")
+    operations = measured(size, "limits", "matmul", *on)["gflops"]
+    copied = measured(size, "limits", "copy", *on)["gb_per_second"]
+    seconds = max(2e-9 * costs["multiply_adds_per_image"] / operations, 1e-9 * costs["bytes_per_image"] / copied)
+    return round(1 / seconds)
+
+
+def loader_rate(model: str, side: int, precision: str, device: str) -> float:
+    """Images a second of a plain loop over torchvision's loader, with SGD, in channels_last."""
+    network = registry.build(model, 3, public_noise.CLASSES, (side, side), dropout=0.0, stochastic_depth=0.0)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, nesterov=True)
+    found = public_noise.batches(side)
+
+    def step() -> None:
+        images, targets = (each.to(device, non_blocking=True) for each in next(found))
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = network(images.contiguous(memory_format=torch.channels_last))
+        nn.functional.cross_entropy(logits.float(), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return limits.per_second(step, public_noise.BATCH)
+
+
+def stages(folder: Path, cifar10: Path, size: Size) -> list[tuple[str, list[str]]]:
+    """The stages of CIFAR-10's run, whose code and images are laid out in `folder` unless they are there."""
+    source = {"data.source": "folder", "data.path": "images", "data.image_size": 32, "runtime.device": size.device}
+    params = changed(values(ROOT / "configs" / "cifar10.yaml"), {**source, **size.cifar10})
+    params["data"]["labeled_per_class"] = None  # all of the folder
+    laid_out = folder / "dvc.json"
+    if not laid_out.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # half of it, of a run that was killed
+        images = [str(cifar10), str(folder / "images"), "--images", str(size.images), "--labels", str(size.labels)]
+        cifar_folder.main(images)
+        write_json(laid_out, copy_project(folder, params))
+    return commands(read_json(laid_out), params)
+
+
+def staged(out: Path, folder: Path, stage: str, lines: list[str]) -> None:
+    """Run a stage and add its row, which has the accuracy where it measures one."""
+    figures = [run(folder, sys.executable, *line.split()[1:], environment=environment()) for line in lines]
+    row: dict[str, Any] = {"stage": stage, "seconds": round(sum(1 / each.speed for each in figures), 1)}
+    written = [Path(word) for line in lines for word in line.split() if word.startswith("metrics/")]
+    results = [folder / path / "results.json" for path in written if (folder / path / "results.json").exists()]
+    row["accuracy"] = read_json(results[-1])["accuracy"] if results and stage.startswith("evaluate") else None
+    add(out / "cifar10.csv", row | {"hardware": hardware()})
+
+
+def markdown(out: Path) -> str:
+    """All results as tables."""
+    lines = ["# On a GPU", ""]
+    if (out / "tests.json").exists():
+        tests = read_json(out / "tests.json")
+        lines += [f"Tests marked gpu: {tests['said'][-1]}. {tests['hardware']}.", ""]
+    for name in ("rates", "cifar10"):
+        if (path := out / f"{name}.csv").exists():
+            rows = read_csv(path)
+            lines += [f"## {name}", "", f"| {' | '.join(rows.columns)} |", "|---" * len(rows.columns) + "|"]
+            cells = rows.astype(object).where(rows.notna(), "").astype(str).to_numpy()
+            lines += [f"| {' | '.join(row)} |" for row in cells] + [""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["loader"]:
+        model, side, precision, device = sys.argv[2:]
+        print(json.dumps(loader_rate(model, int(side), precision, device)))
+    else:
+        main()
