@@ -207,7 +207,7 @@ def markdown(rows: pd.DataFrame, stages: pd.DataFrame) -> str:
         "# photographs: the recipe for photographs, and what a person would use instead on the same labels",
         "",
         "Test accuracy and balanced accuracy in per cent: the mean over n draws of the labels ± half of its 95 % t "
-        f"interval. Seconds of a stage: the mean; its memory is that of the first draw. {hardware()}.",
+        f"interval. Seconds and memory of a stage are those of the first draw. {hardware()}.",
         "",
         "| photographs | name | model | n | accuracy | balanced | pool kept | precision |",
         "|---|---|---|---:|---:|---:|---:|---:|",
@@ -224,11 +224,11 @@ def markdown(rows: pd.DataFrame, stages: pd.DataFrame) -> str:
         lines += differences(str(run), group)
     lines += ["", "| photographs | stage | s | MB |", "|---|---|---:|---:|"]
     for run, group in stages.groupby("run", sort=False):
-        for stage, of in group.groupby("stage", sort=False):
-            lines.append(f"| {run} | {stage} | {of['seconds'].mean():,.0f} | {of['megabytes'].iloc[0]:,.0f} |")
-        recipe = group[~group["stage"].str.contains("pool_control")]  # the oracle is none of it
-        whole, first = recipe.groupby("draw")["seconds"].sum(), recipe[recipe["draw"] == recipe["draw"].iloc[0]]
-        lines.append(f"| {run} | all | {whole.mean():,.0f} | {first['megabytes'].max():,.0f} |")
+        first = group[group["draw"] == group["draw"].iloc[0]]
+        for stage in first.itertuples():
+            lines.append(f"| {run} | {stage.stage} | {stage.seconds:,.0f} | {stage.megabytes:,.0f} |")
+        recipe = first[~first["stage"].str.contains("pool_control")]  # the oracle is none of it
+        lines.append(f"| {run} | all | {recipe['seconds'].sum():,.0f} | {recipe['megabytes'].max():,.0f} |")
     return "\n".join(lines) + "\n"
 
 
