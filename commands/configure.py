@@ -31,7 +31,7 @@ def main(overlay: Path | None = None, *, out: Path = PARAMS_FILE) -> None:
     before = read(out) if out.exists() else {}
     changes = [f"{key}: {_shown(old)} -> {_shown(new)}" for key, old, new in differences(before, params)]
     kept = _replaced(out, dumped(params))
-    print("\n".join([*changes, f"wrote {out}, {len(changes)} keys changed{kept}"]))
+    print("\n".join([*changes, f"wrote {out}, {len(changes)} keys changed{kept}; `make repro` is next"]))
 
 
 def composed(overlay: Path | None) -> Any:
@@ -52,7 +52,8 @@ def read(path: Path) -> Any:
     try:
         found = _yaml().load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; name one of configs/") from None
+        there = ", ".join(sorted(str(Path("configs", each.name)) for each in DEFAULTS.parent.glob("*.yaml")))
+        raise UserError(f"cannot read {path}: {error.strerror}; there are {there}") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {one_line(error)}") from None
     if not isinstance(found, dict):

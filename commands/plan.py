@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     device = setup(params.runtime)
     planned = trainings(params, stages)
+    print("measuring a few steps of each training", flush=True)
     table = Table(title="About to run", title_justify="left")
     for column in ("stage", "model", "images", "forecast"):
         table.add_column(column, justify="left" if column in ("stage", "model") else "right")
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         seconds = forecast(recipe, data.shape(), classes, params.runtime, device, with_pool, given)
         total += seconds
         images = recipe.ensemble_size * recipe.training.steps * recipe.training.batch_size
-        table.add_row(stage, recipe.model, f"{images:,}", clock(seconds))
+        table.add_row(stage, recipe.model, f"{images:,}" if images else "linear probe", clock(seconds))
     others = len(set(stages) - {stage for stage, _, _ in planned})
     Console().print(table, f"and {others} quick stages; about {clock(total)} in all on {device}\n", sep="")
 

@@ -70,6 +70,7 @@ def main(
             write_split(folders[name], images.at(rows), table, dataset.classes, *how)
         write_truth(pool_truth, ids.iloc[splits.rows["pool"]].array, labels[splits.rows["pool"]])
         figures = splitting.report(splits, labels, dataset.classes)
+        print(*splitting.sizes_sentences(figures["images"]), sep="\n", flush=True)
         figures = {"source": data.source, **figures, **dataset.figures()}
         tables = {
             "left_out": splitting.left_out(splits, labels, ids, dataset.classes),
@@ -77,6 +78,8 @@ def main(
         }
         write_card(card, figures, images, labels, splits.rows, splits.near, tables)
         write_csv(quarantine, tables["quarantine"])
+        if unusable := len(tables["quarantine"]):
+            print(f"warning: files that cannot be used: {unusable:,}; {quarantine} says why", flush=True)
         write_csv(left_out, tables["left_out"])
         write_json(report, figures)
 

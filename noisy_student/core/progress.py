@@ -54,6 +54,16 @@ class Meter:
         print(f"{self.title}: {self.done / self.total if self.total else 1:4.0%}  {text}", flush=True)
 
 
+class SilentMeter(Meter):
+    """A meter of work that nobody waits for by its figures, such as a measurement."""
+
+    def __init__(self) -> None:
+        super().__init__("", 0, None)
+
+    def say(self, text: str) -> None:
+        """Print nothing."""
+
+
 @contextmanager
 def meter(title: str, total: int) -> Iterator[Meter]:
     """A `Meter` for `total` images, whose bar stays on the screen when the work is done."""

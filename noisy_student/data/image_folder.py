@@ -48,7 +48,7 @@ def load_image_folder(
     classes = _classes(listing, files, path)
     for one, other in look_alikes(classes):
         print(
-            f"the classes {one!r} and {other!r} differ in capitals alone; if they are one, give them one name",
+            f"warning: the classes {one!r} and {other!r} differ in capitals alone; if they are one, give them one name",
             flush=True,
         )
     number_of = {name: number for number, name in enumerate(classes)}

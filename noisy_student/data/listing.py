@@ -45,14 +45,29 @@ class Listing:
 def list_folder(root: Path) -> Listing:
     """The files below `root`. Raises `UserError` for no folder labeled/, and for a link to a split, a class or a
     drop."""
-    if not (root / "labeled").is_dir():
-        raise UserError(f"{root} has no folder labeled/ with a folder of images for each class; see data.path")
+    check_folders(root, needs_pool=False)
     unusable: list[tuple[str, str]] = []
     rows = filter(None, (_row(path, problem, unusable) for path, problem in files_below(root)))
     blocks = [_typed(pd.DataFrame([], columns=list(LISTING_COLUMNS)))]
     while block := list(islice(rows, FILES_PER_BLOCK)):
         blocks.append(_typed(pd.DataFrame(block, columns=list(LISTING_COLUMNS))))
     return _sorted(root, pd.concat(blocks, ignore_index=True), pd.DataFrame(unusable, columns=["path", "reason"]))
+
+
+def check_folders(root: Path, needs_pool: bool) -> None:
+    """Raise `UserError` where `root` has no labeled/, or no pool/ but a folder that may have been meant."""
+    if not (root / "labeled").is_dir():
+        raise UserError(
+            f"{root} has no folder labeled/ with a folder of images for each class{_instead(root)}; see data.path"
+        )
+    if needs_pool and not (root / "pool").is_dir() and (other := _instead(root)):
+        raise UserError(f"{root} has no folder pool/ with images without labels{other}; rename the one that is meant")
+
+
+def _instead(root: Path) -> str:
+    """Which folders of other names `root` has, in words."""
+    others = sorted(f"{each.name}/" for each in root.glob("[!.]*") if each.is_dir() and each.name not in SPLITS)
+    return f", but {', '.join(others[:5])}" if others else ""
 
 
 def list_manifest(path: Path) -> Listing:

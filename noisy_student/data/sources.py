@@ -21,6 +21,7 @@ from noisy_student.core.errors import UserError, one_line
 from noisy_student.data.dataset import Dataset, Images
 from noisy_student.data.decoding import Preparation
 from noisy_student.data.image_folder import LISTS, BadFraction, load_image_folder
+from noisy_student.data.listing import check_folders
 from noisy_student.data.splitting import SplitParams, plan
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
@@ -127,11 +128,13 @@ class DataParams(SplitParams, SourceParams):
 
 def check_sizes(params: DataParams) -> None:
     """Raise `UserError`, before anything is loaded, for more images than the source has or a user's folder that is
-    missing."""
+    missing or has other folders than it should."""
     if params.is_user_images:
         path, kind = Path(params.path), {"folder": Path.is_dir, "manifest": Path.is_file}[params.source]
         if not kind(path):
             raise UserError(f"params.yaml: data.path was {params.path!r}; there is no such {params.source}")
+        if params.source == "folder":  # labeled images that are left fill the pool
+            check_folders(path, needs_pool=params.labeled_per_class is None)
         return
     size = SIZES[params.source]
     plan(params, np.array(size.training), None if size.test is None else np.array(size.test), size.unlabeled)

@@ -4,6 +4,7 @@ N images, K classes. A row is an image's position among all images: first those 
 one, then its training images, then its unlabeled images.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pydantic import Field
 
 from noisy_student.core.config import ParamsModel
 from noisy_student.core.errors import UserError
+from noisy_student.core.metrics import accuracy_interval
 from noisy_student.core.randomness import generator
 
 MAX_IMAGES = 10**9  # images
@@ -21,6 +23,7 @@ STRATIFIED = ("calibration", "validation")
 PARAM_NAMES = {"labeled": "labeled_per_class"}  # of params.yaml, where it is not the split's name
 LEAST = {"test": 2, "calibration": 1, "validation": 1}  # images of a split
 SHARES = {"test": 0.2, "calibration": 0.2, "validation": 0.05}  # of the labels, where params.yaml has no number
+TYPICAL, TELLING = 0.9, 0.05  # an accuracy, and half of the widest interval of one that says something
 MOST = 1000  # images of a split that is a share; more would narrow no interval that a person acts on
 
 
@@ -217,6 +220,17 @@ def near_duplicates_sentence(near: Near, labeled: np.ndarray, card: Path) -> str
         f"left out as near-duplicates: {len(near):,} ({count:,} labeled, {len(near) - count:,} of the pool); "
         f"{card} shows pairs, and data.near_duplicates sets how alike they must be"
     )
+
+
+def sizes_sentences(sizes: Mapping[str, int]) -> Iterator[str]:
+    """How many images each split has, and a warning where the test split is too small to tell much."""
+    yield "images: " + ", ".join(f"{count:,} {name}" for name, count in sizes.items())
+    low, high = accuracy_interval(TYPICAL, sizes["test"])
+    if high - low > 2 * TELLING:
+        yield (
+            f"warning: {sizes['test']:,} test images tell an accuracy to within {50 * (high - low):.0f} points (95 %); "
+            "label more, or raise data.test"
+        )
 
 
 def report(splits: Splits, labels: np.ndarray, classes: list[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from noisy_student.core.metrics import one_hot
-from noisy_student.core.progress import Meter
+from noisy_student.core.progress import SilentMeter
 from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, translate_torch_errors
 from noisy_student.models.registry import build
@@ -61,5 +61,5 @@ def training_seconds(steps: int, classifier: Classifier, trainer: Trainer) -> fl
     few = replace(trainer, recipe=trainer.recipe.model_copy(update={"training": training}))
     started = time.monotonic()
     with translate_torch_errors(SMALLER_BATCH):
-        few.train(classifier, Meter("forecast", 1, None))
+        few.train(classifier, SilentMeter())
     return time.monotonic() - started

@@ -125,7 +125,8 @@ def _fit_one(
     seed = int(generator(run.seed, f"training of {name}").integers(2**32))
     reseed_torch(seed, "initial weights")
     images = recipe.training.steps * recipe.training.batch_size
-    print(f"{name}: {recipe.model}, {images:,} images in {recipe.training.steps:,} steps on {run.device}", flush=True)
+    work = f"{images:,} images in {recipe.training.steps:,} steps" if images else "a linear probe"
+    print(f"{name}: {recipe.model}, {work} on {run.device}", flush=True)
     with translate_torch_errors(SMALLER_BATCH):
         checkpoints = Checkpoints(folder) if folder else None
         found = checkpoints.latest() if checkpoints else None

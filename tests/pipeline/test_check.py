@@ -30,7 +30,9 @@ def refusal(tmp_path: Path, params) -> str:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_shipped_configuration_is_accepted(path, tmp_path):
+def test_every_shipped_configuration_is_accepted(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images/labeled").mkdir(parents=True)
     (tmp_path / "params.yaml").write_bytes(dumped(composed(path)))
     assert check(ParamsFile(tmp_path / "params.yaml")).recipes()
 

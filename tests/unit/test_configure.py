@@ -72,7 +72,9 @@ def test_it_says_what_it_changed(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "training.steps: 700 -> 9\n" in said
     assert "data.source: mnist_5k -> folder\n" in said
-    assert said.endswith("wrote params.yaml, 3 keys changed; params.yaml.bak has what it was before\n")
+    assert said.endswith(
+        "wrote params.yaml, 3 keys changed; params.yaml.bak has what it was before; `make repro` is next\n"
+    )
 
 
 def test_what_a_person_wrote_is_kept_beside_it(tmp_path, capsys):
@@ -84,7 +86,7 @@ def test_what_a_person_wrote_is_kept_beside_it(tmp_path, capsys):
     configure.main(["--out", str(out)])
     configure.main(["--out", str(out)])  # changes nothing, so the copy stays
     assert out.with_name("params.yaml.bak").read_text() == by_hand
-    assert capsys.readouterr().out.endswith("0 keys changed\n")
+    assert capsys.readouterr().out.endswith("0 keys changed; `make repro` is next\n")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from noisy_student.core.errors import UserError
-from noisy_student.data.listing import HIDDEN, LINKED, list_folder, list_manifest
+from noisy_student.data.listing import HIDDEN, LINKED, check_folders, list_folder, list_manifest
 
 
 @pytest.fixture
@@ -117,3 +117,16 @@ def test_rows_that_cannot_be_are_refused_with_their_reason(tmp_path):
         "listed twice, with another label",
         "a test image without a label",
     ]
+
+
+def test_a_folder_that_may_have_been_meant_is_named(tmp_path):
+    (tmp_path / "labelled").mkdir()
+    with pytest.raises(UserError, match=r"no folder labeled/ .*, but labelled/; see data.path"):
+        check_folders(tmp_path, needs_pool=True)
+    (tmp_path / "labelled").rename(tmp_path / "labeled")
+    (tmp_path / "unsorted").mkdir()
+    check_folders(tmp_path, needs_pool=False)
+    with pytest.raises(UserError, match=r"no folder pool/ .*, but unsorted/; rename the one that is meant"):
+        check_folders(tmp_path, needs_pool=True)
+    (tmp_path / "pool").mkdir()
+    check_folders(tmp_path, needs_pool=True)

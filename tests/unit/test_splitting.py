@@ -7,7 +7,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from noisy_student.core.errors import UserError
-from noisy_student.data.splitting import Index, SplitParams, Splits, allocate, near_duplicates_sentence, plan, report
+from noisy_student.data.splitting import (
+    Index,
+    SplitParams,
+    Splits,
+    allocate,
+    near_duplicates_sentence,
+    plan,
+    report,
+    sizes_sentences,
+)
 from noisy_student.data.splitting import draw as draw_from
 
 NAMES = {"test", "labeled", "calibration", "validation", "pool"}
@@ -229,3 +238,11 @@ def test_allocation_stays_exact_where_floats_would_round():
 def test_near_duplicates_are_counted_with_the_labeled_ones_among_them():
     said = near_duplicates_sentence({1: (0, 0.99), 3: (2, 0.97), 4: (2, 0.97)}, np.array([0, 1]), Path("card.md"))
     assert said.startswith("left out as near-duplicates: 3 (1 labeled, 2 of the pool); card.md shows pairs, ")
+
+
+def test_a_test_split_too_small_to_tell_much_is_warned_of():
+    sizes = {"labeled": 33, "pool": 1240, "test": 12}
+    images, warning = sizes_sentences(sizes)
+    assert images == "images: 33 labeled, 1,240 pool, 12 test"
+    assert warning.startswith("warning: 12 test images tell an accuracy to within 18 points (95 %); label more")
+    assert len(list(sizes_sentences({**sizes, "test": 500}))) == 1
