@@ -20,27 +20,27 @@ import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from torch import nn
 
-from benchmarks import cifar_folder, limits, public_noise
+from benchmarks import cifar_folder, limits
 from benchmarks.expand import commands
 from benchmarks.processes import ROOT, hardware, run
+from benchmarks.side_by_side import plain_training_rate
+from benchmarks.speed import LAYOUTS, MACHINE, PRECISIONS, floor
 from benchmarks.study import changed, copy_project, environment
 from commands.configure import values
+from commands.docs import markdown_table
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv, write_json
-from noisy_student.models import registry
 
 OUT = ROOT / "benchmarks" / "gpu"
 DEVICE = "NOISY_STUDENT_GPU_TESTS"  # environment variable: the device of the tests marked gpu
-PRECISIONS = ("float32", "bfloat16")
 LINES = 40  # of what the tests say, the last ones
 
 
@@ -139,12 +139,10 @@ def add(path: Path, row: dict[str, Any]) -> None:
     write_csv(path, pd.concat([*before, pd.DataFrame([row])], ignore_index=True))
 
 
-def measured(size: Size, module: str, *arguments: str) -> Any:
-    """What a module of benchmarks prints in a process of its own."""
-    seconds = {limits.SECONDS_VARIABLE: str(size.seconds)}
-    return run(
-        ROOT, sys.executable, "-m", f"benchmarks.{module}", *arguments, environment=os.environ | seconds
-    ).figures()
+def measured(seconds: float, module: str, *arguments: str) -> Any:
+    """What a module of benchmarks prints in a process of its own, which measures a rate for so many `seconds`."""
+    variables = os.environ | {limits.SECONDS_VARIABLE: str(seconds)}
+    return run(ROOT, sys.executable, "-m", f"benchmarks.{module}", *arguments, environment=variables).figures()
 
 
 def tested(out: Path, size: Size) -> None:
@@ -161,46 +159,27 @@ def tested(out: Path, size: Size) -> None:
 def rated(out: Path, size: Size, model: str, precision: str) -> None:
     """Add the row of training steps of that `model`."""
     probe = ("training", model, *map(str, size.models[model]), f"device={size.device}", f"precision={precision}")
-    ours = measured(size, "work", *probe)
+    ours = measured(size.seconds, "work", *probe)
     plain = {
-        "channels_last": measured(size, "limits", *probe, "channels_last=true"),
-        "plain": measured(size, "limits", *probe, "channels_last=false"),
+        layout: measured(size.seconds, "limits", *probe, f"channels_last={flag}") for layout, flag in LAYOUTS.items()
     }
     best = max(plain, key=lambda layout: plain[layout]["images_per_second"])
     rate, limit = ours["images_per_second"], plain[best]["images_per_second"]
     row = {"model": model, "pixels": size.models[model][0], "precision": precision, "ours": round(rate)}
     row |= {"limit": round(limit), "layout": best, "ratio": round(rate / limit, 2)}
     side, channels = size.models[model]
-    loader = ("loader", model, str(side), precision, size.device)
-    row["loader"] = round(measured(size, "gpu", *loader)) if channels == 3 else None  # its pictures are in color
-    add(out / "rates.csv", row | {"floor": floor(plain[best], size, precision), "hardware": hardware()})
+    if channels == 3:  # the loader's pictures are in color
+        row["loader"] = round(measured(size.seconds, "gpu", "loader", model, str(side), precision, size.device))
+    row["floor"] = floor(plain[best], *machine(size.device, size.seconds, precision))
+    add(out / "rates.csv", row | {"hardware": hardware()})
 
 
-def floor(costs: dict[str, float], size: Size, precision: str) -> int:
-    """Images a second if multiply-adds at the rate of matrix products, or bytes at that of copies, were all."""
-    on = (f"precision={precision}", f"device={size.device}")
-    operations = measured(size, "limits", "matmul", *on)["gflops"]
-    copied = measured(size, "limits", "copy", *on)["gb_per_second"]
-    seconds = max(2e-9 * costs["multiply_adds_per_image"] / operations, 1e-9 * costs["bytes_per_image"] / copied)
-    return round(1 / seconds)
-
-
-def loader_rate(model: str, side: int, precision: str, device: str) -> float:
-    """Images a second of a plain loop over torchvision's loader, with SGD, in channels_last."""
-    network = registry.build(model, 3, public_noise.CLASSES, (side, side), dropout=0.0, stochastic_depth=0.0)
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, nesterov=True)
-    found = public_noise.batches(side)
-
-    def step() -> None:
-        images, targets = (each.to(device, non_blocking=True) for each in next(found))
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = network(images.contiguous(memory_format=torch.channels_last))
-        nn.functional.cross_entropy(logits.float(), targets).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return limits.per_second(step, public_noise.BATCH)
+@cache
+def machine(device: str, seconds: float, precision: str) -> tuple[float, float]:
+    """The rates of matrix products, in 10^9 operations a second, and of copies, in 10^9 bytes a second."""
+    figures = [measured(seconds, "limits", kind, f"precision={precision}", f"device={device}") for kind in MACHINE]
+    operations, copied = (each[figure] for each, figure in zip(figures, MACHINE.values(), strict=True))
+    return operations, copied
 
 
 def stages(folder: Path, cifar10: Path, size: Size) -> list[tuple[str, list[str]]]:
@@ -236,15 +215,14 @@ def markdown(out: Path) -> str:
     for name in ("rates", "cifar10"):
         if (path := out / f"{name}.csv").exists():
             rows = read_csv(path)
-            lines += [f"## {name}", "", f"| {' | '.join(rows.columns)} |", "|---" * len(rows.columns) + "|"]
-            cells = rows.astype(object).where(rows.notna(), "").astype(str).to_numpy()
-            lines += [f"| {' | '.join(row)} |" for row in cells] + [""]
+            cells = rows.astype(object).where(rows.notna(), "").astype(str).to_numpy().tolist()
+            lines += [f"## {name}", "", markdown_table(list(rows.columns), cells), ""]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["loader"]:
         model, side, precision, device = sys.argv[2:]
-        print(json.dumps(loader_rate(model, int(side), precision, device)))
+        print(json.dumps(plain_training_rate(model, int(side), torch.channels_last, device, precision)))
     else:
         main()

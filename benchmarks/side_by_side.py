@@ -72,14 +72,22 @@ def training_rate(way: str, side: int) -> float:
     """Images a second through steps of training."""
     if way in OURS:
         return our_training_rate(way, side)
-    layout = torch.channels_last if way == LAID_OUT else torch.contiguous_format
-    network = registry.build(MODEL, 3, CLASSES, (side, side), dropout=0.0, stochastic_depth=0.0)
-    network = network.to(memory_format=layout)  # type: ignore[call-overload]
+    return plain_training_rate(MODEL, side, torch.channels_last if way == LAID_OUT else torch.contiguous_format)
+
+
+def plain_training_rate(
+    model: str, side: int, layout: torch.memory_format, device: str = "cpu", precision: str = "float32"
+) -> float:
+    """Images a second through a plain loop over torchvision's loader, with SGD."""
+    network = registry.build(model, 3, CLASSES, (side, side), dropout=0.0, stochastic_depth=0.0)
+    network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
     optimizer, found = torch.optim.SGD(network.parameters(), 0.1, 0.9, nesterov=True), public_noise.batches(side)
 
     def step() -> None:
-        images, targets = next(found)
-        nn.functional.cross_entropy(network(images.contiguous(memory_format=layout)), targets).backward()
+        images, targets = (each.to(device, non_blocking=True) for each in next(found))
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = network(images.contiguous(memory_format=layout))
+        nn.functional.cross_entropy(logits.float(), targets).backward()
         optimizer.step()
         optimizer.zero_grad()
 

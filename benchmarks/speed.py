@@ -109,8 +109,9 @@ def lines(folder: Path) -> list[tuple[str, str | None, Callable[[], Measured], L
     for kind, models in COUNTED.items():
         for model in models:
             probe = (kind, model, *map(str, MODELS[model]), *alike())
-            of = {name: partial(rate, "limits", *probe, *settings) for name, settings in SETTINGS.items()}
-            found.append((kind, model, partial(rate, "work", *probe), of if kind in WITH_NET else one(of)))
+            settings = SETTINGS if kind in WITH_NET else {"": ()}
+            of = {name: partial(rate, "limits", *probe, *each) for name, each in settings.items()}
+            found.append((kind, model, partial(rate, "work", *probe), of))
     stages, photos = prepared(folder / "stages"), with_pictures(folder / "photos")
     prepare, train = partial(anew, photos, *command("prepare")), partial(anew, stages, *command("train_teacher"))
     bare_start = partial(run, stages, sys.executable, "-c", "import torch")
@@ -119,11 +120,6 @@ def lines(folder: Path) -> list[tuple[str, str | None, Callable[[], Measured], L
     found.append(("startup", None, train, {"": bare_start}))
     found.append(("noop", None, partial(nothing_to_do, ROOT), {"": partial(nothing_to_do, empty)}))
     return found
-
-
-def one(of: Limits) -> Limits:
-    """The first of the limits, for work in which no net runs."""
-    return {"": next(iter(of.values()))}
 
 
 def compared(kind: str, model: str | None, work: Callable[[], Measured], of: Limits) -> dict[str, Any]:
@@ -166,8 +162,9 @@ def costs(speed: float, limit: dict[str, Any]) -> dict[str, Any]:
 
 
 def bare(kind: str) -> dict[str, Any]:
-    """The row of what the machine does without a net."""
-    line = [sys.executable, "-m", "benchmarks.limits", kind, *alike()]
+    """The row of what the machine does without a net, in the precision of `runtime`."""
+    precision = f"precision={pipeline()[1]['runtime']['precision']}"
+    line = [sys.executable, "-m", "benchmarks.limits", kind, *alike(), precision]
     rounds = [run(ROOT, *line).figures() for _ in range(ROUNDS)]
     figure = MACHINE[kind]
     reached = round(statistics.median(each[figure] for each in rounds), 1)
@@ -178,11 +175,16 @@ def with_floors(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The `rows`, those of nets with the rate at which the bare machine alone would let them go."""
     operations, copied = (next(row[figure] for row in rows if row["work"] == kind) for kind, figure in MACHINE.items())
 
-    def floor(row: dict[str, Any]) -> dict[str, Any]:
-        seconds = max(2e-9 * row["multiply_adds_per_image"] / operations, 1e-9 * row["bytes_per_image"] / copied)
-        return row | {"floor_images_per_second": round(1 / seconds)}
+    return [
+        row | {"floor_images_per_second": floor(row, operations, copied)} if row["work"] in WITH_NET else row
+        for row in rows
+    ]
 
-    return [floor(row) if row["work"] in WITH_NET else row for row in rows]
+
+def floor(costs: Mapping[str, Any], gflops: float, gb_per_second: float) -> int:
+    """Images a second if multiply-adds at the rate of matrix products, or bytes at that of copies, were all."""
+    seconds = max(2e-9 * costs["multiply_adds_per_image"] / gflops, 1e-9 * costs["bytes_per_image"] / gb_per_second)
+    return round(1 / seconds)
 
 
 def alike() -> list[str]:

@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -82,7 +84,8 @@ def test_a_solved_head_predicts_the_labels_and_leaves_the_body_as_it_is(make_spl
     digits = make_split(0, 90)
     classifier = new_classifier("cnn_8", digits)
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
-    solve_head(classifier, digits.labels, features_of(classifier, digits.selection(), runtime))
+    solve_head(classifier, digits.labels, features_of(deepcopy(classifier), digits.selection(), runtime))
+    assert all(parameter.requires_grad and not parameter.is_inference() for parameter in classifier.parameters())
     changed = {name for name, tensor in classifier.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"network.classifier.weight", "network.classifier.bias"}
     logits = predict_logits(classifier, digits.images(), runtime)
