@@ -31,13 +31,14 @@ def main(*, pretrained: Path, labeled: Path, calibration: Path, pool: Path, out:
     with work(out, __file__, params, inputs, machine(device)) as job:
         if not job.finished:
             models = read_json(pretrained / "pretrained.json")["models"]
+            images = {name: read_split(folder) for name, folder in splits.items()} if models else {}
             for name in splits:
                 write_json(job.part / name / "features.json", {"models": models})
             for model in models:
-                body = from_pretrained(model, read_split(labeled), 0.0, 0.0, folder_of(pretrained, model), device)
-                for name, folder in splits.items():
+                body = from_pretrained(model, images["labeled"], 0.0, 0.0, folder_of(pretrained, model), device)
+                for name, split in images.items():
                     title = f"{model} sees the {name} split"
-                    extract(job, body, read_split(folder), folder_of(Path(name), model), runtime, title)
+                    extract(job, body, split, folder_of(Path(name), model), runtime, title)
 
 
 def extract(job: Work, body: Classifier, split: Split, folder: Path, runtime: RuntimeParams, title: str) -> None:

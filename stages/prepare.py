@@ -23,7 +23,7 @@ from noisy_student.data.data_card import CARD, write_card
 from noisy_student.data.image_folder import check_pool
 from noisy_student.data.near_duplicates import leaks
 from noisy_student.data.sources import DataParams, check_sizes, load
-from noisy_student.store.splits import write_split, write_truth
+from noisy_student.store.splits import Selection, write_split, write_truth
 
 MEGABYTE = 1_000_000
 
@@ -58,10 +58,7 @@ def main(
         labels = index.labels.copy()
         labels[list(corrected)] = list(corrected.values())
         if data.near_duplicates:
-            near = leaks(images, splits.rows, data.near_duplicates)
-            if near:
-                print(splitting.near_duplicates_sentence(near, splits.rows["labeled"], card / CARD), flush=True)
-            splits = splits.without(near)
+            splits = without_near_duplicates(splits, images, data.near_duplicates, card / CARD)
         splitting.check_every_class_has_labels(splits, labels, dataset.classes)
 
         for name, rows in splits.rows.items():
@@ -82,6 +79,16 @@ def main(
             print(f"warning: files that cannot be used: {unusable:,}; {quarantine} says why", flush=True)
         write_csv(left_out, tables["left_out"])
         write_json(report, figures)
+
+
+def without_near_duplicates(
+    splits: splitting.Splits, images: Selection, threshold: float, card: Path
+) -> splitting.Splits:
+    """`splits` without what shows nearly the same as another image, of which it says how many there are."""
+    near = leaks(images, splits.rows, threshold)
+    if near:
+        print(splitting.near_duplicates_sentence(near, splits.rows["labeled"], card), flush=True)
+    return splits.without(near)
 
 
 def index_of_split(

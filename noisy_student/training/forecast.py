@@ -32,6 +32,8 @@ def forecast(
 
     `input_size` (H,W) is that of pretrained weights, where the model begins with such.
     """
+    if not recipe.training.steps:
+        return 0.0
     classifier = made_up_classifier(recipe, shape, classes, device, input_size)
     images = np.zeros((recipe.training.batch_size, *shape), dtype=np.uint8)
     labels = np.arange(len(images)) % classes
