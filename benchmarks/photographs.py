@@ -95,8 +95,9 @@ def main(argv: list[str] | None = None) -> None:
 def add(name: str, draw: int, source: Path) -> None:
     """Do a run, unless it stands in the tables with the same parameters, and add it to them."""
     run = RUNS[name]
-    oracle = {"pool_controls.oracle": {"kind": "oracle", "of": "iter2"}} if run.oracle and draw == run.draws[0] else {}
-    params = changed(values(ROOT / f"configs/{run.config}.yaml"), {"seed": draw, **run.changes, **oracle})
+    recipe = values(ROOT / f"configs/{run.config}.yaml")
+    oracle = {"pool_controls.oracle": {"kind": "oracle", "of": recipe["current"]}}
+    params = changed(recipe, {"seed": draw, **run.changes, **(oracle if run.oracle and draw == run.draws[0] else {})})
     key = dict(zip(KEYS, (name, draw, fingerprint(params)), strict=True))
     found = {table: read_csv(path) if path.exists() else pd.DataFrame(columns=KEYS) for table, path in TABLES.items()}
     if key in found["photographs"][KEYS].to_dict("records"):
