@@ -19,11 +19,13 @@ from noisy_student.core.files import release
 from noisy_student.core.progress import Meter, meter
 from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, autocast, memory_format, translate_torch_errors
-from noisy_student.models.registry import heads
+from noisy_student.models.registry import heads, input_size
 from noisy_student.store.splits import Selection, Split
 
 BATCH_SIZE = 512  # images in a forward pass, at most; the logits do not depend on it
-BATCH_PIXELS = 2**20  # pixels of them, at most, so that photographs take no more memory than small images
+BATCH_PIXELS = (
+    2**20
+)  # pixels of them in the network, at most, so that photographs take no more memory than small images
 
 
 class LabelingParams(ParamsModel):
@@ -81,7 +83,7 @@ def predict(
     logits: list[Tensor] = []
     features: list[Tensor] = []
     with _caught(classifier if labeling.features else None) as caught:
-        size = max(1, min(BATCH_SIZE, BATCH_PIXELS // math.prod(images.shape[1:3])))
+        size = _batch_size(classifier, images.shape[1:3])
         for start in range(0, len(images), size):
             batch = torch.from_numpy(np.array(images[start : start + size])).to(device)  # copied off the disk
             first = batch.permute(0, 3, 1, 2)  # (B,H,W,C) -> (B,C,H,W)
@@ -93,6 +95,12 @@ def predict(
             if progress:
                 progress.advance(len(batch))
     return Predictions(torch.cat(logits).cpu().numpy(), torch.cat(features).cpu().numpy() if features else None)
+
+
+def _batch_size(classifier: Classifier, image_size: tuple[int, int]) -> int:
+    """How many images of `image_size` (H,W) a forward pass takes, which the network may enlarge."""
+    pixels = max(math.prod(image_size), math.prod(input_size(classifier.network, image_size)))
+    return max(1, min(BATCH_SIZE, BATCH_PIXELS // pixels))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from noisy_student.models import prediction
 from noisy_student.models.checkpoint import DESCRIPTION, save_model
 from noisy_student.models.classifier import Classifier, ensemble, load_classifier, new_classifier, pixel_statistics
 from noisy_student.models.prediction import LabelingParams, predict, predict_logits, predict_split
+from noisy_student.models.registry import build
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(256, size=(20, 8, 3, 1), dtype=np.uint8)
@@ -95,6 +96,18 @@ def test_logits_do_not_depend_on_the_batch(runtime, make_split, monkeypatch, bat
     assert np.allclose(predict_logits(classifier, split.images(), runtime), whole, atol=1e-5)
     backwards = predict_logits(classifier, split.images(np.arange(20)[::-1]), runtime)
     assert np.allclose(backwards[::-1], whole, atol=1e-5)
+
+
+def test_a_network_that_enlarges_its_images_takes_fewer_at_once(runtime, make_split, monkeypatch):
+    split = make_split(0, 20)
+    height, width = split.image_size
+    network = build("cnn_4", split.channels, len(split.classes), split.image_size, 0.0, 0.0, (4 * height, 4 * width))
+    classifier = Classifier(network, torch.zeros(split.channels), torch.ones(split.channels))
+    batches = []
+    classifier.register_forward_hook(lambda module, given, logits: batches.append(len(logits)))
+    monkeypatch.setattr(prediction, "BATCH_PIXELS", 5 * 16 * height * width)
+    predict_logits(classifier, split.images(), runtime)
+    assert batches == [5, 5, 5, 5]
 
 
 def test_a_model_with_dropout_and_batch_norm_is_looked_at_in_eval_mode(runtime):
