@@ -1,11 +1,15 @@
 """Check params.yaml and say what `dvc repro` is about to run and about how long it takes: python -m commands.plan
 
-The time is a forecast: a few steps of each model, measured now, times the steps that params.yaml asks for.
+The time is a forecast: a few steps of each training, measured now, times the steps that params.yaml asks for; and a few
+images of each prediction, times the number of images.
 """
 
 from argparse import ArgumentParser
+from pathlib import Path
+from typing import NamedTuple
 
 import networkx
+import torch
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from rich.console import Console
@@ -14,16 +18,28 @@ from rich.table import Table
 from noisy_student.check import Params, check, check_orphans
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.errors import UserError, cli_main
-from noisy_student.data.sources import SIZES, SourceParams
+from noisy_student.data.image_folder import LISTS
+from noisy_student.data.sources import SIZES, DataParams, SourceParams
 from noisy_student.models.device import setup
+from noisy_student.models.features import FEATURES
+from noisy_student.models.prediction import LabelingParams
 from noisy_student.pretraining import description
-from noisy_student.training.forecast import forecast
+from noisy_student.training.forecast import forecast, forecast_predictions
 from noisy_student.training.params import Recipe
 
 WITH_POOL = ("train_student@", "train_pool_control@", "distill@")
 TRAINERS = ("train_teacher", "train_control@", *WITH_POOL)
 START_SECONDS = 3.0  # about what a stage takes to start
 CLASSES = 10  # assumed for a user's images before they are read; the number hardly changes the time
+
+
+class Planned(NamedTuple):
+    """Work of a stage that takes time: a training, or predictions for the pool."""
+
+    stage: str
+    recipe: Recipe  # of the model that is trained or predicts
+    images: int  # of all steps, or to predict for
+    seconds: float
 
 
 @cli_main
@@ -36,35 +52,65 @@ def main(argv: list[str] | None = None) -> None:
         print("nothing is to be run")
         return
     device = setup(params.runtime)
-    planned = trainings(params, stages)
-    print("measuring a few steps of each training", flush=True)
+    print("measuring a few steps of each training, and predictions", flush=True)
     table = Table(title="About to run", title_justify="left")
     for column in ("stage", "model", "images", "forecast"):
         table.add_column(column, justify="left" if column in ("stage", "model") else "right")
-    total = START_SECONDS * len(stages)
-    for stage, recipe, data in planned:
-        classes = CLASSES if data.is_user_images else len(SIZES[data.source].training)
-        given, with_pool = pretrained_input_size(recipe, params), stage.startswith(WITH_POOL)
-        seconds = forecast(recipe, data.shape(), classes, params.runtime, device, with_pool, given)
-        total += seconds
-        images = recipe.ensemble_size * recipe.training.steps * recipe.training.batch_size
-        table.add_row(stage, recipe.model, f"{images:,}" if images else "linear probe", clock(seconds))
-    others = len(set(stages) - {stage for stage, _, _ in planned})
+    planned = [each for stage in stages for each in work_of(stage, params, device)]
+    for each in planned:
+        images = f"{each.images:,}" if each.images else "linear probe"
+        table.add_row(each.stage, each.recipe.model, images, clock(each.seconds))
+    total = START_SECONDS * len(stages) + sum(each.seconds for each in planned)
+    others = len(set(stages) - {each.stage for each in planned})
     Console().print(table, f"and {others} quick stages; about {clock(total)} in all on {device}\n", sep="")
 
 
-def trainings(params: Params, stages: list[str]) -> list[tuple[str, Recipe, SourceParams]]:
-    """The trainings of `stages`: which stage, how, and on what images."""
-    found: list[tuple[str, Recipe, SourceParams]] = []
+def work_of(stage: str, params: Params, device: torch.device) -> list[Planned]:
+    """What takes time in `stage`, a row for each model that it trains or that predicts in it."""
     recipes = params.recipes()
-    for stage in stages:
-        if stage == "pretrain":
-            trained = params.pretraining_recipes().values()
-            found += [(stage, recipe, params.pretraining) for recipe in trained]
-        elif stage.startswith(TRAINERS):
-            recipe = recipes["iter0" if stage == "train_teacher" else stage.split("@")[1]]
-            found.append((stage, recipe, params.data))
-    return found
+    name, _, item = stage.partition("@")
+    if stage == "pretrain":
+        trained = params.pretraining_recipes().values()
+        return [training(stage, recipe, params, params.pretraining, device) for recipe in trained]
+    if stage.startswith(TRAINERS):
+        recipe = recipes["iter0" if stage == "train_teacher" else item]
+        return [training(stage, recipe, params, params.data, device)]
+    if stage == "extract_features":
+        bodies = {each.model: each for each in recipes.values() if each.training.initial == "pretrained"}
+        found = [bodies[model] for model in params.pretraining.models if model in bodies]
+        return [predictions(stage, recipe, params, device, FEATURES) for recipe in found]
+    if name in ("predict_pool", "predict_for_distilled"):
+        teacher = (params.iterations if name == "predict_pool" else params.distilled)[item].teacher
+        by_features = not recipes[teacher].training.steps and params.labeling.tta == "one"
+        return [] if by_features else [predictions(stage, recipes[teacher], params, device, params.labeling)]
+    return []
+
+
+def training(stage: str, recipe: Recipe, params: Params, source: SourceParams, device: torch.device) -> Planned:
+    """The training of a model by `recipe` on images of the `source`."""
+    given, with_pool = pretrained_input_size(recipe, params), stage.startswith(WITH_POOL)
+    seconds = forecast(recipe, source.shape(), classes_of(source), params.runtime, device, with_pool, given)
+    return Planned(stage, recipe, recipe.ensemble_size * recipe.training.steps * recipe.training.batch_size, seconds)
+
+
+def predictions(stage: str, recipe: Recipe, params: Params, device: torch.device, labeling: LabelingParams) -> Planned:
+    """The predictions of a model by `recipe` for about all images of the source."""
+    source, count, given = params.data, count_images(params.data), pretrained_input_size(recipe, params)
+    to_measure = (source.shape(), classes_of(source), params.runtime, device, labeling)
+    return Planned(stage, recipe, count, forecast_predictions(recipe, *to_measure, count, given))
+
+
+def classes_of(source: SourceParams) -> int:
+    """How many classes the source has, or about how many."""
+    return CLASSES if source.is_user_images else len(SIZES[source.source].training)
+
+
+def count_images(data: DataParams) -> int:
+    """About how many labeled and pool images there will be."""
+    if data.is_user_images:
+        return len(LISTS[data.source](Path(data.path)))
+    size = SIZES[data.source]
+    return data.pool or sum(size.training) + size.unlabeled
 
 
 def to_run() -> list[str]:

@@ -1,4 +1,4 @@
-"""How long a training takes: a few of its steps, measured on made-up images."""
+"""How long trainings and predictions take: a few steps or images, measured on made-up images."""
 
 import time
 from dataclasses import replace
@@ -10,6 +10,7 @@ from noisy_student.core.metrics import one_hot
 from noisy_student.core.progress import SilentMeter
 from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, translate_torch_errors
+from noisy_student.models.prediction import LabelingParams, predict
 from noisy_student.models.registry import build
 from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.training.batches import resident
@@ -17,6 +18,7 @@ from noisy_student.training.loop import SMALLER_BATCH, HeldOut, ResidentData, Tr
 from noisy_student.training.params import Recipe
 
 Shape = tuple[int, int, int]  # height and width, pixels, and channels of images
+PREDICTED = 64  # made-up images that a prediction is measured on
 
 
 def forecast(
@@ -45,6 +47,28 @@ def forecast(
     for steps in (1, 3):  # the first one warms up
         seconds = training_seconds(steps, classifier, trainer)
     return seconds / steps * recipe.training.steps * recipe.ensemble_size
+
+
+def forecast_predictions(
+    recipe: Recipe,
+    shape: Shape,
+    classes: int,
+    runtime: RuntimeParams,
+    device: torch.device,
+    labeling: LabelingParams,
+    images: int,
+    input_size: tuple[int, int] | None = None,
+) -> float:
+    """About how many seconds a model of `recipe` takes to predict for so many `images` of that `shape`.
+
+    It is measured on PREDICTED made-up images.
+    """
+    classifier = made_up_classifier(recipe, shape, classes, device, input_size)
+    made_up = np.zeros((PREDICTED, *shape), dtype=np.uint8)
+    for few in (made_up[:1], made_up):  # the first one warms up
+        started = time.monotonic()
+        predict(classifier, few, runtime, labeling=labeling)
+    return (time.monotonic() - started) / PREDICTED * images * recipe.ensemble_size
 
 
 def made_up_classifier(

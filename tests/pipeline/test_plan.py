@@ -1,13 +1,22 @@
 """The forecast that `make repro` begins with."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 
+from commands import plan
+from commands.configure import composed, dumped
 from commands.plan import clock, to_run
+from noisy_student.check import check
+from noisy_student.core.config import ParamsFile
 from noisy_student.core.errors import UserError
-from noisy_student.training.forecast import forecast
+from noisy_student.models.prediction import LabelingParams
+from noisy_student.training.forecast import forecast, forecast_predictions
 from noisy_student.training.params import DistillationParams
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 DIGITS = ((28, 28, 1), 10)  # the shape of the images, and the number of their classes
 
 
@@ -31,6 +40,35 @@ def test_pretrained_weights_see_images_at_their_own_size(make_recipe, runtime):
         return min(forecast(recipe, *DIGITS, runtime, torch.device("cpu"), input_size=size) for _ in range(3))
 
     assert fastest((224, 224)) > 2 * fastest(None)
+
+
+def test_predictions_take_as_long_as_there_are_images_and_views(make_recipe, runtime):
+    def fastest(images: int, tta: str) -> float:
+        recipe, labeling = make_recipe("cnn_8"), LabelingParams(tta=tta)
+        given = (*DIGITS, runtime, torch.device("cpu"), labeling, images)
+        return min(forecast_predictions(recipe, *given) for _ in range(3))
+
+    assert fastest(10_000, "one") > 10 * fastest(100, "one")  # a hundred times as many images
+    assert fastest(1000, "shifts") > 1.5 * fastest(1000, "one")  # five views
+
+
+def test_a_teacher_that_knows_the_features_does_not_see_the_pool_again(tmp_path, monkeypatch):
+    for folder in ("labeled/cat", "labeled/dog", "pool"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "images" / folder / f"{number}.png")
+    (tmp_path / "params.yaml").write_bytes(dumped(composed(CONFIGS / "photos.yaml")))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "forecast_predictions", lambda *given: 1.0)
+    params = check(ParamsFile())
+    stages = ("extract_features", "predict_pool@iter1", "predict_pool@iter2", "predict_for_distilled@small")
+    found = [each for stage in stages for each in plan.work_of(stage, params, torch.device("cpu"))]
+    lite0, lite1 = params.pretraining.models
+    assert [(each.stage, each.recipe.model, each.images) for each in found] == [
+        ("extract_features", lite0, 12),
+        ("extract_features", lite1, 12),
+        ("predict_for_distilled@small", lite1, 12),
+    ]
 
 
 def test_seconds_are_said_as_a_person_says_them():
