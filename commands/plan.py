@@ -21,7 +21,7 @@ from noisy_student.core.errors import UserError, cli_main
 from noisy_student.data.image_folder import LISTS
 from noisy_student.data.sources import SIZES, DataParams, SourceParams
 from noisy_student.models.device import setup
-from noisy_student.models.features import FEATURES
+from noisy_student.models.features import ONE_VIEW
 from noisy_student.models.prediction import LabelingParams
 from noisy_student.pretraining import description
 from noisy_student.training.forecast import forecast, forecast_predictions
@@ -78,7 +78,7 @@ def work_of(stage: str, params: Params, device: torch.device) -> list[Planned]:
     if stage == "extract_features":
         bodies = {each.model: each for each in recipes.values() if each.training.initial == "pretrained"}
         found = [bodies[model] for model in params.pretraining.models if model in bodies]
-        return [predictions(stage, recipe, params, device, FEATURES) for recipe in found]
+        return [predictions(stage, recipe, params, device, ONE_VIEW) for recipe in found]
     if name in ("predict_pool", "predict_for_distilled"):
         teacher = (params.iterations if name == "predict_pool" else params.distilled)[item].teacher
         by_features = not recipes[teacher].training.steps and params.labeling.tta == "one"
@@ -134,7 +134,7 @@ def _to_run() -> list[str]:
 
 
 def pretrained_input_size(recipe: Recipe, params: Params) -> tuple[int, int] | None:
-    """The input size (H,W) of the pretrained weights that `recipe` begins with; None for other first weights."""
+    """The input size (H,W) of the pretrained weights that `recipe` begins with; None for other initial weights."""
     if recipe.training.initial != "pretrained":
         return None
     height, width = description(params.pretraining, recipe.model)["input_size"]

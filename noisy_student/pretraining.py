@@ -82,10 +82,7 @@ class PretrainingParams(SourceParams):
     noise: NoiseParams = NoiseParams(operations=2, magnitude=10, crop=2, dropout=0.1)  # of a training
     training: dict[str, Any] = {}  # of a training, in place of recipes.PRETRAINING
     downloads: str | None = None
-    max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     resize: Literal["crop", "pad"] = "crop"
-    background: int = Field(default=0, ge=0, le=255)
-    max_megapixels: float = Field(default=50.0, gt=0, le=1000)
 
     @model_validator(mode="after")
     def _models_fit(self) -> "PretrainingParams":

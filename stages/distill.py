@@ -44,7 +44,9 @@ def main(
     recipe = distilled_recipe(noise, training, distillation, model, distilled)
 
     weights = pretrained_folder(recipe, pretrained)
-    in_labeled, in_pool = (pretrained_folder(recipe, folder) for folder in (labeled_features, pool_features))
+    model_labeled_features, model_pool_features = (
+        pretrained_folder(recipe, folder) for folder in (labeled_features, pool_features)
+    )
     run = TrainingRun(distilled, recipe, runtime, setup(runtime), seed, weights)
     inputs = {
         "labeled": labeled,
@@ -52,22 +54,22 @@ def main(
         "logits": logits,
         "validation": validation,
         "pretrained": weights,
-        "labeled_features": in_labeled,
-        "pool_features": in_pool,
+        "labeled_features": model_labeled_features,
+        "pool_features": model_pool_features,
     }
 
     def distillation_data() -> TrainingData:
-        images = recipe.distillation.images if recipe.distillation else ""
-        distilled_pool = LabeledImages.from_logits(
-            read_split(pool), read_logits(logits, "pool"), read_features(in_pool)
-        )
-        used_pool = None if images == "labeled" else distilled_pool
+        distilled_pool = None
+        if not recipe.distillation or recipe.distillation.images != "labeled":
+            distilled_pool = LabeledImages.from_logits(
+                read_split(pool), read_logits(logits, "pool"), read_features(model_pool_features)
+            )
         return TrainingData(
             read_split(labeled),
             read_split(validation),
-            used_pool,
+            distilled_pool,
             read_logits(logits, "labeled"),
-            read_features(in_labeled),
+            read_features(model_labeled_features),
         )
 
     train_stage(__file__, params, run, inputs, distillation_data, out)

@@ -1,4 +1,4 @@
-"""Compute what the last layer of each pretrained network sees in the images, once for all models that begin with it.
+"""Compute the features of the images by each pretrained network, once for all models that begin with it.
 
 Reads   pretrained weights, the labeled, the calibration and the pool split
 Writes  a folder for each split, with a subfolder for each network: float16 (n,F), 00000.npy and so on, one for each
@@ -15,7 +15,7 @@ from noisy_student.core.workspace import Work, work
 from noisy_student.models.checkpoint import folder_of
 from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, machine, setup
-from noisy_student.models.features import FEATURES
+from noisy_student.models.features import ONE_VIEW
 from noisy_student.models.init import from_pretrained
 from noisy_student.models.prediction import predict_split
 from noisy_student.store.splits import Split, read_split
@@ -37,14 +37,14 @@ def main(*, pretrained: Path, labeled: Path, calibration: Path, pool: Path, out:
             for model in models:
                 body = from_pretrained(model, images["labeled"], 0.0, 0.0, folder_of(pretrained, model), device)
                 for name, split in images.items():
-                    title = f"{model} sees the {name} split"
+                    title = f"{model}, features of the {name} split"
                     extract(job, body, split, folder_of(Path(name), model), runtime, title)
 
 
 def extract(job: Work, body: Classifier, split: Split, folder: Path, runtime: RuntimeParams, title: str) -> None:
     """Make the file in `folder` of each shard of `split` that has none yet."""
     done = {number for number in range(len(split.shards)) if job.has(str(folder / f"{number:05}.npy"))}
-    for number, predictions in predict_split(body, split, runtime, title, done, FEATURES):
+    for number, predictions in predict_split(body, split, runtime, title, done, ONE_VIEW):
         if predictions.features is not None:
             job.add(str(folder / f"{number:05}.npy"), predictions.features)
 

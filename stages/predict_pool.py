@@ -1,6 +1,6 @@
 """Predict a teacher's logits for the pool, the calibration and the labeled split, in eval mode and without noise.
 
-A teacher whose body is a pretrained network takes its features and does not look at the images.
+A teacher whose body is a pretrained network uses its features and reads no image.
 
 Reads   the teacher's folder, the pool, the calibration and the labeled split, features of pretrained networks
 Writes  a folder of logits, float32 (n,K), pool-00000.npy and so on, one for each shard of a split,
@@ -29,13 +29,17 @@ def main(*, teacher: Path, pool: Path, calibration: Path, labeled: Path, feature
     device = setup(runtime)
     splits = {"pool": pool, "calibration": calibration, "labeled": labeled}
     model = pretrained_body(read_json(teacher / DESCRIPTION)) if labeling.tta == "one" else None
-    seen = {name: folder_of(features / name, model) if model else None for name in splits}
-    inputs = {"teacher": teacher, **splits, **{f"{name}_features": folder for name, folder in seen.items()}}
+    features_of_model = {name: folder_of(features / name, model) if model else None for name in splits}
+    inputs = {
+        "teacher": teacher,
+        **splits,
+        **{f"{name}_features": folder for name, folder in features_of_model.items()},
+    }
     with work(out, __file__, params, inputs, machine(device)) as job:
         if not job.finished:
             classifier, description = load_classifier(teacher, device)
             for name, folder in splits.items():
-                if (found := read_features(seen[name])) is not None:
+                if (found := read_features(features_of_model[name])) is not None:
                     label_by_features(job, classifier, found, name, labeling)
                 else:
                     title = f"{description['name']} predicts the {name} split"

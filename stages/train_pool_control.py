@@ -48,7 +48,9 @@ def main(
     labeling = of_iteration(params.section("pseudo_labels", PseudoLabelParams), iteration.pseudo_labels, of)
 
     weights = pretrained_folder(recipe, pretrained)
-    in_labeled, in_pool = (pretrained_folder(recipe, folder) for folder in (labeled_features, pool_features))
+    model_labeled_features, model_pool_features = (
+        pretrained_folder(recipe, folder) for folder in (labeled_features, pool_features)
+    )
     run = TrainingRun(control, recipe, runtime, setup(runtime), seed, weights)
     inputs = {
         "labeled": labeled,
@@ -56,8 +58,8 @@ def main(
         "pseudo_labels": pseudo_labels,
         "validation": validation,
         "pretrained": weights,
-        "labeled_features": in_labeled,
-        "pool_features": in_pool,
+        "labeled_features": model_labeled_features,
+        "pool_features": model_pool_features,
         "pool_truth": pool_truth if kind.kind == "oracle" else None,
     }
 
@@ -68,8 +70,10 @@ def main(
             chosen = true_labels(read_truth(pool_truth), len(with_labels.classes), labeling, draw)
         if kind.kind == "shuffled":
             chosen = shuffled(chosen, generator(seed, f"shuffling of {control}"))
-        labeled_pool = LabeledImages.from_pseudo_labels(read_split(pool), chosen, read_features(in_pool))
-        return TrainingData(with_labels, read_split(validation), labeled_pool, features=read_features(in_labeled))
+        labeled_pool = LabeledImages.from_pseudo_labels(read_split(pool), chosen, read_features(model_pool_features))
+        return TrainingData(
+            with_labels, read_split(validation), labeled_pool, features=read_features(model_labeled_features)
+        )
 
     train_stage(__file__, params, run, inputs, load_data, out)
 

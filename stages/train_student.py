@@ -44,7 +44,9 @@ def main(
     recipe = iteration_recipe(noise, training, student, iteration)
 
     weights = pretrained_folder(recipe, pretrained)
-    in_labeled, in_pool = (pretrained_folder(recipe, folder) for folder in (labeled_features, pool_features))
+    model_labeled_features, model_pool_features = (
+        pretrained_folder(recipe, folder) for folder in (labeled_features, pool_features)
+    )
     run = TrainingRun(iteration, recipe, runtime, setup(runtime), seed, weights or teacher)
     inputs = {
         "labeled": labeled,
@@ -53,16 +55,16 @@ def main(
         "teacher": teacher,
         "validation": validation,
         "pretrained": weights,
-        "labeled_features": in_labeled,
-        "pool_features": in_pool,
+        "labeled_features": model_labeled_features,
+        "pool_features": model_pool_features,
     }
 
     def load_data() -> TrainingData:
         labeled_pool = LabeledImages.from_pseudo_labels(
-            read_split(pool), read_pseudo_labels(pseudo_labels), read_features(in_pool)
+            read_split(pool), read_pseudo_labels(pseudo_labels), read_features(model_pool_features)
         )
         return TrainingData(
-            read_split(labeled), read_split(validation), labeled_pool, features=read_features(in_labeled)
+            read_split(labeled), read_split(validation), labeled_pool, features=read_features(model_labeled_features)
         )
 
     train_stage(__file__, params, run, inputs, load_data, out)

@@ -26,12 +26,17 @@ def main(*, labeled: Path, validation: Path, pretrained: Path, labeled_features:
     training, teacher = params.section("training", TrainingParams), params.section("teacher", TeacherParams)
     recipe = teacher_recipe(training, teacher)
 
-    weights, in_labeled = pretrained_folder(recipe, pretrained), pretrained_folder(recipe, labeled_features)
+    weights, model_labeled_features = pretrained_folder(recipe, pretrained), pretrained_folder(recipe, labeled_features)
     run = TrainingRun("iter0", recipe, runtime, setup(runtime), seed, weights)
-    inputs = {"labeled": labeled, "validation": validation, "pretrained": weights, "labeled_features": in_labeled}
+    inputs = {
+        "labeled": labeled,
+        "validation": validation,
+        "pretrained": weights,
+        "labeled_features": model_labeled_features,
+    }
 
     def load_data() -> TrainingData:
-        return TrainingData(read_split(labeled), read_split(validation), features=read_features(in_labeled))
+        return TrainingData(read_split(labeled), read_split(validation), features=read_features(model_labeled_features))
 
     train_stage(__file__, params, run, inputs, load_data, out)
 

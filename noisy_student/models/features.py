@@ -23,8 +23,8 @@ from noisy_student.models.prediction import LabelingParams, predict
 from noisy_student.models.registry import heads
 from noisy_student.store.splits import Selection
 
-FEATURES = LabelingParams(tta="one", features=True)
-AT_ONCE = 2**16  # images whose logits are computed at once
+ONE_VIEW = LabelingParams(tta="one", features=True)
+ROWS_AT_ONCE = 2**16  # images whose logits are computed at once
 
 
 def read_features(folder: Path | None) -> Selection | None:
@@ -43,15 +43,15 @@ def read_features(folder: Path | None) -> Selection | None:
 
 def features_of(classifier: Classifier, images: Selection | np.ndarray, runtime: RuntimeParams) -> np.ndarray:
     """The features float16 (N,F) of uint8 `images` (N,H,W,C)."""
-    features = predict(classifier, images, runtime, labeling=FEATURES).features
+    features = predict(classifier, images, runtime, labeling=ONE_VIEW).features
     if features is None:
         raise ValueError("the features were asked for and are missing")
     return features
 
 
 def pretrained_body(description: dict[str, Any]) -> str | None:
-    """The name of the pretrained network that is the body of a described model, whose head alone was learned; None for
-    another model."""
+    """The name of the pretrained network that is the body of a described model, where no step of a training has changed
+    it; None for another model."""
     training = description.get("training", {})
     unchanged = training.get("initial") == "pretrained" and training.get("steps") == 0
     return str(description["model"]) if unchanged and description.get("ensemble_size", 1) == 1 else None
@@ -62,7 +62,7 @@ def logits_of(classifier: Classifier, features: Selection | np.ndarray) -> np.nd
     """The logits float32 (N,K) of images whose `features` (N,F) are known, on the classifier's device."""
     (head,) = heads(classifier.network)
     parts = []
-    for start in range(0, len(features), AT_ONCE):
-        part = torch.from_numpy(features[start : start + AT_ONCE].astype(np.float32))
+    for start in range(0, len(features), ROWS_AT_ONCE):
+        part = torch.from_numpy(features[start : start + ROWS_AT_ONCE].astype(np.float32))
         parts.append(head(part.to(head.weight.device)).cpu().numpy())
     return np.concatenate(parts)

@@ -20,7 +20,7 @@ class LabeledImages:
     targets: np.ndarray  # float32 (N,K), rows sum to 1
     copies: np.ndarray | None = None  # int64 (N,), how often each image stands in an epoch; None: once
     teacher_logits: np.ndarray | None = None  # float32 (N,K), of images that a teacher is distilled on
-    features: Selection | None = None  # float16 (N,F), what the last layer of a pretrained network sees in them
+    features: Selection | None = None  # float16 (N,F), of a pretrained network
 
     def __len__(self) -> int:
         return len(self.targets)

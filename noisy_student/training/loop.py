@@ -53,7 +53,7 @@ class TrainingData:
     validation: Split
     pool: LabeledImages | None = None
     teacher_logits: np.ndarray | None = None  # float32 (N,K), for the labeled images, where a teacher is distilled
-    features: Selection | None = None  # float16 (N,F) of the labeled images, where the first weights are pretrained
+    features: Selection | None = None  # float16 (N,F) of the labeled images, where the initial weights are pretrained
 
     def resident(self, device: torch.device) -> "ResidentData":
         """The images on the `device`."""
@@ -73,7 +73,7 @@ class ResidentData:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A model to be trained: its name, recipe, seed, first weights and runtime."""
+    """A model to be trained: its name, recipe, seed, initial weights and runtime."""
 
     name: str
     recipe: Recipe
@@ -153,7 +153,7 @@ def initial_model(run: TrainingRun, labeled: Split) -> Classifier:
     if initial == "scratch":
         return new_classifier(recipe.model, labeled, *rates).to(run.device)
     if not run.init_from:
-        raise UserError(f"there is no folder of weights for training.initial {initial}")
+        raise ValueError(f"a training with initial {initial} begins with weights, whose folder is missing")
     if initial == "warm":
         return load_classifier(run.init_from, run.device, rates)[0]
     return from_pretrained(recipe.model, labeled, *rates, run.init_from, run.device)
@@ -228,7 +228,7 @@ class Trainer:
             state.restore(*found)
             progress.resume(state.step * params.batch_size, f"goes on after step {state.step:,} of {params.steps:,}")
 
-        if params.steps == 0 and not state.curve:  # the model is its first weights, such as a linear probe
+        if params.steps == 0 and not state.curve:  # the model is its initial weights, such as a linear probe
             self.validate(state)
         with defer_signals() as stop:  # one block for all: DVC forwards Ctrl-C, so a second signal often follows
             while state.step < params.steps and not stop:

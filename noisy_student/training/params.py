@@ -26,7 +26,7 @@ class TrainingParams(ParamsModel):
     consistency_threshold: float = Field(default=0.8, ge=0, le=1)  # least confidence in a label made on the fly
     consistency_temperature: float = Field(default=0.4, ge=0)  # sharpens a label made on the fly, 0: a hard one
     initial: Literal["scratch", "warm", "pretrained"] = "scratch"  # initial weights: random; those of the
-    # teacher, which has the same model; or those of models/pretrained, with a new head
+    # teacher, which has the same model; or pretrained ones, with a new head
     frozen: float = Field(default=0.0, ge=0, le=1)  # first fraction of a pretrained body's layers, which keep their
     # weights and save time and memory (1: the head alone is trained)
     body_rate: float = Field(default=1.0, gt=0, le=1)  # learning rate of a pretrained body as a fraction of its head's
@@ -73,7 +73,7 @@ class TrainingParams(ParamsModel):
 
     @property
     def keeps_statistics(self) -> bool:
-        """Whether batch norms keep the statistics that the first weights came with."""
+        """Whether batch norms keep the statistics that the initial weights came with."""
         default = "kept" if self.initial == "pretrained" else "learned"
         return (self.norm_statistics or default) == "kept"
 
@@ -82,7 +82,7 @@ class TrainingParams(ParamsModel):
         if self.initial == "scratch" and self.norm_statistics == "kept":
             raise ValueError("must have norm_statistics learned where initial is scratch, which has none to keep")
         if self.steps == 0 and self.initial != "pretrained":
-            raise ValueError("must have initial pretrained where steps is 0, for nothing else is trained")
+            raise ValueError("must have steps of at least 1 unless initial is pretrained")
         return self
 
     @model_validator(mode="after")

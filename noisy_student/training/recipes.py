@@ -221,6 +221,6 @@ def pool_control_recipe(
 
 
 def pretrained_folder(recipe: Recipe, parent: Path) -> Path | None:
-    """The folder inside `parent`, of weights or of features, that a model of `recipe` begins with; None for other first
-    weights."""
+    """The subfolder of `parent` that belongs to the pretrained network which a model of `recipe` begins with; None for
+    other initial weights. `parent` has weights or features of the pretrained networks."""
     return folder_of(parent, recipe.model) if recipe.training.initial == "pretrained" else None

@@ -17,6 +17,7 @@ from noisy_student.core.files import read_json, write_json
 from noisy_student.models.checkpoint import save_model
 from noisy_student.models.classifier import load_classifier, new_classifier
 from noisy_student.models.device import RuntimeParams
+from noisy_student.models.features import read_features
 from noisy_student.models.prediction import predict_logits
 from noisy_student.store.pseudo_labels import read_logits, read_pseudo_labels
 from noisy_student.store.splits import pixel_hash, read_split, write_split, write_truth
@@ -114,7 +115,7 @@ def recorded(monkeypatch) -> list[dict]:
     return asked
 
 
-def test_a_probe_labels_the_pool_by_its_features_as_it_would_by_the_images(project):
+def test_a_probe_labels_the_pool_by_its_features_as_it_would_by_the_images(project, monkeypatch):
     split = read_split(project.folder / "labeled")
     torch.manual_seed(7)
     described = {"model": "cnn_4", "input_channels": 1, "input_size": [8, 8]}
@@ -122,9 +123,12 @@ def test_a_probe_labels_the_pool_by_its_features_as_it_would_by_the_images(proje
     save_model(project.folder / "pretrained/cnn_4", new_classifier("cnn_4", split).state_dict(), described)
     write_json(project.folder / "pretrained/pretrained.json", {"source": "file", "models": ["cnn_4"]})
     extract_features.main([*project.splits("pretrained", "labeled", "calibration", "pool"), "--out", "features"])
-    project.params(teacher__training={"initial": "pretrained", "steps": 0})
+    project.params(teacher__training={"initial": "pretrained", "steps": 0}, labeling__features=True)
     project.teacher()
+    monkeypatch.setattr(predict_pool, "predict_split", None)  # no image is read
     logits = read_logits(project.folder / project.logits(), "pool")
+    features = [read_features(project.folder / "features/pool/cnn_4")[:], read_logits(Path("logits"), "features-pool")]
+    np.testing.assert_array_equal(*features)
     teacher, _ = load_classifier(project.folder / "models/iter0", torch.device("cpu"))
     runtime = ParamsFile().section("runtime", RuntimeParams)
     by_images = predict_logits(teacher, read_split(project.folder / "pool").images(), runtime)

@@ -289,7 +289,7 @@ def test_a_model_without_steps_that_is_taken_up_again_has_the_same_curve(
     ("training", "expected"),
     [
         ({"norm_statistics": "kept"}, "must have norm_statistics learned where initial is scratch"),
-        ({"steps": 0}, "must have initial pretrained where steps is 0"),
+        ({"steps": 0}, "must have steps of at least 1 unless initial is pretrained"),
     ],
 )
 def test_what_needs_weights_is_refused_without(make_recipe, training, expected):
@@ -299,7 +299,7 @@ def test_what_needs_weights_is_refused_without(make_recipe, training, expected):
 
 def test_there_is_no_beginning_without_weights(make_split, make_recipe, runtime):
     data = TrainingData(make_split(0, 30), make_split(400, 450))
-    with pytest.raises(UserError, match=r"no folder of weights for training.initial pretrained"):
+    with pytest.raises(ValueError, match=r"initial pretrained begins with weights, whose folder is missing"):
         fit(TrainingRun("iter0", make_recipe("cnn_2", initial="pretrained"), runtime, CPU, 0), data)
 
 

@@ -248,12 +248,12 @@ def test_crop_as_large_as_the_image_is_refused(images):
 def test_images_of_another_type_are_refused(shape, dtype):
     wrong = torch.zeros(shape, dtype=dtype)
     drawn = draw(NoiseParams.none(), 2, (8, 8), rng())
-    with pytest.raises(UserError, match="takes uint8 images"):
+    with pytest.raises(ValueError, match="takes uint8 images"):
         apply(wrong, drawn, NoiseParams.none())
 
 
 def test_draw_for_another_number_of_images_is_refused(images):
-    with pytest.raises(UserError, match="drawn for 3 images and given 240"):
+    with pytest.raises(ValueError, match="drawn for 3 images and given 240"):
         apply(images, draw(NoiseParams.none(), 3, (8, 8), rng()), NoiseParams.none())
 
 

@@ -6,7 +6,7 @@ are applied to the whole batch on its device. So the same draw gives the same im
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -45,9 +45,9 @@ class NoiseParams(ParamsModel):
 
     operations: int = Field(default=0, ge=0, le=16)  # RandAugment: operations an image goes through, one after another
     magnitude: Magnitude = 0.0  # RandAugment: strength, from 0 (none) to 30
-    affine: float = Field(default=0.0, ge=0, le=30)  # rotate, shear, scale and shift each image in one step, by up to
+    affine: Magnitude = 0.0  # rotate, shear, scale and shift each image in one step, by up to
     # the amounts of RandAugment's operations at this magnitude (0: off)
-    jitter: float = Field(default=0.0, ge=0, le=30)  # every image's brightness, contrast and color, in the same way
+    jitter: Magnitude = 0.0  # every image's brightness, contrast and color, in the same way
     crop: int = Field(default=0, ge=0, le=1024)  # random crop after padding by so many pixels on each side (0: off)
     resized_crop: float = Field(default=0.0, ge=0, le=1)  # a random part of the image, enlarged to the whole: its least
     # share of the area, such as 0.25 (0: off); its sides' ratio is from 3/4 to 4/3 (Szegedy et al. 2015, section 6)
@@ -145,13 +145,14 @@ class Draw:
 
     def rows(self, index: slice | np.ndarray) -> "Draw":
         """The draw of the images at `index`."""
-        taken = {name: array[:, index] if name in PER_SLOT else array[index] for name, array in vars(self).items()}
+        arrays = {each.name: getattr(self, each.name) for each in fields(self)}
+        taken = {name: array[:, index] if name in PER_SLOT else array[index] for name, array in arrays.items()}
         return Draw(**taken)
 
     @classmethod
     def combined(cls, draws: Sequence["Draw"]) -> "Draw":
         """The draw of the images of all `draws`, in their order."""
-        arrays = {name: [getattr(each, name) for each in draws] for name in vars(draws[0])}
+        arrays = {name: [getattr(each, name) for each in draws] for name in (field.name for field in fields(cls))}
         return cls(**{name: np.concatenate(parts, axis=int(name in PER_SLOT)) for name, parts in arrays.items()})
 
 
@@ -215,12 +216,12 @@ def apply(images: Tensor, drawn: Draw, params: NoiseParams) -> Tensor:
     """Apply the noise of `params`, by the numbers `drawn`, to `images` uint8 (N,C,H,W), C 1 or 3, on any device.
 
     Returns a tensor of the same shape and device; `images` itself when all input noise is off. An image's noise depends
-    on its own row of the draw alone. Raises `UserError` for images of another type or number.
+    on its own row of the draw alone. Raises `ValueError` for images of another type or number.
     """
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
-        raise UserError(f"noise takes uint8 images (N, 1 or 3, H, W), was given {images.dtype} {tuple(images.shape)}")
+        raise ValueError(f"noise takes uint8 images (N, 1 or 3, H, W), was given {images.dtype} {tuple(images.shape)}")
     if len(images) != (count := len(drawn.mirrored)):
-        raise UserError(f"noise was drawn for {count} images and given {len(images)}; draw it for as many")
+        raise ValueError(f"noise was drawn for {count} images and given {len(images)}")
     if len(images) == 0:
         return images
     at_once = max(1, CPU_VALUES // images[0].numel()) if images.device.type == "cpu" else len(images)
