@@ -1,12 +1,14 @@
 """README.md and docs/ against the repository: figures, links, commands, and the length of the first page."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 
 from commands.docs import BLOCK, FIGURES, PICTURES, ROOT, fill, main, markdown_table, pages
 
@@ -107,3 +109,18 @@ def test_the_page_of_the_architecture_names_every_module():
     for path in (ROOT / "noisy_student").rglob("*.py"):
         if path.name != "__init__.py":
             assert path.stem in words, path
+
+
+def settings(page: str) -> list[str]:
+    """What a page says to set: after -S, or a code such as `++training.frozen=0.5`, unless it has a placeholder."""
+    after_s = re.findall(r"-S\s+(?:'([^']+)'|([^\s'`]+))", text(page))
+    codes = re.findall(r"`'?([+~]{0,2}[a-z_]+\.[a-z0-9_.]+=[^`']+)'?`", text(page))
+    found = [quoted or bare for quoted, bare in after_s] + codes
+    return [setting for setting in found if not re.search(r"[<…]|\.\.\.|key|item\.", setting)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if settings(page)])
+def test_every_setting_can_be_set(page, tmp_path):
+    for setting in settings(page):
+        shutil.copy(ROOT / "params.yaml", tmp_path)
+        apply_overrides(tmp_path / "params.yaml", [setting])
