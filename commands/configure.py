@@ -1,8 +1,8 @@
 """Write params.yaml from the defaults and an overlay: python -m commands.configure [configs/folder.yaml]
 
 An overlay, as those in configs/, has the lines that differ from configs/default.yaml, the defaults. Comments of the
-defaults are kept. Each key that changes is printed, with both values. What params.yaml was before is kept in
-params.yaml.bak.
+defaults are kept, and those of keys that the defaults lack. Each key that changes is printed, with both values. What
+params.yaml was before is kept in params.yaml.bak.
 """
 
 import copy
@@ -97,7 +97,10 @@ def _lay_over(params: Any, changes: Any, prefix: str, path: Path) -> None:
         if isinstance(value, dict) and isinstance(params.get(key), dict) and prefix + key not in ITEMS:
             _lay_over(params[key], value, f"{prefix}{key}.", path)
         else:
+            new = key not in params
             params.insert(_place(params, key), key, copy.deepcopy(value))
+            if new and key in changes.ca.items:
+                params.ca.items[key] = changes.ca.items[key]
 
 
 def _place(params: Any, key: str) -> int:

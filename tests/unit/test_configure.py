@@ -48,6 +48,12 @@ def test_a_new_key_stands_inside_its_section(tmp_path):
     assert "\n\nnoise:" in text
 
 
+def test_a_new_key_brings_its_comment_along(tmp_path):
+    path = overlay(tmp_path, "noise:\n  mix: cutmix             # two images become one\n")
+    lines = configure.dumped(configure.composed(path)).decode().splitlines()
+    assert "  mix: cutmix             # two images become one" in lines
+
+
 def test_make_configure_needs_a_file_and_names_those_there_are():
     asked = ["make", "-C", ROOT, "-o", ".venv/installed", "configure", "CONFIG="]  # -o: nothing is installed
     before = (ROOT / "params.yaml").read_bytes()
