@@ -32,7 +32,9 @@ EXIF_ELSEWHERE = ("TIFF", "PNG")  # formats whose EXIF data Pillow may not read 
 OPAQUE = {"L", "RGB"}  # modes that are taken as they are
 CONVERTED = {"1", "P", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}  # that are opaque unless they name a transparent color
 BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE, TILE_WIDTH, TILE_LENGTH = 258, 262, 281, 322, 323  # tags of TIFF
+SAMPLE_FORMAT, SIGNED = 339, 2  # of TIFF
 WHITE_IS_ZERO = 0
+ORIENTATION = 0x0112  # of EXIF
 HOW_RESIZED = Image.Resampling.BILINEAR
 REDUCING_GAP = (
     3.0  # first shrink a large image by an integer factor: three times as fast, at most one gray level different
@@ -40,6 +42,7 @@ REDUCING_GAP = (
 WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # gray, 16 bits a pixel; Pillow names some of them I
 WHITE = 2**16 - 1  # of 16-bit values
+DARK = 16  # what 12-bit values are below once they lost their lower 8 of 16 bits
 
 
 class Preparation(ParamsModel):
@@ -123,9 +126,12 @@ def decode(content: bytes, how: Preparation) -> Decoded:
             for width, height in (image.size, _tile(image)):
                 if width * height > how.max_megapixels * 1e6:
                     raise BadImage(f"larger than data.max_megapixels: {width} x {height}")
+            raw = _raw_mode(image)
             image.load()
-        largest = _largest(image)
-        plain = _plain(_upright(image), how)
+        told = _told_white(image, raw) if image.mode in DEEP else WHITE
+        largest = 0 if told else int(np.asarray(image).max())
+        _check_deep_color(image, raw)
+        plain = _upright(image, _plain(image, how, told or how.white or WHITE))
     except BadImage:
         raise
     except UnidentifiedImageError:
@@ -190,15 +196,35 @@ def to_gray(pixels: np.ndarray) -> np.ndarray:
     return ((weighed + 0x8000) >> 16).astype(np.uint8)[..., None]
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF data says."""
+def _upright(image: Image.Image, plain: Image.Image) -> Image.Image:
+    """`plain`, made of the `image` of a file, turned as the file's EXIF data says."""
     if "exif" not in image.info and image.format not in EXIF_ELSEWHERE:
-        return image
+        return plain
     try:
-        turned = ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) != 1 else image
+        orientation = image.getexif().get(ORIENTATION, 1)
+        if orientation == 1:
+            return plain
+        plain.getexif()[ORIENTATION] = orientation
+        return ImageOps.exif_transpose(plain)
     except Exception as error:
         raise BadImage(f"its EXIF cannot be read: {one_line(error)}") from None
-    return turned
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the values stand in the file, in Pillow's words, such as I;16B or RGB;16B; "" where it does not say."""
+    tiles = getattr(image, "tile", [])
+    arguments = tiles[0][3] if tiles else ""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def _check_deep_color(image: Image.Image, raw: str) -> None:
+    """Raise `BadImage` for color or transparency of 16 bits with values of 12, of which Pillow keeps the upper 8."""
+    if image.mode in DEEP or ";16" not in raw:
+        return
+    bands = zip(image.getbands(), image.split(), strict=True)
+    if max(np.asarray(band).max() for name, band in bands if name not in "Aa") < DARK:
+        raise BadImage("nearly black, for it has values of 12 bits in 16, which only gray files may have")
 
 
 def _tile(image: Image.Image) -> tuple[int, int]:
@@ -207,11 +233,11 @@ def _tile(image: Image.Image) -> tuple[int, int]:
     return int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
 
 
-def _plain(image: Image.Image, how: Preparation) -> Image.Image:
-    """The image in mode L or RGB, 8 bits a channel."""
+def _plain(image: Image.Image, how: Preparation, white: int) -> Image.Image:
+    """The image in mode L or RGB, 8 bits a channel. `white` is the value of white in a gray one of more bits."""
     background = how.background
     if image.mode in DEEP:  # before transparency, because Pillow would clip these values on the way; it is rare in them
-        return Image.fromarray(_rescaled(image, how))
+        return Image.fromarray(_rescaled(image, how, white))
     if image.mode in WITH_ALPHA or "transparency" in image.info:
         layer = image.convert("RGBA")
         under = Image.new("RGBA", layer.size, (background,) * 3 + (255,))
@@ -223,9 +249,8 @@ def _plain(image: Image.Image, how: Preparation) -> Image.Image:
     raise BadImage(f"pixels of mode {image.mode} have no known range")
 
 
-def _rescaled(image: Image.Image, how: Preparation) -> np.ndarray:
+def _rescaled(image: Image.Image, how: Preparation, white: int) -> np.ndarray:
     """The gray values of an image of more than 8 bits, as 8-bit ones."""
-    white = _told_white(image) or how.white or WHITE
     values = np.asarray(image).astype(np.uint32)
     gray = ((np.minimum(values, white) * 255 + white // 2) // white).astype(np.uint8)
     if _tags(image).get(PHOTOMETRIC) == WHITE_IS_ZERO:
@@ -233,25 +258,24 @@ def _rescaled(image: Image.Image, how: Preparation) -> np.ndarray:
     return np.where(values == image.info.get("transparency", -1), np.uint8(how.background), gray)
 
 
-def _largest(image: Image.Image) -> int:
-    """The largest value of a 16-bit gray image that does not tell its white; 0 for any other image."""
-    return 0 if image.mode not in DEEP or _told_white(image) else int(np.asarray(image).max())
-
-
-def _told_white(image: Image.Image) -> int | None:
+def _told_white(image: Image.Image, raw: str) -> int | None:
     """The value of white in a gray image of more than 8 bits, as its file tells it; None where it does not.
 
-    A PNG cannot tell it, and a TIFF of 16 bits need not. Pillow scales the values of other formats to 16 bits.
+    16 bits tell nothing, since cameras write 12 into them. Pillow scales a PPM of fewer bits to 16. A TIFF may name its
+    largest value, which is white if it is all bits of some number and no value is larger.
     """
-    if image.format not in ("PNG", "TIFF"):
-        return WHITE
+    if image.format == "PPM":
+        return None if raw.startswith("I;16") else WHITE
     tags = _tags(image)
     if (bits := tags.get(BITS_PER_SAMPLE, (16,))[0]) > 16:
         raise BadImage("gray values of more than 16 bits have no known range")
+    if tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED:
+        raise BadImage("gray values below 0 have no known range; save them without a sign")
     if bits < 16:
         return int(2**bits - 1)
-    told = tags.get(MAX_SAMPLE_VALUE)
-    return max(1, int(told[0] if isinstance(told, tuple) else told)) if told else None
+    told = tags.get(MAX_SAMPLE_VALUE) or 0
+    white = int(told[0] if isinstance(told, tuple) else told)
+    return white if white < WHITE and white == white_of(white) and white >= np.asarray(image).max() else None
 
 
 def _tags(image: Image.Image) -> Any:

@@ -48,9 +48,12 @@ def load_image_folder(
     classes = _classes(listing, files, path)
     for one, other in look_alikes(classes):
         print(
-            f"warning: the classes {one!r} and {other!r} differ in capitals alone; if they are one, give them one name",
+            f"warning: the classes {one!r} and {other!r} differ in capitals or spaces alone; if they are one, give "
+            "them one name",
             flush=True,
         )
+    if without := sorted(set(classes) - _labels(files, "test")) if (files["split"] == "test").any() else []:
+        print(f"warning: the test split has no image of {', '.join(without)}", flush=True)
     number_of = {name: number for number, name in enumerate(classes)}
     labels = np.array([number_of.get(name, -1) for name in files["label"].cat.categories])[files["label"].cat.codes]
     ends = np.cumsum([(files["split"] == split).sum() for split in SPLITS])
@@ -79,9 +82,12 @@ def check_pool(source: str, path: Path, dataset: Dataset) -> None:
 
 
 def look_alikes(classes: list[str]) -> list[tuple[str, str]]:
-    """Pairs of `classes` whose names differ in capital letters alone."""
+    """Pairs of `classes` whose names differ in capital letters or spaces alone."""
     by_name: dict[str, str] = {}
-    return [(by_name[key], name) for name in classes if by_name.setdefault(key := name.casefold(), name) != name]
+    keys = [" ".join(name.split()).casefold() for name in classes]
+    return [
+        (by_name[key], name) for key, name in zip(keys, classes, strict=True) if by_name.setdefault(key, name) != name
+    ]
 
 
 def _classes(listing: Listing, files: pd.DataFrame, path: Path) -> list[str]:
@@ -95,8 +101,14 @@ def _classes(listing: Listing, files: pd.DataFrame, path: Path) -> list[str]:
     if len(used) < 2:
         raise UserError(f"{path} has labels of {len(used)} class; it needs two classes or more")
     if alone := sorted(_labels(files, "test") - used):
+        meant = [
+            f" (there is the class {one!r})"
+            for one, other in look_alikes([*sorted(used), alone[0]])
+            if other == alone[0]
+        ]
         raise UserError(
-            f"the class {alone[0]!r} of {path} is in the test split alone; label some for training, or remove it"
+            f"the class {alone[0]!r} of {path} is in the test split alone{''.join(meant)}; label some for training, or "
+            "remove it"
         )
     return sorted(used)
 

@@ -105,7 +105,8 @@ def _misplaced(split: str, below: list[str]) -> str:
         return "outside of labeled/, pool/ and test/"
     if any(part.startswith(".") for part in below) or below[-1] in SYSTEMS_OWN:
         return HIDDEN
-    return "in no folder of a class" if split != "pool" and len(below) < 2 else ""
+    of_class = split == "pool" or (len(below) > 1 and below[0].strip())
+    return "" if of_class else "in no folder of a class"
 
 
 def files_below(root: Path) -> Iterator[tuple[str, str]]:

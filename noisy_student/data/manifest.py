@@ -24,6 +24,7 @@ COLUMNS = {  # what a manifest has, and what its columns may be called
 SPLIT_NAMES = {"": "", "test": "test", "train": "", "training": ""}  # what `split` may say, and what that means
 SEPARATORS = (",", ";", "\t")
 OF_SPREADSHEETS = "cp1252"
+OF_OTHER_TABLES = (".xlsx", ".xls", ".ods", ".numbers")  # whose bytes are no text
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how such a file begins
 MAX_BYTES = 1_000_000_000  # of a manifest
 MAX_ROWS = 100_000_000
@@ -36,10 +37,10 @@ def read_manifest(path: Path) -> pd.DataFrame:
     Spaces around a value are dropped, and labels are in one normal form of Unicode. Raises `UserError` for a file that
     is no such table.
     """
-    table = _named(path, _table(path))
+    table = _table(path)
     for column in COLUMNS:
         table[column] = table[column].fillna("").str.strip()
-    table["path"] = _with_slashes(table["path"])
+    table["path"] = _with_slashes(table["path"], path.parent)
     table["label"] = table["label"].map(lambda label: unicodedata.normalize("NFC", label))
     split = table["split"].str.lower()
     wrong = table.loc[~split.isin(list(SPLIT_NAMES)), "split"]
@@ -48,28 +49,36 @@ def read_manifest(path: Path) -> pd.DataFrame:
     return table.assign(split=split.map(SPLIT_NAMES))
 
 
-def _named(path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """`table` with the columns of COLUMNS, whatever it calls them, and no others."""
-    plain = {name: name.strip().lower() for name in table.columns}
+def _used(path: Path, names: list[str]) -> dict[str, str]:
+    """Which of the columns called `names` are used, and what COLUMNS calls them."""
+    plain = {name: name.strip().lower() for name in names}
     called = {column: [name for name in plain if plain[name] in known] for column, known in COLUMNS.items()}
-    for column, names in called.items():
-        if len(names) > 1 or (names and list(table.columns).count(names[0]) > 1):
-            both = " and ".join(names if len(names) > 1 else names * 2)
+    for column, found in called.items():
+        if len(found) > 1 or (found and names.count(found[0]) > 1):
+            both = " and ".join(found if len(found) > 1 else found * 2)
             raise UserError(f"{path} has two columns for the {column}, {both}; keep one of them")
-        if not names and column in ("path", "label"):
+        if not found and column in ("path", "label"):
             known = ", ".join(COLUMNS[column])
-            raise UserError(f"{path} has no column for the {column}; call it one of {known}")
-    used = {names[0]: column for column, names in called.items() if names}
-    if unused := [str(name) for name in table.columns if name not in used]:
+            seen = ", ".join(names)[:80]
+            raise UserError(f"{path} has no column for the {column} among {seen}; call it one of {known}")
+    used = {found[0]: column for column, found in called.items() if found}
+    if unused := [name for name in names if name not in used]:
         print(f"{path}: the columns {', '.join(unused)} are not used", flush=True)
+    return used
+
+
+def _renamed(table: pd.DataFrame, used: dict[str, str]) -> pd.DataFrame:
+    """`table` with the columns of COLUMNS, empty where it has none."""
     return table[list(used)].rename(columns=used).reindex(columns=list(COLUMNS), fill_value="")
 
 
-def _with_slashes(paths: pd.Series) -> pd.Series:
-    """`paths` of Windows, which have backslashes and no slash, with slashes."""
+def _with_slashes(paths: pd.Series, root: Path) -> pd.Series:
+    """`paths` of Windows, which have backslashes and no slash, with slashes. Beside paths with slashes, one whose file
+    exists below `root` as it is written stays."""
+    windows = paths.str.contains("\\", regex=False) & ~paths.str.contains("/", regex=False)
     if paths.str.contains("/", regex=False).any():
-        return paths
-    return paths.str.replace("\\", "/", regex=False)
+        windows &= ~paths.where(windows, "").map(lambda name: (root / name).is_file())
+    return paths.where(~windows, paths.str.replace("\\", "/", regex=False))
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -77,7 +86,9 @@ def _table(path: Path) -> pd.DataFrame:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path} is larger than {MAX_BYTES:,} bytes; split the images over several projects")
-        return _parquet(path) if path.suffix == ".parquet" else _csv(path)
+        if path.suffix.lower() in OF_OTHER_TABLES:
+            raise UserError(f"{path} is a spreadsheet; save it as CSV in UTF-8")
+        return _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the manifest {path} ({one_line(error)}); see data.path") from None
 
@@ -86,15 +97,20 @@ def _parquet(path: Path) -> pd.DataFrame:
     with pq.ParquetFile(path) as file:
         if file.metadata.num_rows > MAX_ROWS:
             raise UserError(f"{path} has more than {MAX_ROWS:,} rows; split the images over several projects")
-        table = pa.Table.from_batches(_small_enough(path, file), file.schema_arrow)
+        used = _used(path, file.schema_arrow.names)
+        schema = pa.schema([field for field in file.schema_arrow if field.name in used])
+        for field in schema:
+            if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
+                raise UserError(f"{path} has no text but {field.type} in the column {field.name}; make it text")
+        table = pa.Table.from_batches(_small_enough(path, file, schema.names), schema)
     table.validate(full=True)
-    return table.cast(pa.schema([(name, pa.string()) for name in table.column_names])).to_pandas()
+    return _renamed(table.cast(pa.schema([(name, pa.string()) for name in table.column_names])).to_pandas(), used)
 
 
-def _small_enough(path: Path, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+def _small_enough(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """The rows of a manifest. Raises `UserError` above MAX_BYTES, because a small file can expand to many rows."""
     size = 0
-    for batch in file.iter_batches(ROWS_AT_ONCE):
+    for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
         if (size := size + batch.nbytes) > MAX_BYTES:
             raise UserError(f"{path} holds more than {MAX_BYTES:,} bytes; split the images over several projects")
         yield batch
@@ -119,5 +135,9 @@ def _csv_in(path: Path, separator: str, encoding: str) -> pd.DataFrame:
     parse = pyarrow.csv.ParseOptions(delimiter=separator)
     read = pyarrow.csv.ReadOptions(encoding=encoding)
     names = pyarrow.csv.open_csv(path, read_options=read, parse_options=parse).schema.names
-    as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-    return pyarrow.csv.read_csv(path, read_options=read, parse_options=parse, convert_options=as_text).to_pandas()
+    used = _used(path, names)
+    as_text = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(used, pa.string()), strings_can_be_null=False, include_columns=list(used)
+    )
+    found = pyarrow.csv.read_csv(path, read_options=read, parse_options=parse, convert_options=as_text)
+    return _renamed(found.to_pandas(), used)

@@ -130,6 +130,10 @@ def held_out(params: SplitParams, training: np.ndarray, source_test: np.ndarray 
     shares = {name: min(MOST, max(LEAST[name], round(share * labels))) for name, share in SHARES.items()}
     if source_test is not None:
         shares["test"] = int(source_test.sum())
+        if shares["test"] < LEAST["test"]:
+            raise UserError(
+                f"the test split of the images has {shares['test']}; put {LEAST['test']} or more there, or none at all"
+            )
     asked = {name: getattr(params, name) for name in SHARES}
     return {name: shares[name] if count is None else count for name, count in asked.items()}
 

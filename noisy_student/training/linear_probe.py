@@ -104,14 +104,17 @@ def in_few_dimensions(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def choose_penalty(features: np.ndarray, labels: np.ndarray) -> float:
     """The inverse strength among PENALTIES whose regressions predict left-out images best.
 
-    A class of one image cannot be left out; then it is the middle one.
+    A class of one image cannot be left out and does not choose. Where fewer than two classes choose, it is the middle
+    one.
     """
     every = -(-len(labels) // MAX_CHOOSING)
-    features, labels = in_few_dimensions(features[::every])[0], labels[::every]
+    features, labels = features[::every], labels[::every]
     counts = np.bincount(labels)
-    folds = min(FOLDS, int(counts[counts > 0].min()))
-    if folds < 2:
+    choosing = counts[labels] > 1
+    if np.count_nonzero(counts > 1) < 2:
         return float(PENALTIES[len(PENALTIES) // 2])
+    features, labels = in_few_dimensions(features[choosing])[0], labels[choosing]
+    folds = min(FOLDS, int(counts[counts > 1].min()))
     splits = list(StratifiedKFold(folds).split(features, labels))
     losses = [
         sum(_left_out_loss(features, labels, train, left_out, penalty) for train, left_out in splits)

@@ -145,6 +145,63 @@ def test_a_deep_file_that_tells_no_white_has_that_of_the_preparation():
     assert (decode(brighter, twelve).pixels == 255).all()
 
 
+@pytest.mark.parametrize("told", [0, 1, 2000, 4000, 65535])  # less than a value, no number of bits, no news
+def test_a_largest_value_that_cannot_be_white_is_not_taken_for_it(told):
+    values = GRADIENT.astype(np.uint16) * 16
+    content = encoded(Image.fromarray(values), "TIFF", tiffinfo={281: told})
+    assert decode(content, HOW).largest == values.max()
+    found = decode(content, HOW.model_copy(update={"white": 4095})).pixels[..., 0]
+    assert np.abs(found.astype(int) - GRADIENT).max() <= 1
+
+
+def test_twelve_bits_in_a_file_of_sixteen_tell_no_white_in_any_format():
+    values = GRADIENT.astype(np.uint16) * 16
+    graymap = b"P5 8 8 65535\n" + values.astype(">u2").tobytes()
+    for content in (graymap, encoded(Image.fromarray(values), "JPEG2000", irreversible=False)):
+        assert decode(content, HOW).largest == values.max()
+        found = decode(content, HOW.model_copy(update={"white": 4095})).pixels[..., 0]
+        assert np.abs(found.astype(int) - GRADIENT).max() <= 1
+
+
+def test_a_turned_deep_image_keeps_its_range():
+    values = np.tile(np.arange(8, dtype=np.uint16) * 500, (8, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    found = decode(encoded(Image.fromarray(values), exif=exif), HOW.model_copy(update={"white": 4095})).pixels
+    assert found[0, :, 0].tolist() == (np.arange(8)[::-1] * 500 * 255 / 4095).round().astype(int).tolist()
+
+
+def test_signed_values_are_no_image():
+    unsigned = encoded(Image.fromarray(np.full((8, 8), 100, np.uint16)), "TIFF", tiffinfo={339: 2})
+    with pytest.raises(BadImage, match="values below 0 have no known range; save them without a sign"):
+        decode(unsigned, HOW)
+
+
+def deep_png(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel; `values` uint16 (H,W,C), C 2 (gray and alpha) or 3."""
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2}[channels], 0, 0, 0)
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_twelve_bits_of_a_color_file_of_sixteen_are_refused_and_sixteen_are_read(channels):
+    values = np.repeat(GRADIENT.astype(np.uint16)[..., None], channels, axis=2)
+    values[..., 1:] = 65535 if channels == 2 else values[..., 1:]  # opaque
+    whole = values * np.array([257, 1] if channels == 2 else [257], dtype=np.uint16)
+    assert np.array_equal(decode(deep_png(whole), HOW).pixels[..., 0], GRADIENT)
+    dark = values * np.array([16, 1] if channels == 2 else [16], dtype=np.uint16)
+    with pytest.raises(
+        BadImage, match="nearly black, for it has values of 12 bits in 16, which only gray files may have"
+    ):
+        decode(deep_png(dark), HOW)
+
+
 def test_white_is_all_bits_of_the_fewest_that_hold_the_largest_value():
     assert [white_of(largest) for largest in (1, 255, 256, 4000, 4095, 4096, 65535)] == [
         255,

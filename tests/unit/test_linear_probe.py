@@ -80,6 +80,12 @@ def test_a_class_of_one_image_leaves_nothing_out(rng):
     assert choose_penalty(rng.normal(size=(5, 4)), np.array([0, 0, 0, 0, 1])) in PENALTIES
 
 
+def test_a_class_of_one_image_does_not_choose(rng):
+    labels = np.append(np.arange(120) % 3, 3)
+    noise = rng.normal(size=(121, 40))
+    assert choose_penalty(noise, labels) == choose_penalty(noise[:120], labels[:120]) == min(PENALTIES)
+
+
 def test_a_solved_head_predicts_the_labels_and_leaves_the_body_as_it_is(make_split, runtime):
     digits = make_split(0, 90)
     classifier = new_classifier("cnn_8", digits)

@@ -57,6 +57,26 @@ def test_a_backslash_beside_slashes_is_part_of_a_name(write):
     assert rows(write("m.csv", b"path,label\nin/a\\b.jpg,cat\n")) == [["in/a\\b.jpg", "cat"]]
 
 
+def test_a_windows_path_beside_slashes_is_one_unless_its_file_is_there(write):
+    write("b\\c.jpg", b"")
+    content = b"path,label\np/a.jpg,\nb\\c.jpg,cat\nb\\d.jpg,cat\n"
+    assert [path for path, _ in rows(write("m.csv", content))] == ["p/a.jpg", "b\\c.jpg", "b/d.jpg"]
+
+
+def test_columns_of_a_parquet_file_that_are_not_used_may_hold_anything(tmp_path):
+    table = pd.DataFrame({"path": ["a"], "label": ["cat"], "embedding": [[0.5, 1.0]], "jpeg": [b"\xff\xd8"]})
+    table.to_parquet(tmp_path / "m.PARQUET")
+    assert rows(tmp_path / "m.PARQUET") == [["a", "cat"]]
+    table.assign(label=[["cat", "dog"]]).to_parquet(tmp_path / "m.parquet")
+    with pytest.raises(UserError, match=r"no text but list<element: string> in the column label; make it text"):
+        read_manifest(tmp_path / "m.parquet")
+
+
+def test_a_spreadsheets_own_file_is_to_be_saved_as_csv(write):
+    with pytest.raises(UserError, match="is a spreadsheet; save it as CSV in UTF-8"):
+        read_manifest(write("m.xlsx", b"PK"))
+
+
 def test_splits_may_be_in_capitals_and_named_train(write):
     table = read_manifest(write("m.csv", b"path,label,Split\na,x,Train\nb,x,TEST\nc,x,\n"))
     assert table["split"].tolist() == ["", "test", ""]
@@ -80,8 +100,8 @@ def test_a_small_manifest_that_holds_much_is_refused(tmp_path, monkeypatch):
     ("content", "said"),
     [
         (b"", "cannot read"),
-        (b"a.jpg,cat\n", "no column for the path; call it one of path, file, filename"),
-        (b"path\na\n", "no column for the label; call it one of label, class, category"),
+        (b"a.jpg,cat\n", "no column for the path among a.jpg, cat; call it one of path, file, filename"),
+        (b"path\na\n", "no column for the label among path; call it one of label, class, category"),
         (b"path,label,label\na,b,c\n", "two columns for the label, label and label; keep one"),
         (b"path,label,class\na,b,c\n", "two columns for the label, label and class; keep one"),
         (b"path,label,split\na,b,validation\n", "the split 'validation'; it may be test, train or empty"),

@@ -246,3 +246,9 @@ def test_a_test_split_too_small_to_tell_much_is_warned_of():
     assert images == "images: 33 labeled, 1,240 pool, 12 test"
     assert warning.startswith("warning: 12 test images tell an accuracy to within 18 points (95 %); label more")
     assert len(list(sizes_sentences({**sizes, "test": 500}))) == 1
+
+
+def test_a_test_split_of_one_image_has_no_interval_and_is_refused():
+    training, test = np.array([20, 20]), np.array([1, 0])
+    with pytest.raises(UserError, match="the test split of the images has 1; put 2 or more there, or none at all"):
+        plan(params(labeled_per_class=2, test=None), training, test, 100)
