@@ -13,12 +13,10 @@ and photographs.md.
 F features.
 """
 
-import multiprocessing
 import sys
 import tempfile
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +31,7 @@ from sklearn.semi_supervised import SelfTrainingClassifier
 from benchmarks.expand import commands
 from benchmarks.photo_folders import PARTS, drawn_table, lay_out
 from benchmarks.processes import hardware
-from benchmarks.processes import run as measured
+from benchmarks.processes import run as run_measured
 from benchmarks.studies_table import percent
 from benchmarks.study import RESULTS, ROOT, changed, copy_project, environment, fingerprint
 from commands.configure import values
@@ -88,11 +86,11 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"there is no run {min(unknown)}; there are {', '.join(RUNS)}")
     for name in args.runs or RUNS:
         for draw in RUNS[name].draws:
-            add(name, draw, args.source)
+            run_draw(name, draw, args.source)
             write_bytes(RESULTS / "photographs.md", markdown(*map(read_csv, TABLES.values())).encode())
 
 
-def add(name: str, draw: int, source: Path) -> None:
+def run_draw(name: str, draw: int, source: Path) -> None:
     """Do a run, unless it stands in the tables with the same parameters, and add it to them."""
     run = RUNS[name]
     recipe = values(ROOT / f"configs/{run.config}.yaml")
@@ -104,12 +102,11 @@ def add(name: str, draw: int, source: Path) -> None:
         return
     print(f"photographs: {name}, draw {draw}", flush=True)
     with tempfile.TemporaryDirectory(prefix=name) as folder:
-        stages = done(Path(folder), params, run, draw, source)
+        stages = run_stages(Path(folder), params, run, draw, source)
         rows = list(models(Path(folder)))
-        if run.config == "photos":  # in a process of its own: a stage has at least the memory of what starts it
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
-                rows += executor.submit(regressions, Path(folder), params).result()
-    for table, new in (("photographs", rows), ("photographs_stages", stages)):
+        if run.config == "photos":
+            rows += regressions(Path(folder), params)
+    for table, new in (("photographs_stages", stages), ("photographs", rows)):  # the latter says that the draw is done
         old = found[table]
         kept = old[(old["run"] != name) | (old["draw"] != draw)]
         found[table] = pd.concat([kept, pd.DataFrame([key | row for row in new])], ignore_index=True)
@@ -117,7 +114,7 @@ def add(name: str, draw: int, source: Path) -> None:
         write_csv(TABLES[table], found[table])
 
 
-def done(folder: Path, params: dict[str, Any], run: Run, draw: int, source: Path) -> list[dict[str, Any]]:
+def run_stages(folder: Path, params: dict[str, Any], run: Run, draw: int, source: Path) -> list[dict[str, Any]]:
     """Run the stages of dvc.yaml in `folder`; seconds and megabytes of each.
 
     The folder of photographs does not tell the labels of its pool, so they are written beside it after `prepare`: they
@@ -127,16 +124,16 @@ def done(folder: Path, params: dict[str, Any], run: Run, draw: int, source: Path
     lay_out(table, folder / params["data"]["path"])
     stages = []
     for stage, lines in commands(copy_project(folder, params), params):
-        figures = [measured(folder, sys.executable, *line.split()[1:], environment=environment()) for line in lines]
+        figures = [run_measured(folder, sys.executable, *line.split()[1:], environment=environment()) for line in lines]
         seconds, peak = sum(1 / each.speed for each in figures), max(each.peak_mb for each in figures)
         print(f"  {stage}: {seconds:.0f} s, {peak:,.0f} MB", flush=True)
         stages.append({"stage": stage, "seconds": seconds, "megabytes": peak})
         if stage == "prepare":
-            tell_the_truth(folder / "data", table)
+            write_pool_truth(folder / "data", table)
     return stages
 
 
-def tell_the_truth(data: Path, table: pd.DataFrame) -> None:
+def write_pool_truth(data: Path, table: pd.DataFrame) -> None:
     """Write the labels that `table` has of the images in the pool, which are named by their row there."""
     classes, ids = read_split(data / "labeled").classes, read_split(data / "pool").ids
     labels = table["label"].iloc[[int(Path(name).stem) for name in ids]]
@@ -167,14 +164,14 @@ def regressions(folder: Path, params: dict[str, Any]) -> list[dict[str, Any]]:
     unfitted = regression(known, labels)
     alone = clone(unfitted).fit(known, labels)
     both = np.concatenate([labels, np.full(len(pool), -1)])
-    taught = SelfTrainingClassifier(unfitted, threshold=CONFIDENCE, max_iter=ROUNDS)
-    taught.fit(np.concatenate([known, pool]), both)
+    self_trained = SelfTrainingClassifier(unfitted, threshold=CONFIDENCE, max_iter=ROUNDS)
+    self_trained.fit(np.concatenate([known, pool]), both)
     sure = aligned(alone.predict_proba(pool), np.bincount(labels) / len(labels))
     kept = sure.max(axis=1) >= CONFIDENCE
     following = clone(unfitted).fit(
         np.concatenate([known, pool[kept]]), np.concatenate([labels, sure[kept].argmax(axis=1)])
     )
-    found = {"": alone, ", self-training": taught, ", self-training, aligned": following}
+    found = {"": alone, ", self-training": self_trained, ", self-training, aligned": following}
     rows = []
     for which, model in found.items():
         right = metrics.accuracy_by_class(model.predict(test), splits["test"].labels, len(description["classes"]))

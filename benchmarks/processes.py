@@ -14,6 +14,15 @@ import yaml
 from noisy_student.core.errors import UserError
 
 ROOT = Path(__file__).parent.parent
+# A process has at least the peak memory of the one that starts it. So a small one starts those that are measured.
+START = """
+import os, sys
+pid = os.spawnvp(os.P_NOWAIT, sys.argv[2], sys.argv[2:])
+_, status, usage = os.wait4(pid, 0)
+os.write(int(sys.argv[1]), str(usage.ru_maxrss).encode())
+code = os.waitstatus_to_exitcode(status)
+sys.exit(code if code >= 0 else 128 - code)
+"""
 HARDWARE = """
 import torch
 from noisy_student.models.device import processor
@@ -38,22 +47,31 @@ def run(folder: Path, *line: str, environment: dict[str, str] | None = None) -> 
 
     Raises `UserError` with the end of what it said when it fails.
     """
+    reading, writing = os.pipe()
+    starter = (sys.executable, "-I", "-S", "-c", START, str(writing))
     started = time.perf_counter()
-    process = subprocess.Popen(
-        line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    done = subprocess.run(
+        (*starter, *line),
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        pass_fds=[writing],
     )
-    output = process.stdout.read() if process.stdout else ""
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        said = output.strip() or f"status {process.returncode}"
+    seconds = time.perf_counter() - started
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        kilobytes = int(pipe.read() or 0)
+    if done.returncode:
+        said = done.stdout.strip() or f"status {done.returncode}"
         raise UserError(f"`{' '.join(line[1:5])}` failed: {said.splitlines()[-1]}")
-    return Measured(1 / (time.perf_counter() - started), usage.ru_maxrss * 1024 / 1e6, output)
+    return Measured(1 / seconds, kilobytes * 1024 / 1e6, done.stdout)
 
 
 @cache
 def hardware() -> str:
-    """Asked in another process: a process has at least the memory of the one that starts it, and torch takes much."""
+    """The processor and the GPU, asked in another process, since torch takes much memory."""
     processor, gpu = run(ROOT, sys.executable, "-c", HARDWARE).output.splitlines()[-2:]
     return ", ".join(filter(None, (processor.strip(), f"{os.cpu_count()} cores", gpu.strip())))
 

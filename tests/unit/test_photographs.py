@@ -46,7 +46,7 @@ def test_the_truth_is_that_of_the_images_names(tmp_path):
     pool = pd.DataFrame({"id": ["pool/00003.jpg", "pool/00002.jpg"], "sha256": hashes})
     write_split(tmp_path / "pool", pixels, pool, ["hat", "shirt"], preparation, 10**6, None)
     table = pd.DataFrame({"label": ["hat", "shirt", "hat", "shirt"]})
-    photographs.tell_the_truth(tmp_path, table)
+    photographs.write_pool_truth(tmp_path, table)
     assert read_truth(tmp_path / "pool_truth.parquet").tolist() == [1, 0]
 
 
