@@ -14,13 +14,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from noisy_student.core.randomness import generator
 from noisy_student.training.augmentation import policy
-from noisy_student.training.augmentation.policy import NoiseParams
+from noisy_student.training.augmentation.policy import JITTER_REACH, NoiseParams
 
 OPERATIONS, MAGNITUDE, CROP, FILL = 2, 15, 4, 0  # kornia fills with black alone
 RANDAUGMENT = NoiseParams.none().model_copy(update={"operations": OPERATIONS, "magnitude": MAGNITUDE, "fill": FILL})
 NOISE = RANDAUGMENT.model_copy(update={"crop": CROP, "flip": True})
 WHAT = f"RandAugment {OPERATIONS} at {MAGNITUDE}, crop {CROP}, flip"
+OF_PHOTOS = NoiseParams.none().model_copy(update={"resized_crop": 0.35, "jitter": 8.0, "flip": True})
+WHAT_OF_PHOTOS = "random resized crop of 0.35 or more of the area, brightness, contrast and color at 8 of 30, flip"
 CLASSES, BATCH, WORKERS = 10, 128, 2
+PICTURES, SMALL = 4096, 96  # images, an eighth of them where they are larger than so many pixels a side
 MEAN, DEVIATION = 0.5, 0.25  # that a pixel from 0 to 1 is normalized by
 Noise = Callable[[Tensor], Tensor]
 
@@ -28,21 +31,25 @@ Noise = Callable[[Tensor], Tensor]
 class Pictures(Dataset):
     """Images, each noised on its own when it is asked for."""
 
-    def __init__(self, side: int):
+    def __init__(self, side: int, of_photos: bool):
         from noisy_student.core.torchvision_compat import torchvision
 
         transforms = torchvision.transforms
         self.images = pictures(side)
         self.to_image = transforms.ToPILImage()
-        self.noise = transforms.Compose(
-            [
-                transforms.RandomCrop(side, padding=CROP, fill=FILL),
-                transforms.RandomHorizontalFlip(),
-                transforms.RandAugment(OPERATIONS, MAGNITUDE, fill=[FILL] * 3),
-                transforms.ToTensor(),
-                transforms.Normalize([MEAN] * 3, [DEVIATION] * 3),
-            ]
-        )
+        reach = OF_PHOTOS.jitter / 30 * JITTER_REACH
+        small = [
+            transforms.RandomCrop(side, padding=CROP, fill=FILL),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandAugment(OPERATIONS, MAGNITUDE, fill=[FILL] * 3),
+        ]
+        photos = [
+            transforms.RandomResizedCrop(side, (OF_PHOTOS.resized_crop, 1)),
+            transforms.RandomHorizontalFlip(),
+            transforms.ColorJitter(reach, reach, reach),
+        ]
+        last = [transforms.ToTensor(), transforms.Normalize([MEAN] * 3, [DEVIATION] * 3)]
+        self.noise = transforms.Compose([*(photos if of_photos else small), *last])
 
     def __len__(self) -> int:
         return len(self.images)
@@ -64,7 +71,8 @@ class Endless(Sampler[int]):
 
 def pictures(side: int) -> np.ndarray:
     """Images uint8 (N,side,side,3)."""
-    coarse = np.random.default_rng(0).integers(256, size=(4096, 4, 4, 3), dtype=np.uint8)
+    count = PICTURES if side <= SMALL else PICTURES // 8
+    coarse = np.random.default_rng(0).integers(256, size=(count, 4, 4, 3), dtype=np.uint8)
     return coarse.repeat(side // 4, axis=1).repeat(side // 4, axis=2)
 
 
@@ -73,9 +81,9 @@ def resident(side: int) -> Tensor:
     return torch.from_numpy(pictures(side)).permute(0, 3, 1, 2).contiguous()
 
 
-def batches(side: int) -> Iterator[list[Tensor]]:
-    """Batches of `Pictures`, without end."""
-    images = Pictures(side)
+def batches(side: int, of_photos: bool = False) -> Iterator[list[Tensor]]:
+    """Batches of `Pictures`, without end, with the noise of photographs or with NOISE."""
+    images = Pictures(side, of_photos)
     return iter(DataLoader(images, BATCH, sampler=Endless(len(images)), num_workers=WORKERS))
 
 

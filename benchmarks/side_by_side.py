@@ -3,10 +3,11 @@
     noise      RandAugment, a crop and a flip, from uint8 images to normalized batches: whole batches here; image by
                image with torchvision in processes of a loader; with kornia, where it is installed, whole batches too,
                all of whose images go through the same operations
+    photos     the same with the noise of photographs: a random resized crop, brightness, contrast, color and a flip
     training   steps of the same net with that noise: ours, in float32 and bfloat16, and a plain loop in float32 over
                torchvision's loader, with SGD and without an average of the weights
 
-Each is measured ROUNDS times in turn, in a process of its own, on images of 32 and 96 pixels. Beside the noise stands
+Each is measured ROUNDS times in turn, in a process of its own, on images of SIDES pixels. Beside the noise stands
 how strong it is: by how many levels, of 255, RandAugment alone changes a pixel. Writes side_by_side.md.
 """
 
@@ -14,7 +15,8 @@ import importlib.util
 import json
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +28,17 @@ from noisy_student.check import check
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.files import write_bytes
 from noisy_student.models import registry
+from noisy_student.models.device import keep_freed_memory
 
 MODEL, THREADS, ROUNDS = "cnn_24", 2, 3
-SIDES = (32, 96)
+SIDES = {"noise": (32, 96), "photos": (128, 224), "training": (32, 96)}
 OURS = ("ours", "ours in bfloat16")
 LAID_OUT = "torchvision, channels_last"  # with the memory layout that ours has, which the public trainers leave off
-WAYS = {"noise": ["ours", "torchvision", "kornia"], "training": [*OURS, "torchvision", LAID_OUT]}
+WAYS = {
+    "noise": ["ours", "torchvision", "kornia"],
+    "photos": ["ours", "torchvision"],
+    "training": [*OURS, "torchvision", LAID_OUT],
+}
 DRAWS = 1000  # of operations, by which the strength is measured
 
 
@@ -54,13 +61,15 @@ def strength(way: str, side: int) -> float:
     return 255 * statistics.mean(float((operate(pair) - pair.float() / 255).abs().mean()) for pair in pairs)
 
 
-def noise_rate(way: str, side: int) -> float:
+def noise_rate(way: str, side: int, of_photos: bool = False) -> float:
     """Images a second through the noise."""
     if way == "torchvision":
-        found = public_noise.batches(side)
+        found = public_noise.batches(side, of_photos)
         return limits.per_second(lambda: next(found), BATCH)
+    keep_freed_memory()  # as a stage does
     images = public_noise.resident(side)
-    noised = public_noise.our_noise(NOISE) if way == "ours" else public_noise.kornia_noise(side, alone=False)
+    ours = public_noise.our_noise(public_noise.OF_PHOTOS if of_photos else NOISE)
+    noised = ours if way == "ours" else public_noise.kornia_noise(side, alone=False)
 
     def batch() -> Tensor:
         return (noised(images[torch.randint(len(images), (BATCH,))]) - public_noise.MEAN) / public_noise.DEVIATION
@@ -94,7 +103,12 @@ def plain_training_rate(
     return limits.per_second(step, BATCH)
 
 
-KINDS = {"noise": noise_rate, "training": training_rate, "strength": strength}
+KINDS: dict[str, Callable[[str, int], float]] = {
+    "noise": noise_rate,
+    "photos": partial(noise_rate, of_photos=True),
+    "training": training_rate,
+    "strength": strength,
+}
 
 
 def measured(kind: str, way: str, side: int) -> float:
@@ -106,7 +120,7 @@ def lines() -> Iterator[str]:
     """The rows of the table."""
     for kind, ways in WAYS.items():
         names = [way for way in ways if way != "kornia" or importlib.util.find_spec("kornia")]
-        for side in SIDES:
+        for side in SIDES[kind]:
             rounds = [{way: measured(kind, way, side) for way in names} for _ in range(ROUNDS)]
             for way in names:
                 rate = f"{statistics.median(each[way] for each in rounds):,.0f}"
@@ -122,7 +136,9 @@ def times(rounds: list[dict[str, float]], own: str, way: str) -> str:
 
 
 def main() -> None:
-    about = f"{public_noise.WHAT}; training of {MODEL} in batches of {BATCH}"
+    about = (
+        f"Noise: {public_noise.WHAT}. Photos: {public_noise.WHAT_OF_PHOTOS}. Training of {MODEL} in batches of {BATCH}"
+    )
     runs = f"Medians of {ROUNDS} runs in turn, on {THREADS} threads, or {public_noise.WORKERS} processes of a loader"
     head = ["# Side by side", "", f"{about}. {runs}. {hardware()}.", ""]
     columns = ["work", "pixels a side", "by", "images/s", *(f"{own}, times that" for own in OURS), "levels changed"]

@@ -67,10 +67,10 @@ def jitter(images: Tensor, factor: np.ndarray) -> Tensor:
     They are applied one after another, as Pillow's ImageEnhance does; a factor of 1 changes nothing.
     """
     brightness, contrast, color = _on(images.device, factor.astype(np.float32).T)[..., None, None, None]
-    bright = (images.float() * brightness).clamp_(0, 255)
-    changed = _blend(_mean_level(bright)[:, None, None, None], bright, contrast)
+    changed = images.float().mul_(brightness).clamp_(0, 255)
+    _blend_(_mean_level(changed)[:, None, None, None], changed, contrast)
     if images.shape[1] == 3:
-        changed = _blend(_gray(changed)[:, None], changed, color)
+        _blend_(_gray(changed)[:, None], changed, color)
     return _whole(changed)
 
 
@@ -197,7 +197,7 @@ def _posterize(images: Tensor, bits: Tensor) -> Tensor:
 
 
 def _contrast(images: Tensor, factor: Tensor) -> Tensor:
-    return _blend(_mean_level(images.float())[:, None, None], _levels(images), factor[:, None, None])
+    return _blend_(_mean_level(images.float())[:, None, None], _levels(images).clone(), factor[:, None, None])
 
 
 def _brightness(images: Tensor, factor: Tensor) -> Tensor:
@@ -207,9 +207,9 @@ def _brightness(images: Tensor, factor: Tensor) -> Tensor:
 # Blends: between the image and a degraded version of it; a factor above 1 extrapolates beyond the image.
 
 
-def _blend(poorer: Tensor, image: Tensor, factor: Tensor) -> Tensor:
-    """Pillow's Image.blend, in single precision as there."""
-    return (image - poorer).mul_(factor).add_(poorer).clamp_(0, 255)
+def _blend_(poorer: Tensor, image: Tensor, factor: Tensor) -> Tensor:
+    """Pillow's Image.blend, in single precision as there, in place of `image`."""
+    return image.sub_(poorer).mul_(factor).add_(poorer).clamp_(0, 255)
 
 
 def _mean_level(images: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ def _color(images: Tensor, factor: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images
     images = images.float()
-    return _blend(_gray(images)[:, None], images, factor[:, None, None, None])
+    return _blend_(_gray(images)[:, None], images, factor[:, None, None, None])
 
 
 def _sharpness(images: Tensor, factor: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ def _sharpness(images: Tensor, factor: Tensor) -> Tensor:
     images = images.float()
     smooth = images.clone()
     smooth[..., 1:-1, 1:-1] = square.float().div_(13).add_(0.5).floor_()
-    return _blend(smooth, images, factor[:, None, None, None])
+    return _blend_(smooth, images, factor[:, None, None, None])
 
 
 # Maps: from where in the image a pixel of the result is taken, (n,2,3), in pixels from the image's center: x then y.
