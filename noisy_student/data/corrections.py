@@ -47,7 +47,8 @@ def _read(path: Path) -> list[tuple[str, str]]:
     for number, line in lines:
         if None in line.values() or any(line.get("", [])):
             raise UserError(f"{path} has another number of fields in line {number} than in its first; mend it")
-    return [(line["id"], unicodedata.normalize("NFC", line["label"])) for _, line in lines if line["label"]]
+    labels = ((line["id"], unicodedata.normalize("NFC", line["label"].strip())) for _, line in lines)
+    return [(name, label) for name, label in labels if label]
 
 
 def _rows_of(names: list[str], ids: pd.Series, hashes: np.ndarray) -> dict[str, list[int]]:

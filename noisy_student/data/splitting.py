@@ -312,11 +312,13 @@ def _check_held_out(params: SplitParams, training: np.ndarray, wanted: dict[str,
         return
     for_training = classes * (params.labeled_per_class or 1)
     fitting = _scaled(wanted, min(labels // 2, labels - for_training))
-    fits = sum(fitting.values()) + for_training <= labels
+    if sum(fitting.values()) + for_training > labels:
+        fitting = {name: LEAST[name] for name in wanted}
+    lacking = sum(fitting.values()) + for_training - labels
     raise UserError(
         f"params.yaml: {_listed(wanted)} ask for {asked:,} labels, but there are only {labels:,} labeled images, and "
         f"each of {classes:,} classes needs one to train on; "
-        + (f"lower them, for example to {_listed(fitting)}" if fits else "lower them, or label more images")
+        + (f"label {lacking:,} more" if lacking > 0 else f"lower them, for example to {_listed(fitting)}")
     )
 
 

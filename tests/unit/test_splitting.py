@@ -176,7 +176,7 @@ def test_without_a_number_of_training_labels_there_is_none_to_lower():
 
 
 def test_fewer_labels_than_any_split_needs_ask_for_more():
-    with pytest.raises(UserError, match="lower them, or label more images"):
+    with pytest.raises(UserError, match="needs one to train on; label 1 more"):
         plan(params(labeled_per_class=None), np.array([3, 2]), None, 1)
 
 
