@@ -1,7 +1,7 @@
 """Photographs as an ordinary folder of JPEG files, from the Parquet files that hold their bytes.
 
-    python -m benchmarks.photo_folders clothing SOURCE FOLDER [--labels 20] [--draw 0]
-    python -m benchmarks.photo_folders tiles SOURCE FOLDER [--labels 15]
+    python -m benchmarks.photo_folders clothing SOURCE FOLDER [--labels-per-class 20] [--draw 0]
+    python -m benchmarks.photo_folders tiles SOURCE FOLDER [--labels-per-class 15]
 
 SOURCE has clothing.parquet (path, split, label, jpeg), and tiles, cifar10-train and cifar10-test.parquet (path, label,
 jpeg). That many images of each class, drawn anew for each draw, become labeled/<class>/, the other ones pool/. The test
@@ -39,12 +39,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("name", choices=SETS)
     parser.add_argument("source", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--labels", type=int, default=20, help="labeled images of each class, or half of them")
+    parser.add_argument(
+        "--labels-per-class", type=int, default=20, help="labeled images of each class, or half of the class"
+    )
     parser.add_argument("--draw", type=int, default=0, help="which draw of the labels")
     args = parser.parse_args(argv)
     if there := [part for part in PARTS if (args.folder / part).exists()]:
         raise UserError(f"{args.folder / there[0]} is there, and its images would mix with these; remove it")
-    lay_out(drawn_table(args.name, args.source, args.labels, args.draw), args.folder)
+    lay_out(drawn_table(args.name, args.source, args.labels_per_class, args.draw), args.folder)
 
 
 def drawn_table(name: str, source: Path, labels: int, draw: int) -> pd.DataFrame:

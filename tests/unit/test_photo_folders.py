@@ -44,7 +44,7 @@ def laid_out(source: Path, *arguments: str) -> dict[str, set[bytes]]:
 
 
 def test_clothing_keeps_its_test_split_and_leaves_its_validation_split_out(source):
-    parts = laid_out(source, "clothing", "--labels", "5")
+    parts = laid_out(source, "clothing", "--labels-per-class", "5")
     assert parts["test"] == {bytes([i]) for i in range(10)}
     assert {name: len(images) for name, images in parts.items()} == {"labeled": 5 + 3, "pool": 22, "test": 10}
     assert not parts["labeled"] & parts["pool"]
@@ -52,7 +52,7 @@ def test_clothing_keeps_its_test_split_and_leaves_its_validation_split_out(sourc
 
 
 def test_another_draw_labels_other_images_and_tests_on_the_same(source):
-    one, other = (laid_out(source, "tiles", "--labels", "5", "--draw", draw) for draw in "01")
+    one, other = (laid_out(source, "tiles", "--labels-per-class", "5", "--draw", draw) for draw in "01")
     assert one["labeled"] != other["labeled"]
     assert one["test"] == other["test"]
     assert len(one["test"]) == 10 + 2
