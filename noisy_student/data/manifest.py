@@ -77,7 +77,7 @@ def _with_slashes(paths: pd.Series, root: Path) -> pd.Series:
     exists below `root` as it is written stays."""
     windows = paths.str.contains("\\", regex=False) & ~paths.str.contains("/", regex=False)
     if paths.str.contains("/", regex=False).any():
-        windows &= ~paths.where(windows, "").map(lambda name: (root / name).is_file())
+        windows[windows] = ~paths[windows].map(lambda name: (root / name).is_file()).astype(bool)
     return paths.where(~windows, paths.str.replace("\\", "/", regex=False))
 
 
