@@ -211,7 +211,7 @@ def markdown(rows: pd.DataFrame, stages: pd.DataFrame) -> str:
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
     rows = rows.sort_values("name", key=lambda names: names.map(place), kind="stable")
-    rows = rows.sort_values("run", kind="stable")
+    rows, stages = (each.sort_values("run", key=in_order, kind="stable") for each in (rows, stages))
     figures = ("accuracy", "balanced_accuracy", "kept_fraction", "pseudo_label_precision")
     for (run, name), group in rows.groupby(["run", "name"], sort=False):
         cells = " | ".join(percent(group[figure]) if figure in group else "" for figure in figures)
@@ -228,6 +228,11 @@ def markdown(rows: pd.DataFrame, stages: pd.DataFrame) -> str:
         recipe = first[~first["stage"].str.contains("pool_control")]  # the oracle is none of it
         lines.append(f"| {run} | all | {recipe['seconds'].sum():,.0f} | {recipe['megabytes'].max():,.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def in_order(names: pd.Series) -> pd.Series:
+    """Where the runs of those `names` stand among RUNS; after them, if they are no longer there."""
+    return names.map({name: number for number, name in enumerate(RUNS)}).fillna(len(RUNS))
 
 
 def place(name: str) -> int:
