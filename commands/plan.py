@@ -5,6 +5,8 @@ images of each prediction, times the number of images.
 """
 
 from argparse import ArgumentParser
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +23,7 @@ from noisy_student.core.errors import UserError, cli_main
 from noisy_student.data.image_folder import LISTS
 from noisy_student.data.sources import SIZES, DataParams, SourceParams
 from noisy_student.models.device import setup
-from noisy_student.models.features import ONE_VIEW
+from noisy_student.models.features import ONE_VIEW, pretrained_body
 from noisy_student.models.prediction import LabelingParams
 from noisy_student.pretraining import description
 from noisy_student.training.forecast import forecast, forecast_predictions
@@ -52,11 +54,12 @@ def main(argv: list[str] | None = None) -> None:
         print("nothing is to be run")
         return
     device = setup(params.runtime)
+    ahead = Forecast(params, device)
     print("measuring a few steps of each training, and predictions", flush=True)
     table = Table(title="About to run", title_justify="left")
     for column in ("stage", "model", "images", "forecast"):
         table.add_column(column, justify="left" if column in ("stage", "model") else "right")
-    planned = [each for stage in stages for each in work_of(stage, params, device)]
+    planned = [each for stage in stages for each in ahead.work_of(stage)]
     for each in planned:
         images = f"{each.images:,}" if each.images else "linear probe"
         table.add_row(each.stage, each.recipe.model, images, clock(each.seconds))
@@ -65,39 +68,54 @@ def main(argv: list[str] | None = None) -> None:
     Console().print(table, f"and {others} quick stages; about {clock(total)} in all on {device}\n", sep="")
 
 
-def work_of(stage: str, params: Params, device: torch.device) -> list[Planned]:
-    """What takes time in `stage`, a row for each model that it trains or that predicts in it."""
-    recipes = params.recipes()
-    name, _, item = stage.partition("@")
-    if stage == "pretrain":
-        trained = params.pretraining_recipes().values()
-        return [training(stage, recipe, params, params.pretraining, device) for recipe in trained]
-    if stage.startswith(TRAINERS):
-        recipe = recipes["iter0" if stage == "train_teacher" else item]
-        return [training(stage, recipe, params, params.data, device)]
-    if stage == "extract_features":
-        bodies = {each.model: each for each in recipes.values() if each.training.initial == "pretrained"}
-        found = [bodies[model] for model in params.pretraining.models if model in bodies]
-        return [predictions(stage, recipe, params, device, ONE_VIEW) for recipe in found]
-    if name in ("predict_pool", "predict_for_distilled"):
-        teacher = (params.iterations if name == "predict_pool" else params.distilled)[item].teacher
-        by_features = not recipes[teacher].training.steps and params.labeling.tta == "one"
-        return [] if by_features else [predictions(stage, recipes[teacher], params, device, params.labeling)]
-    return []
+@dataclass(frozen=True)
+class Forecast:
+    """What takes time in the stages by `params` on a `device`. Recipes are made, and files counted, once for all."""
 
+    params: Params
+    device: torch.device
 
-def training(stage: str, recipe: Recipe, params: Params, source: SourceParams, device: torch.device) -> Planned:
-    """The training of a model by `recipe` on images of the `source`."""
-    given, with_pool = pretrained_input_size(recipe, params), stage.startswith(WITH_POOL)
-    seconds = forecast(recipe, source.shape(), classes_of(source), params.runtime, device, with_pool, given)
-    return Planned(stage, recipe, recipe.ensemble_size * recipe.training.steps * recipe.training.batch_size, seconds)
+    @cached_property
+    def recipes(self) -> dict[str, Recipe]:
+        """How each model is trained, by its name."""
+        return self.params.recipes()
 
+    @cached_property
+    def images(self) -> int:
+        """About how many labeled and pool images there will be."""
+        return count_images(self.params.data)
 
-def predictions(stage: str, recipe: Recipe, params: Params, device: torch.device, labeling: LabelingParams) -> Planned:
-    """The predictions of a model by `recipe` for about all images of the source."""
-    source, count, given = params.data, count_images(params.data), pretrained_input_size(recipe, params)
-    to_measure = (source.shape(), classes_of(source), params.runtime, device, labeling)
-    return Planned(stage, recipe, count, forecast_predictions(recipe, *to_measure, count, given))
+    def work_of(self, stage: str) -> list[Planned]:
+        """What takes time in `stage`, a row for each model that it trains or that predicts in it."""
+        params, (name, _, item) = self.params, stage.partition("@")
+        if stage == "pretrain":
+            trained = params.pretraining_recipes().values()
+            return [self.training(stage, recipe, params.pretraining) for recipe in trained]
+        if stage.startswith(TRAINERS):
+            recipe = self.recipes["iter0" if stage == "train_teacher" else item]
+            return [self.training(stage, recipe, params.data)]
+        if stage == "extract_features":
+            bodies = {each.model: each for each in self.recipes.values() if each.training.initial == "pretrained"}
+            found = [bodies[model] for model in params.pretraining.models if model in bodies]
+            return [self.predictions(stage, recipe, ONE_VIEW) for recipe in found]
+        if name in ("predict_pool", "predict_for_distilled"):
+            teacher = self.recipes[(params.iterations if name == "predict_pool" else params.distilled)[item].teacher]
+            by_features = params.labeling.tta == "one" and pretrained_body(teacher.model_dump())
+            return [] if by_features else [self.predictions(stage, teacher, params.labeling)]
+        return []
+
+    def training(self, stage: str, recipe: Recipe, source: SourceParams) -> Planned:
+        """The training of a model by `recipe` on images of the `source`."""
+        given, with_pool = pretrained_input_size(recipe, self.params), stage.startswith(WITH_POOL)
+        to_measure = (source.shape(), classes_of(source), self.params.runtime, self.device)
+        images = recipe.ensemble_size * recipe.training.steps * recipe.training.batch_size
+        return Planned(stage, recipe, images, forecast(recipe, *to_measure, with_pool, given))
+
+    def predictions(self, stage: str, recipe: Recipe, labeling: LabelingParams) -> Planned:
+        """The predictions of a model by `recipe` for about all images of the source."""
+        source, given = self.params.data, pretrained_input_size(recipe, self.params)
+        to_measure = (source.shape(), classes_of(source), self.params.runtime, self.device, labeling)
+        return Planned(stage, recipe, self.images, forecast_predictions(recipe, *to_measure, self.images, given))
 
 
 def classes_of(source: SourceParams) -> int:

@@ -62,7 +62,8 @@ def test_a_teacher_that_knows_the_features_does_not_see_the_pool_again(tmp_path,
     monkeypatch.setattr(plan, "forecast_predictions", lambda *given: 1.0)
     params = check(ParamsFile())
     stages = ("extract_features", "predict_pool@iter1", "predict_pool@iter2", "predict_for_distilled@small")
-    found = [each for stage in stages for each in plan.work_of(stage, params, torch.device("cpu"))]
+    forecasts = plan.Forecast(params, torch.device("cpu"))
+    found = [each for stage in stages for each in forecasts.work_of(stage)]
     lite0, lite1 = params.pretraining.models
     assert [(each.stage, each.recipe.model, each.images) for each in found] == [
         ("extract_features", lite0, 12),
