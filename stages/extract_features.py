@@ -8,6 +8,7 @@ Params  runtime
 
 from pathlib import Path
 
+from noisy_student.core import ranks
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.files import read_json, write_json
@@ -22,6 +23,7 @@ from noisy_student.store.splits import Split, read_split
 
 
 @command
+@ranks.ranked
 def main(*, pretrained: Path, labeled: Path, calibration: Path, pool: Path, out: Path) -> None:
     params = ParamsFile()
     runtime = params.section("runtime", RuntimeParams)
@@ -32,7 +34,7 @@ def main(*, pretrained: Path, labeled: Path, calibration: Path, pool: Path, out:
         if not job.finished:
             models = read_json(pretrained / "pretrained.json")["models"]
             images = {name: read_split(folder) for name, folder in splits.items()} if models else {}
-            for name in splits:
+            for name in splits if ranks.is_first() else ():
                 write_json(job.part / name / "features.json", {"models": models})
             for model in models:
                 body = from_pretrained(model, images["labeled"], 0.0, 0.0, folder_of(pretrained, model), device)

@@ -10,6 +10,7 @@ Params  runtime, labeling
 
 from pathlib import Path
 
+from noisy_student.core import ranks
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.files import read_json
@@ -23,6 +24,7 @@ from noisy_student.store.splits import Selection, Split, read_split
 
 
 @command
+@ranks.ranked
 def main(*, teacher: Path, pool: Path, calibration: Path, labeled: Path, features: Path, out: Path) -> None:
     params = ParamsFile()
     runtime, labeling = params.section("runtime", RuntimeParams), params.section("labeling", LabelingParams)
@@ -48,7 +50,8 @@ def main(*, teacher: Path, pool: Path, calibration: Path, labeled: Path, feature
 
 def label_by_features(job: Work, teacher: Classifier, features: Selection, name: str, labeling: LabelingParams) -> None:
     """Make the files of the split called `name`, whose `features` are known, an array for each of its shards."""
-    for number, of_shard in enumerate(features.arrays):
+    for number in ranks.mine(len(features.arrays)):
+        of_shard = features.arrays[number]
         job.add(f"{name}-{number:05}.npy", logits_of(teacher, of_shard))
         if labeling.features:
             job.add(f"features-{name}-{number:05}.npy", of_shard)

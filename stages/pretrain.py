@@ -7,6 +7,7 @@ Params  seed, runtime, pretraining
 
 from pathlib import Path
 
+from noisy_student.core import ranks
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.files import write_json
@@ -20,6 +21,7 @@ from noisy_student.training.recipes import pretraining_recipe
 
 
 @command
+@ranks.ranked
 def main(*, out: Path) -> None:
     params = ParamsFile()
     seed = params.section("seed", Seed)
@@ -27,20 +29,23 @@ def main(*, out: Path) -> None:
     pretraining = params.section("pretraining", PretrainingParams)
 
     device = setup(runtime)
-    with work(out, __file__, params, {"path": pretraining.reads()}, machine(device)) as job:
+    processes = ranks.world_size() if pretraining.trains else 1
+    with work(out, __file__, params, {"path": pretraining.reads()}, machine(device, processes)) as job:
         if not job.finished:
             if pretraining.trains:
-                data = TrainingData(*labeled_images(pretraining, seed, work_folder()))
+                data = ranks.after_first(lambda: TrainingData(*labeled_images(pretraining, seed, work_folder())))
             for model in pretraining.models:
                 if pretraining.trains:
                     recipe = pretraining_recipe(pretraining.noise, pretraining.training, model)
                     checkpoints = folder_of(job.checkpoints, model)
                     run = TrainingRun(f"pretrained {model}", recipe, runtime, device, seed)
                     trained = fit(run, data, checkpoints)
-                    save_trained(folder_of(job.part, model), trained, data)
-                else:
+                    if ranks.is_first():
+                        save_trained(folder_of(job.part, model), trained, data)
+                elif ranks.is_first():
                     save_model(folder_of(job.part, model), *fetched(pretraining, model))
-            write_json(job.part / "pretrained.json", {"source": pretraining.source, "models": pretraining.models})
+            if ranks.is_first():
+                write_json(job.part / "pretrained.json", {"source": pretraining.source, "models": pretraining.models})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.randomness import Seed, generator
+from noisy_student.core.ranks import ranked
 from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.models.features import read_features
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams, of_iteration, shuffled, true_labels
@@ -25,6 +26,7 @@ from noisy_student.training.stage import train_stage
 
 
 @command
+@ranked
 def main(
     *,
     control: str,

@@ -10,6 +10,7 @@ from pathlib import Path
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.randomness import Seed
+from noisy_student.core.ranks import ranked
 from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.models.features import read_features
 from noisy_student.store.splits import read_split
@@ -20,6 +21,7 @@ from noisy_student.training.stage import train_stage
 
 
 @command
+@ranked
 def main(*, labeled: Path, validation: Path, pretrained: Path, labeled_features: Path, out: Path) -> None:
     params = ParamsFile()
     seed, runtime = params.section("seed", Seed), params.section("runtime", RuntimeParams)

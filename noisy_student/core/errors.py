@@ -3,12 +3,18 @@
 import atexit
 import difflib
 import gc
+import json
+import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from noisy_student.core.signals import Stopped, raise_on_signal
+
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # where a rank leaves its sentence for the process that started it, see ranks.py
 
 
 class UserError(Exception):
@@ -45,16 +51,24 @@ def cli_main(main: Callable[..., None]) -> Callable[..., None]:
             with raise_on_signal():
                 main(*args, **kwargs)
         except UserError as error:
-            _exit(1, f"error: {error}")
+            _fail(str(error))
         except OSError as error:
             where = f": {error.filename}" if error.filename else ""
-            _exit(1, f"error: {error.strerror or error}{where}; fix that and run again")
+            _fail(f"{error.strerror or error}{where}; fix that and run again")
         except MemoryError:
-            _exit(1, "error: the machine has too little memory for this; ask for fewer or smaller images")
+            _fail("the machine has too little memory for this; ask for fewer or smaller images")
         except Stopped as stopped:
             _exit(128 + stopped.signal, f"stopped{stopped}")
 
     return guarded
+
+
+def _fail(sentence: str) -> None:
+    """Say what is wrong and exit with status 1."""
+    if file := os.environ.get(ERROR_FILE):
+        Path(file).write_text(json.dumps({"message": sentence, "timestamp": int(time.time())}))
+        sys.exit(1)
+    _exit(1, f"error: {sentence}")
 
 
 def _exit(status: int, sentence: str) -> None:

@@ -8,14 +8,17 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from noisy_student.core.ranks import Counter
+
 PLAIN_SECONDS = 10.0  # between two plain lines
+POLL_SECONDS = 0.2  # between two looks at the images of other ranks
 
 
 class Meter:
     """Counts images towards a total and shows their rate, the time left and the caller's figures."""
 
-    def __init__(self, title: str, total: int, bar: Progress | None):
-        self.title, self.total, self.bar = title, total, bar
+    def __init__(self, title: str, total: int, bar: Progress | None, counter: Counter | None = None):
+        self.title, self.total, self.bar, self.counter = title, total, bar, counter
         self.done, self.started, self.spoke = 0, time.monotonic(), time.monotonic()
         self.before = 0  # images that an earlier run did
         self.figures: list[str] = []
@@ -23,7 +26,7 @@ class Meter:
 
     def resume(self, images: int, text: str) -> None:
         """Count the `images` of an earlier run, which do not enter the rate, and print `text`."""
-        self.before = self.done = images
+        self.before = self.done = self.counter.add(images) if self.counter else images
         self.started = time.monotonic()
         self.say(text)
 
@@ -34,7 +37,7 @@ class Meter:
 
     def advance(self, images: int) -> None:
         """Count `images` more."""
-        self.done += images
+        self.done = self.counter.add(images) if self.counter else self.done + images
         if self.bar and self.task is not None:
             self.bar.update(self.task, completed=self.done, figures=self.text())
         elif time.monotonic() - self.spoke > PLAIN_SECONDS:
@@ -65,13 +68,25 @@ class SilentMeter(Meter):
 
 
 @contextmanager
-def meter(title: str, total: int) -> Iterator[Meter]:
-    """A `Meter` for `total` images, whose bar stays on the screen when the work is done."""
+def meter(title: str, total: int, counter: Counter | None = None) -> Iterator[Meter]:
+    """A `Meter` for `total` images, whose bar stays on the screen when the work is done.
+
+    With a `counter`, each rank counts its own images, and the first one shows those of all and waits for them.
+    """
+    with _meter(title, total, counter) as found:
+        yield found
+        while counter and found.done < total:
+            time.sleep(POLL_SECONDS)
+            found.advance(0)
+
+
+@contextmanager
+def _meter(title: str, total: int, counter: Counter | None) -> Iterator[Meter]:
     if not sys.stdout.isatty():
-        plain = Meter(title, total, None)
+        plain = Meter(title, total, None, counter)
         yield plain
         plain.say(plain.text())
         return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn())
     with Progress(*columns, TextColumn("{task.fields[figures]}"), TimeRemainingColumn(), console=Console()) as bar:
-        yield Meter(title, total, bar)
+        yield Meter(title, total, bar, counter)

@@ -32,12 +32,12 @@ class StopFlag:
 
 @contextmanager
 def raise_on_signal() -> Iterator[None]:
-    """Within the block, raise `Stopped` when a signal arrives or the DVC that runs this stage is gone."""
+    """Within the block, raise `Stopped` when a signal arrives or what started this stage, DVC or torchrun, is gone."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
-    if "DVC_STAGE" in os.environ:
+    if "DVC_STAGE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
         threading.Thread(target=_stop_without_dvc, daemon=True).start()
     with _handled_by(stop):
         yield

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from noisy_student.core import ranks
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import digest, flush_folder, read_json, replacing, write_array, write_bytes, write_json
@@ -35,12 +36,12 @@ def work_folder() -> Path:
 
 
 class Work:
-    """A result in the making; no other process writes to it."""
+    """A result in the making; no other process writes to it, but the ranks of this run."""
 
     def __init__(self, folder: Path):
         self.folder, self.part, self.result = folder, folder / "part", folder / "result"
         self.checkpoints, self.hashes = folder / "checkpoints", folder / "hashes"
-        self.finished = self.result.exists() and self._take_over_or_delete()
+        self.finished = ranks.from_first(lambda: self.result.exists() and self._take_over_or_delete())
         if not self.finished:
             self.part.mkdir(parents=True, exist_ok=True)
 
@@ -98,11 +99,13 @@ def work(
     with _alone(file, params, inputs, machine) as (made_from, name):
         job = Work(work_folder() / name)
         yield job
-        if not job.finished:
+        ranks.wait_for_all()
+        if ranks.is_first():
+            if not job.finished:
+                check_unchanged(made_from, params)
+                job.finish()
+            job.publish(out)
             check_unchanged(made_from, params)
-            job.finish()
-        job.publish(out)
-        check_unchanged(made_from, params)
 
 
 @contextmanager
@@ -127,6 +130,9 @@ def _alone(
     made_from = provenance(file, params, inputs, machine)
     name = f"{made_from.stage}-{made_from.fingerprint}"
     path = work_folder() / "locks" / name
+    if not ranks.is_first():  # which holds the lock for all
+        yield made_from, name
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:

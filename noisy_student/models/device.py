@@ -35,10 +35,11 @@ class RuntimeParams(ParamsModel):
     deterministic: bool  # refuse operations whose result differs from run to run on a GPU
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """What decides the bytes of a result beside code, parameters and inputs."""
+def machine(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """What decides the bytes of a result beside code, parameters and inputs. `processes`: the ranks, where their number
+    does."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    return {"device": device.type, "kind": kind, "processes": 1, **{name: _version(name) for name in LIBRARIES}}
+    return {"device": device.type, "kind": kind, "processes": processes, **{name: _version(name) for name in LIBRARIES}}
 
 
 def processor() -> str:

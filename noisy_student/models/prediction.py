@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from noisy_student.core import ranks
 from noisy_student.core.config import ParamsModel
 from noisy_student.core.files import release
 from noisy_student.core.progress import Meter, meter
+from noisy_student.core.ranks import Counter
 from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, autocast, memory_format, translate_torch_errors
 from noisy_student.models.registry import heads, input_size
@@ -133,13 +135,14 @@ def predict_split(
     done: Container[int] = (),
     labeling: LabelingParams = PLAIN,
 ) -> Iterator[tuple[int, Predictions]]:
-    """Predictions for `split`: the number of each shard that is not `done` yet, and its predictions."""
-    todo = [(number, shard) for number, shard in enumerate(split.shards) if number not in done]
-    with meter(title, len(split)) as progress, translate_torch_errors("take a smaller model"):
-        if len(todo) < len(split.shards):
-            found = len(split.shards) - len(todo)
-            before = len(split) - sum(len(shard) for _, shard in todo)
-            progress.resume(before, f"goes on with {found:,} of {len(split.shards):,} shards done")
+    """Predictions for `split`: the number of each shard that is not `done` yet, and its predictions; of several ranks,
+    each has shards of its own."""
+    own = [(number, split.shards[number]) for number in ranks.mine(len(split.shards))]
+    todo = [(number, shard) for number, shard in own if number not in done]
+    with meter(title, len(split), Counter(title)) as progress, translate_torch_errors("take a smaller model"):
+        if len(todo) < len(own):
+            before = sum(len(shard) for number, shard in own if number in done)
+            progress.resume(before, f"goes on with {len(own) - len(todo):,} of {len(own):,} shards done")
         for number, shard in todo:
             yield number, predict(classifier, shard, runtime, progress, labeling)
             release(shard)

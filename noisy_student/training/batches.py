@@ -17,6 +17,7 @@ from torch import Tensor
 
 from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import generator
+from noisy_student.core.ranks import mine, world_size
 from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.splits import Selection
 from noisy_student.training.augmentation import policy
@@ -24,7 +25,7 @@ from noisy_student.training.augmentation.mixing import mix
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.micro_batch import MicroBatch
 from noisy_student.training.objectives import OBJECTIVES
-from noisy_student.training.params import Phase, Recipe, labeled_in_batch, phase_of
+from noisy_student.training.params import Phase, Recipe, TrainingParams, labeled_in_batch, phase_of
 
 AHEAD = "NOISY_STUDENT_STEPS_AHEAD"  # environment variable: batches noised together; replaces the limits below
 ROOM = 0.4  # of a GPU's free memory, the most that the images of a split may take
@@ -80,19 +81,21 @@ def has_room(device: torch.device, values: int) -> bool:
 
 
 class Batches:
-    """The batches of a run, each a function of `seed` and its step.
+    """The batches of a run, each a function of `seed` and its step; of several ranks, this one's share of them.
 
     Several are made at once, because for small batches the cost of noise depends on the number of operations, not of
     images. This does not change any batch, because an image's noise depends only on its own row of its step's draw.
     """
 
     def __init__(self, recipe: Recipe, labeled: ResidentDataset, pool: ResidentDataset | None, seed: int):
+        check_ranks(recipe.training)
         self.recipe, self.labeled, self.pool, self.seed = recipe, labeled, pool, seed
         self.ahead = steps_ahead(recipe.training.batch_size * labeled.values)
         self.ahead_batches: dict[int, MicroBatch] = {}  # the batches of the next steps
 
     def parts(self, step: int) -> Iterator[MicroBatch]:
-        """The batch of `step` in `accumulation` parts, among which its labeled and pool images are spread evenly."""
+        """The batch of `step`, or this rank's share of it, in `accumulation` parts, among which its labeled and pool
+        images are spread evenly."""
         if step not in self.ahead_batches:
             end = max(step + 1, phase_of(self.recipe.training, step).end)
             self.ahead_batches = self._make(range(step, min(step + self.ahead, end)))
@@ -105,22 +108,34 @@ class Batches:
         plain = [self._plain(step, phase) for step in steps]
         if not phase.noised:
             return dict(zip(steps, plain, strict=True))
-        noised = self._noised([part.images for part in plain], steps, phase, self.recipe.noise, "input noise")
+        from_labels, from_pool = composition(self.recipe, phase, self.pool is not None)
+        images, own = [part.images for part in plain], own_rows(from_labels, from_pool)
+        draws = self._draws(self.recipe.noise, images[0], from_labels + from_pool, own, steps, "input noise")
+        noised = self._noised(images, draws, self.recipe.noise, phase)
         made = [replace(part, images=images) for part, images in zip(plain, noised, strict=True)]
         views = [part.weak for part in plain if part.weak is not None]
         if views:
-            weak = self._noised(views, steps, phase, self.recipe.noise.weak(), "weak noise")
+            params = self.recipe.noise.weak()
+            draws = self._draws(params, views[0], from_pool, own_rows(0, from_pool), steps, "weak noise")
+            weak = self._noised(views, draws, params, phase)
             made = [replace(part, weak=images) for part, images in zip(made, weak, strict=True)]
         return {step: self._mixed(part, step) for step, part in zip(steps, made, strict=True)}
 
+    def _draws(
+        self, params: NoiseParams, like: Tensor, count: int, own: np.ndarray, steps: range, purpose: str
+    ) -> list[policy.Draw]:
+        """The draw of each of `steps` for `count` images of the size of those in `like`, of which the `own` rows are
+        taken."""
+        height, width = like.shape[2:]
+        randoms = (generator(self.seed, purpose, step) for step in steps)
+        return [policy.draw(params, count, (height, width), random).rows(own) for random in randoms]
+
     def _noised(
-        self, images: list[Tensor], steps: range, phase: Phase, params: NoiseParams, purpose: str
+        self, images: list[Tensor], draws: list[policy.Draw], params: NoiseParams, phase: Phase
     ) -> Sequence[Tensor]:
-        """The `images` of each of `steps`, equally many, with the noise of its draw, at the resolution of the phase."""
-        count, (height, width) = len(images[0]), images[0].shape[2:]
-        draws = [policy.draw(params, count, (height, width), generator(self.seed, purpose, step)) for step in steps]
+        """The `images` of each step, equally many, with the noise of its draw, at the resolution of the phase."""
         noised = policy.apply(torch.cat(images), policy.Draw.combined(draws), params)
-        return shrunk(noised, phase.resolution).split(count)
+        return shrunk(noised, phase.resolution).split(len(images[0]))
 
     def _mixed(self, part: MicroBatch, step: int) -> MicroBatch:
         params = self.recipe.noise
@@ -135,11 +150,14 @@ class Batches:
         params = self.recipe.training
         from_labels, from_pool = composition(self.recipe, phase, self.pool is not None)
         sources = [("labeled", self.labeled, from_labels), *([("pool", self.pool, from_pool)] if self.pool else [])]
-        taken = [take(of, rows_of_step(of.order, count, self.seed, name, step)) for name, of, count in sources]
+        taken = [
+            take(of, rows_of_step(of.order, count, self.seed, name, step)[own_rows(0, count)])
+            for name, of, count in sources
+        ]
         images = torch.cat([each.images for each in taken])
         targets = [smooth(taken[0].targets, params.label_smoothing), *(each.targets for each in taken[1:])]
         logits = [each.teacher_logits for each in taken if each.teacher_logits is not None]
-        weak = images[from_labels:] if from_pool and OBJECTIVES[self.recipe.objective].online_labels else None
+        weak = images[len(taken[0].images) :] if from_pool and OBJECTIVES[self.recipe.objective].online_labels else None
         weights, is_pool = _roles(params.pool_weight, from_labels, from_pool, images.device)
         return MicroBatch(
             images=images,
@@ -148,6 +166,15 @@ class Batches:
             from_pool=is_pool,
             weak=weak,
             teacher_logits=torch.cat(logits) if logits else None,
+        )
+
+
+def check_ranks(params: TrainingParams) -> None:
+    """Raise `UserError` when a part of a batch has no two images for each rank, which batch norm asks for."""
+    if params.batch_size < 2 * params.accumulation * (ranks := world_size()):
+        raise UserError(
+            f"training.batch_size {params.batch_size} in {params.accumulation} parts (accumulation) is too small for "
+            f"{ranks} processes; raise it, or start fewer of them"
         )
 
 
@@ -184,11 +211,17 @@ def composition(recipe: Recipe, phase: Phase, with_pool: bool) -> tuple[int, int
     return labeled_in_batch(recipe.training), size - labeled_in_batch(recipe.training)
 
 
+def own_rows(labeled: int, pool: int) -> np.ndarray:
+    """The rows (n,) of this rank in a batch of `labeled` and then `pool` images; each rank has its share of both."""
+    return np.concatenate([mine(labeled), labeled + np.array(mine(pool), dtype=np.int64)]).astype(np.int64)
+
+
 @lru_cache(maxsize=8)
 def _roles(pool_weight: float, labeled: int, pool: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The weights, and 1 for pool images and 0 for others, of all batches with that many labeled and pool images."""
-    from_pool = torch.cat([torch.zeros(labeled), torch.ones(pool)])
-    return image_weights(pool_weight, labeled, pool).to(device), from_pool.to(device)
+    """The weights, and 1 for pool images and 0 for others, of this rank's images in all batches with that many labeled
+    and pool images."""
+    own, from_pool = own_rows(labeled, pool), torch.cat([torch.zeros(labeled), torch.ones(pool)])
+    return image_weights(pool_weight, labeled, pool)[own].to(device), from_pool[own].to(device)
 
 
 def image_weights(pool_weight: float, labeled: int, pool: int) -> Tensor:

@@ -14,6 +14,7 @@ from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, autocast
 from noisy_student.models.registry import bare, body_layers, heads
 from noisy_student.training.params import Scope
+from noisy_student.training.replica import Replica
 
 
 class ForwardPasses(NamedTuple):
@@ -24,21 +25,24 @@ class ForwardPasses(NamedTuple):
 
 
 def forward_passes(
-    classifier: Classifier,
+    replica: Replica,
     runtime: RuntimeParams,
     scope: Scope = "all",
     keep_statistics: bool = False,
     frozen: float = 0.0,
 ) -> ForwardPasses:
-    """The forward passes of `classifier`, of which the tensors in `scope` are trained, without the first fraction
+    """The forward passes of a classifier, of which the tensors in `scope` are trained, without the first fraction
     `frozen` of the body's.
 
     With `keep_statistics`, batch norms normalize by the statistics that they have and do not change them.
     """
 
-    def forward(images: Tensor) -> Tensor:
+    classifier = replica.classifier
+
+    def forward(module: nn.Module, images: Tensor) -> Tensor:
         with autocast(runtime, images.device):
-            return classifier(images).float()
+            logits: Tensor = module(images)
+            return logits.float()
 
     def logits(images: Tensor) -> Tensor:
         PREPARE[scope](classifier)
@@ -46,12 +50,12 @@ def forward_passes(
             set_norms(classifier, training=False)
         if frozen:  # not every model has a body and a head that can be told apart
             freeze(classifier, frozen)
-        return forward(images)
+        return forward(replica.module, images)
 
     @torch.no_grad()
     def noiseless_logits(images: Tensor) -> Tensor:
         classifier.eval()
-        return forward(images)
+        return forward(classifier, images)
 
     return ForwardPasses(logits, noiseless_logits)
 

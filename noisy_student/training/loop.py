@@ -4,6 +4,7 @@ B images in a batch, N in a split, C channels, H x W pixels, K classes.
 """
 
 import math
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from noisy_student.core import ranks
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_csv
 from noisy_student.core.metrics import accuracy, accuracy_interval, nll, softmax
@@ -129,7 +131,7 @@ def _fit_one(
     print(f"{name}: {recipe.model}, {work} on {run.device}", flush=True)
     with translate_torch_errors(SMALLER_BATCH):
         checkpoints = Checkpoints(folder) if folder else None
-        found = checkpoints.latest() if checkpoints else None
+        found = ranks.after_first(checkpoints.latest) if checkpoints else None  # the first removes a damaged one
         classifier = initial_model(run, data.labeled)
         if recipe.training.initial == "pretrained" and not found:
             if data.features is None:
@@ -183,6 +185,7 @@ def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
             "accuracy_high": high,
             "loss": last["validation_loss"],
         },
+        "processes": ranks.world_size(),
         "training": recipe.training.model_dump(),
         **({"distillation": distillation.model_dump(), "teacher": recipe.distilled_from} if distillation else {}),
         "noise": recipe.noise.model_dump(),
@@ -231,31 +234,34 @@ class Trainer:
         if params.steps == 0 and not state.curve:  # the model is its initial weights, such as a linear probe
             self.validate(state)
         with defer_signals() as stop:  # one block for all: DVC forwards Ctrl-C, so a second signal often follows
-            while state.step < params.steps and not stop:
+            while not ranks.any_rank(bool(stop)) and state.step < params.steps:
                 self.take_step(state, batches)
                 progress.advance(params.batch_size)
                 if state.step in report_after:  # the only steps that wait for the device
                     self.validate(state)
                     progress.show(**{name: state.curve[-1][name] for name in ("loss", "validation_accuracy")})
-                if checkpoints and checkpoints.due():
+                if checkpoints and ranks.is_first() and checkpoints.due():
                     checkpoints.save(state.step, *state.dump())
-            if stop:
-                raise _stopped(stop.signal, state, params.steps, checkpoints)
-            if checkpoints:  # what comes now, another member or the writing of the model, may be interrupted as well
+            # What comes now, another member or the writing of the model, may be interrupted as well.
+            if checkpoints and ranks.is_first():
                 checkpoints.save(state.step, *state.dump())
+            if ranks.any_rank(bool(stop)):
+                raise _stopped(stop.signal, state, params.steps, bool(checkpoints))
         return state.ema.classifier, state.curve
 
     def take_step(self, state: TrainState, batches: Batches) -> None:
         """Advance `state` by one optimizer step."""
         params, step = self.recipe.training, state.step
         set_learning_rate(state.optimizer, params, step)
-        reseed_torch(self.seed, "model noise", step)
+        reseed_torch(self.seed, "model noise" if ranks.is_first() else f"model noise of rank {ranks.rank()}", step)
         scope = phase_of(params, step).scope
-        student = forward_passes(state.classifier, self.runtime, scope, params.keeps_statistics, params.frozen)
-        for part in batches.parts(step):
-            part_loss = loss(student, part, self.recipe)
-            part_loss.backward()
+        student = forward_passes(state.replica, self.runtime, scope, params.keeps_statistics, params.frozen)
+        for number, part in enumerate(batches.parts(step), start=1):
+            with state.replica.part(last=number == params.accumulation):
+                part_loss = loss(student, part, self.recipe)
+                state.replica.backward(part_loss)
             state.losses[step] += part_loss.detach()
+        state.replica.end_step(state.losses[step])
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.ema.update(params.ema_decay, step)
@@ -268,7 +274,7 @@ class Trainer:
         """
         since = int(state.curve[-1]["step"]) if state.curve else 0
         row = {"step": state.step, "loss": float(state.losses[since : state.step].mean()) if state.step else 0.0}
-        row |= validation_metrics(state.ema.classifier, self.data.held_out, self.runtime)
+        row |= ranks.from_first(lambda: validation_metrics(state.ema.classifier, self.data.held_out, self.runtime))
         for name in ("loss", "validation_loss"):
             if not math.isfinite(row[name]):
                 remedy = "lower training.learning_rate or use precision float32"
@@ -290,9 +296,8 @@ def validation_metrics(classifier: Classifier, held_out: HeldOut, runtime: Runti
     }
 
 
-def _stopped(signal: int, state: TrainState, steps: int, checkpoints: Checkpoints | None) -> Stopped:
-    """The exception that ends a stopped run, after a checkpoint of its last step."""
-    if not checkpoints:
-        return Stopped(signal)
-    checkpoints.save(state.step, *state.dump())
-    return Stopped(signal, f" after step {state.step:,} of {steps:,}; run again to go on")
+def _stopped(number: int, state: TrainState, steps: int, kept: bool) -> Stopped:
+    """The exception that ends a run that the signal of that `number`, or another rank's, stopped. `kept`: with a
+    checkpoint of its last step."""
+    text = f" after step {state.step:,} of {steps:,}; run again to go on" if kept else ""
+    return Stopped(number or signal.SIGTERM, text)

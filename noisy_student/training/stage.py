@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from noisy_student.core import ranks
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.workspace import work
 from noisy_student.models.device import machine
@@ -22,7 +23,9 @@ def train_stage(
     `stage` is the stage's file, and `params` has the sections that it read. With the inputs and the machine they decide
     whether earlier work is resumed, see `work`.
     """
-    with work(out, stage, params, inputs, machine(run.device)) as job:
+    with work(out, stage, params, inputs, machine(run.device, ranks.world_size())) as job:
         if not job.finished:
             data = load_data()
-            save_trained(job.part, fit(run, data, job.checkpoints), data)
+            trained = fit(run, data, job.checkpoints)
+            if ranks.is_first():
+                save_trained(job.part, trained, data)

@@ -9,13 +9,14 @@ from torch import Tensor
 from noisy_student.models.classifier import Classifier
 from noisy_student.training.optim import EMA, Muon, make_optimizer
 from noisy_student.training.params import TrainingParams
+from noisy_student.training.replica import Replica
 
 
 @dataclass
 class TrainState:
     """After `step` optimizer steps."""
 
-    classifier: Classifier
+    replica: Replica
     optimizer: torch.optim.Optimizer | Muon
     ema: EMA
     losses: Tensor  # float32 (steps,), on the device; zeros from `step` on
@@ -26,7 +27,13 @@ class TrainState:
     def start(cls, classifier: Classifier, params: TrainingParams, fused: bool) -> "TrainState":
         """The state before the first step; `fused` says whether the optimizer is fused."""
         losses = torch.zeros(params.steps, device=classifier.mean.device)
-        return cls(classifier, make_optimizer(classifier, params, fused), EMA(classifier), losses)
+        replica = Replica(classifier)
+        return cls(replica, make_optimizer(classifier, params, fused), EMA(classifier), losses)
+
+    @property
+    def classifier(self) -> Classifier:
+        """The classifier in training."""
+        return self.replica.classifier
 
     def dump(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The state as tensors by name, and the rest of it, which JSON can hold."""

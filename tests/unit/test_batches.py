@@ -51,6 +51,20 @@ def batch(recipe, pool=POOL, seed=0, step=0) -> tuple[torch.Tensor, torch.Tensor
     return tuple(torch.cat([getattr(part, name) for part in parts]) for name in ("images", "targets", "weights"))
 
 
+@pytest.fixture
+def as_rank(monkeypatch):
+    """Makes this process believe that it is one of several ranks."""
+
+    def become(rank: int, count: int) -> None:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", str(count))
+        batches._roles.cache_clear()
+
+    yield become
+    batches._roles.cache_clear()
+
+
 def numbers(images: torch.Tensor) -> list[int]:
     return images[:, 0, 0, 0].tolist()
 
@@ -327,3 +341,35 @@ def test_pixels_go_to_a_gpu_a_few_at_a_time(monkeypatch, make_split):
     found = on_device(images, CPU)
     assert images.read == [7] * 7 + [1]
     assert np.array_equal(found.permute(0, 2, 3, 1).numpy(), split.images())
+
+
+@pytest.mark.parametrize("objective", ["pseudo_labels", "combined"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_shares_of_the_ranks_are_the_batch(make_recipe, as_rank, objective, count):
+    recipe = make_recipe(noise=NOISE, objective=objective, batch_size=24, accumulation=2)
+
+    def images_of_step() -> tuple[list, list]:
+        """Each image with its target, weight and role; and each weak view."""
+        parts = list(Batches(recipe, LABELED, POOL, seed=3).parts(5))
+        rows = [
+            [*image.flatten().tolist(), *target.tolist(), float(weight), float(role)]
+            for part in parts
+            for image, target, weight, role in zip(part.images, part.targets, part.weights, part.from_pool, strict=True)
+        ]
+        weak = [view.flatten().tolist() for part in parts if part.weak is not None for view in part.weak]
+        return rows, weak
+
+    alone, alone_weak = images_of_step()
+    shares = []
+    for rank in range(count):
+        as_rank(rank, count)
+        shares.append(images_of_step())
+    assert len({len(images) for images, _ in shares}) == 1
+    assert sorted(row for images, _ in shares for row in images) == sorted(alone)
+    assert sorted(row for _, weak in shares for row in weak) == sorted(alone_weak)
+
+
+def test_a_batch_too_small_for_the_ranks_is_refused(make_recipe, as_rank):
+    as_rank(0, 5)
+    with pytest.raises(UserError, match=r"batch_size 16 in 2 parts .* too small for 5 processes; raise it, or start"):
+        Batches(make_recipe(batch_size=16, accumulation=2), LABELED, POOL, seed=0)

@@ -20,6 +20,7 @@ from noisy_student.training.loop import TrainingData, TrainingRun, fit, save_tra
 from noisy_student.training.optim import make_optimizer, rate_shares, set_learning_rate
 from noisy_student.training.params import phase_of
 from noisy_student.training.recipes import pretrained_folder
+from noisy_student.training.replica import Replica
 
 CPU = torch.device("cpu")
 
@@ -189,13 +190,14 @@ def test_a_frozen_body_is_in_eval_mode_and_its_head_has_dropout(pretrained, make
     assert learning == {"network.classifier.weight", "network.classifier.bias"}
     training = {type(module).__name__ for module in classifier.modules() if module.training}
     assert training == {"Network", "Dropout", "Linear"}  # the network's own flag, not its layers'
-    forward_passes(classifier, runtime, "all").logits(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    forward_passes(Replica(classifier), runtime, "all").logits(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     assert all(parameter.requires_grad for parameter in classifier.parameters())
 
 
 def test_a_model_without_a_linear_head_learns_from_scratch(make_split, runtime):
     classifier = new_classifier("torchvision/squeezenet1_0", make_split(0, 9))
-    forward_passes(classifier, runtime, "all").logits(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).sum().backward()
+    student = forward_passes(Replica(classifier), runtime, "all")
+    student.logits(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).sum().backward()
     assert all(parameter.grad is not None for parameter in classifier.parameters())
 
 
@@ -204,7 +206,7 @@ def test_the_head_of_every_kind_of_model_learns_with_dropout_and_without_other_n
     def passes(dropout: float) -> list[torch.Tensor]:
         torch.manual_seed(0)
         classifier = new_classifier(model, make_split(0, 9), dropout, 0.0)
-        student = forward_passes(classifier, runtime, "head")
+        student = forward_passes(Replica(classifier), runtime, "head")
         return [student.logits(torch.full((2, 1, 8, 8), 100, dtype=torch.uint8)) for _ in range(2)]
 
     assert torch.equal(*passes(0.0))

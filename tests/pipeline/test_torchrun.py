@@ -1,0 +1,127 @@
+"""Stages as several processes, started by torchrun: the same bytes, whichever of them is killed.
+
+A sample of what `python -m benchmarks.ranks` measures.
+"""
+
+import signal
+import time
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from benchmarks.small_run import Project, Run
+from noisy_student.core.ranks import TORCHRUN
+
+STAGES = ["check", "prepare", "pretrain", "extract_features", "train_teacher"]
+TEACHER, LABELING = "train_teacher", "predict_pool@iter1"
+SHORT = {"steps": 60, "batch_size": 64}
+PLAIN = {  # what two ranks and one process compute alike: no batch norm, no dropout, no average of statistics
+    "teacher.model": "mlp_16",
+    "teacher.noise": {"operations": 2, "magnitude": 10, "crop": 2},
+    "teacher.training": {"steps": 20, "batch_size": 64, "accumulation": 2, "ema_decay": 0, "optimizer": "sgd"},
+    "training.learning_rate": 0.05,
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    return Project(
+        tmp_path_factory.mktemp("ranks") / "project", [*STAGES, LABELING], changes={"teacher.training": SHORT}
+    )
+
+
+@pytest.fixture
+def two_ranks(monkeypatch) -> None:
+    monkeypatch.setenv(TORCHRUN, "--nproc-per-node 2")
+
+
+def rank_of(run: Run, number: int) -> psutil.Process:
+    """That rank of a stage that runs."""
+    children = psutil.Process(run.pid).children(recursive=True)
+    return next(each for each in children if each.environ().get("RANK") == str(number))
+
+
+def sentence(run: Run) -> str:
+    """The one sentence that a stage ends with."""
+    said = run.ended()
+    assert run.returncode == 1
+    assert "Traceback" not in said
+    (found,) = [line for line in said.splitlines() if "rror" in line]
+    return found
+
+
+def test_two_ranks_label_as_one_does(project, two_ranks):
+    project.forget(LABELING)
+    said = project.finish(LABELING)
+    assert said.count("100%") == 3, "one bar for each of three splits, not one for each rank"
+    assert project.hashes(LABELING) == project.made[LABELING]
+
+
+def test_a_killed_rank_is_named_and_the_run_goes_on_to_the_same_bytes(project, two_ranks):
+    project.forget(TEACHER)
+    project.finish(TEACHER)
+    uninterrupted = project.hashes(TEACHER)
+    project.forget(TEACHER)
+    run = project.start(project.lines[TEACHER][0])
+    assert run.until(lambda: project.checkpoints(TEACHER))
+    rank_of(run, 1).send_signal(signal.SIGKILL)
+    assert sentence(run).startswith("error: rank 1 on ")
+    assert "goes on after step" in project.finish(TEACHER)
+    assert project.hashes(TEACHER) == uninterrupted
+
+
+def test_stopped_ranks_keep_a_checkpoint_of_the_same_step(project, two_ranks):
+    project.forget(TEACHER)
+    run = project.start(project.lines[TEACHER][0])
+    assert run.until(lambda: project.checkpoints(TEACHER))
+    ranks = [rank_of(run, 0), rank_of(run, 1)]
+    run.send_signal(signal.SIGTERM)
+    assert "; run again to go on" in run.ended()
+    assert run.returncode == 128 + signal.SIGTERM
+    assert not psutil.wait_procs(ranks, timeout=5)[1]
+    assert "goes on after step" in project.finish(TEACHER)
+
+
+def test_ranks_end_when_what_started_them_is_killed(project, two_ranks):
+    project.forget(TEACHER)
+    run = project.start(project.lines[TEACHER][0])
+    assert run.until(lambda: project.checkpoints(TEACHER))
+    ranks = [rank_of(run, 0), rank_of(run, 1)]
+    run.kill()
+    assert not psutil.wait_procs(ranks, timeout=10)[1]
+
+
+def test_two_ranks_take_the_steps_of_one(tmp_path, two_ranks, monkeypatch):
+    project = Project(tmp_path / "project", STAGES[:-1], changes=PLAIN)
+    weights = []
+    for _ in range(2):
+        project.forget(TEACHER)
+        project.finish(TEACHER)
+        weights.append(load_file(project.folder / "models/iter0/model.safetensors"))
+        monkeypatch.delenv(TORCHRUN, raising=False)
+    for name, tensor in weights[0].items():
+        assert tensor.allclose(weights[1][name], atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--nproc-per-node many", "NOISY_STUDENT_TORCHRUN was '--nproc-per-node many'"),
+        ("--no-such-option", "NOISY_STUDENT_TORCHRUN was '--no-such-option'"),
+        ("--nproc-per-node '2", "NOISY_STUDENT_TORCHRUN was"),
+    ],
+)
+def test_options_that_torchrun_does_not_know_are_refused(project, monkeypatch, options, expected):
+    monkeypatch.setenv(TORCHRUN, options)
+    assert expected in sentence(project.start(project.lines[TEACHER][0]))
+
+
+def test_what_is_wrong_is_said_once(project, two_ranks, monkeypatch):
+    started = time.monotonic()
+    line = [*project.lines[LABELING][0]]
+    line[line.index("--teacher") + 1] = "models/nowhere"
+    said = sentence(project.start(line))
+    assert "models/nowhere" in said
+    assert "(rank 0 on " in said
+    assert time.monotonic() - started < 60
