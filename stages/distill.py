@@ -20,7 +20,7 @@ from noisy_student.store.splits import read_split
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.loop import TrainingData, TrainingRun
 from noisy_student.training.params import DistillationParams, TrainingParams
-from noisy_student.training.recipes import DistilledParams, distilled_recipe, pretrained_folder
+from noisy_student.training.recipes import DistilledParams, PretrainedInputs, distilled_recipe
 from noisy_student.training.stage import train_stage
 
 
@@ -45,33 +45,28 @@ def main(
     model = params.section(f"distilled.{distilled}", DistilledParams)
     recipe = distilled_recipe(noise, training, distillation, model, distilled)
 
-    weights = pretrained_folder(recipe, pretrained)
-    model_labeled_features, model_pool_features = (
-        pretrained_folder(recipe, folder) for folder in (labeled_features, pool_features)
-    )
-    run = TrainingRun(distilled, recipe, runtime, setup(runtime), seed, weights)
+    body = PretrainedInputs.of(recipe, pretrained, labeled_features, pool_features)
+    run = TrainingRun(distilled, recipe, runtime, setup(runtime), seed, body.weights)
     inputs = {
         "labeled": labeled,
         "pool": pool,
         "logits": logits,
         "validation": validation,
-        "pretrained": weights,
-        "labeled_features": model_labeled_features,
-        "pool_features": model_pool_features,
+        **body.by_role(),
     }
 
     def distillation_data() -> TrainingData:
         distilled_pool = None
-        if not recipe.distillation or recipe.distillation.images != "labeled":
+        if recipe.distillation and recipe.distillation.images != "labeled":
             distilled_pool = LabeledImages.from_logits(
-                read_split(pool), read_logits(logits, "pool"), read_features(model_pool_features)
+                read_split(pool), read_logits(logits, "pool"), read_features(body.pool_features)
             )
         return TrainingData(
             read_split(labeled),
             read_split(validation),
             distilled_pool,
             read_logits(logits, "labeled"),
-            read_features(model_labeled_features),
+            read_features(body.labeled_features),
         )
 
     train_stage(__file__, params, run, inputs, distillation_data, out)

@@ -21,7 +21,7 @@ from noisy_student.store.splits import read_split, read_truth
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.loop import TrainingData, TrainingRun
 from noisy_student.training.params import TrainingParams
-from noisy_student.training.recipes import IterationParams, PoolControlParams, pool_control_recipe, pretrained_folder
+from noisy_student.training.recipes import IterationParams, PoolControlParams, PretrainedInputs, pool_control_recipe
 from noisy_student.training.stage import train_stage
 
 
@@ -49,19 +49,14 @@ def main(
     recipe = pool_control_recipe(noise, training, iteration, kind)
     labeling = of_iteration(params.section("pseudo_labels", PseudoLabelParams), iteration.pseudo_labels, of)
 
-    weights = pretrained_folder(recipe, pretrained)
-    model_labeled_features, model_pool_features = (
-        pretrained_folder(recipe, folder) for folder in (labeled_features, pool_features)
-    )
-    run = TrainingRun(control, recipe, runtime, setup(runtime), seed, weights)
+    body = PretrainedInputs.of(recipe, pretrained, labeled_features, pool_features)
+    run = TrainingRun(control, recipe, runtime, setup(runtime), seed, body.weights)
     inputs = {
         "labeled": labeled,
         "pool": pool,
         "pseudo_labels": pseudo_labels,
         "validation": validation,
-        "pretrained": weights,
-        "labeled_features": model_labeled_features,
-        "pool_features": model_pool_features,
+        **body.by_role(),
         "pool_truth": pool_truth if kind.kind == "oracle" else None,
     }
 
@@ -72,9 +67,9 @@ def main(
             chosen = true_labels(read_truth(pool_truth), len(with_labels.classes), labeling, draw)
         if kind.kind == "shuffled":
             chosen = shuffled(chosen, generator(seed, f"shuffling of {control}"))
-        labeled_pool = LabeledImages.from_pseudo_labels(read_split(pool), chosen, read_features(model_pool_features))
+        labeled_pool = LabeledImages.from_pseudo_labels(read_split(pool), chosen, read_features(body.pool_features))
         return TrainingData(
-            with_labels, read_split(validation), labeled_pool, features=read_features(model_labeled_features)
+            with_labels, read_split(validation), labeled_pool, features=read_features(body.labeled_features)
         )
 
     train_stage(__file__, params, run, inputs, load_data, out)

@@ -20,7 +20,7 @@ from noisy_student.store.splits import read_split
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.loop import TrainingData, TrainingRun
 from noisy_student.training.params import TrainingParams
-from noisy_student.training.recipes import IterationParams, iteration_recipe, pretrained_folder
+from noisy_student.training.recipes import IterationParams, PretrainedInputs, iteration_recipe
 from noisy_student.training.stage import train_stage
 
 
@@ -45,28 +45,23 @@ def main(
     student = params.section(f"iterations.{iteration}", IterationParams)
     recipe = iteration_recipe(noise, training, student, iteration)
 
-    weights = pretrained_folder(recipe, pretrained)
-    model_labeled_features, model_pool_features = (
-        pretrained_folder(recipe, folder) for folder in (labeled_features, pool_features)
-    )
-    run = TrainingRun(iteration, recipe, runtime, setup(runtime), seed, weights or teacher)
+    body = PretrainedInputs.of(recipe, pretrained, labeled_features, pool_features)
+    run = TrainingRun(iteration, recipe, runtime, setup(runtime), seed, body.weights or teacher)
     inputs = {
         "labeled": labeled,
         "pool": pool,
         "pseudo_labels": pseudo_labels,
         "teacher": teacher,
         "validation": validation,
-        "pretrained": weights,
-        "labeled_features": model_labeled_features,
-        "pool_features": model_pool_features,
+        **body.by_role(),
     }
 
     def load_data() -> TrainingData:
         labeled_pool = LabeledImages.from_pseudo_labels(
-            read_split(pool), read_pseudo_labels(pseudo_labels), read_features(model_pool_features)
+            read_split(pool), read_pseudo_labels(pseudo_labels), read_features(body.pool_features)
         )
         return TrainingData(
-            read_split(labeled), read_split(validation), labeled_pool, features=read_features(model_labeled_features)
+            read_split(labeled), read_split(validation), labeled_pool, features=read_features(body.labeled_features)
         )
 
     train_stage(__file__, params, run, inputs, load_data, out)

@@ -16,7 +16,7 @@ from noisy_student.models.features import read_features
 from noisy_student.store.splits import read_split
 from noisy_student.training.loop import TrainingData, TrainingRun
 from noisy_student.training.params import TrainingParams
-from noisy_student.training.recipes import TeacherParams, pretrained_folder, teacher_recipe
+from noisy_student.training.recipes import PretrainedInputs, TeacherParams, teacher_recipe
 from noisy_student.training.stage import train_stage
 
 
@@ -28,17 +28,16 @@ def main(*, labeled: Path, validation: Path, pretrained: Path, labeled_features:
     training, teacher = params.section("training", TrainingParams), params.section("teacher", TeacherParams)
     recipe = teacher_recipe(training, teacher)
 
-    weights, model_labeled_features = pretrained_folder(recipe, pretrained), pretrained_folder(recipe, labeled_features)
-    run = TrainingRun("iter0", recipe, runtime, setup(runtime), seed, weights)
+    body = PretrainedInputs.of(recipe, pretrained, labeled_features)
+    run = TrainingRun("iter0", recipe, runtime, setup(runtime), seed, body.weights)
     inputs = {
         "labeled": labeled,
         "validation": validation,
-        "pretrained": weights,
-        "labeled_features": model_labeled_features,
+        **body.by_role(),
     }
 
     def load_data() -> TrainingData:
-        return TrainingData(read_split(labeled), read_split(validation), features=read_features(model_labeled_features))
+        return TrainingData(read_split(labeled), read_split(validation), features=read_features(body.labeled_features))
 
     train_stage(__file__, params, run, inputs, load_data, out)
 

@@ -1,13 +1,13 @@
 """Labels that a person gave to images by hand: corrections.csv, with the columns id and label."""
 
 import csv
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from noisy_student.core.errors import UserError, did_you_mean, one_line
+from noisy_student.data.manifest import class_name
 
 
 def read_corrections(path: Path, ids: pd.Series, hashes: np.ndarray, classes: list[str]) -> dict[int, int]:
@@ -47,7 +47,7 @@ def _read(path: Path) -> list[tuple[str, str]]:
     for number, line in lines:
         if None in line.values() or any(line.get("", [])):
             raise UserError(f"{path} has another number of fields in line {number} than in its first; mend it")
-    labels = ((line["id"], unicodedata.normalize("NFC", line["label"].strip())) for _, line in lines)
+    labels = ((line["id"], class_name(line["label"])) for _, line in lines)
     return [(name, label) for name, label in labels if label]
 
 

@@ -1,7 +1,6 @@
 """A user's images as a source: list the files, decode them, quarantine the bad ones."""
 
 import tempfile
-import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from noisy_student.core.files import write_csv
 from noisy_student.data.dataset import Dataset, Images, UserFiles
 from noisy_student.data.decoding import Preparation
 from noisy_student.data.listing import HIDDEN, SPLITS, Listing, list_folder, list_manifest
+from noisy_student.data.manifest import class_name
 from noisy_student.data.parallel_decoding import stage
 
 MAX_DROPS = 1000  # each has files of its own
@@ -94,7 +94,7 @@ def _classes(listing: Listing, files: pd.DataFrame, path: Path) -> list[str]:
     """The classes of the labeled images, in the order of their names."""
     listed, used = (_labels(table, "labeled") for table in (listing.files, files))
     if (path / "labeled").is_dir():
-        listed |= {unicodedata.normalize("NFC", each.name) for each in (path / "labeled").iterdir() if each.is_dir()}
+        listed |= {class_name(each.name) for each in (path / "labeled").iterdir() if each.is_dir()}
         listed = {name for name in listed if not name.startswith(".")}
     if empty := sorted(listed - used):
         raise UserError(f"no image of the class {empty[0]!r} in {path} can be used; mend them or remove the class")

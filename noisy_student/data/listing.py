@@ -9,7 +9,6 @@ they are wanted, split (test, train or empty) and group (images that belong toge
 """
 
 import os
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from noisy_student.core.errors import UserError
-from noisy_student.data.manifest import read_manifest
+from noisy_student.data.manifest import class_name, read_manifest
 
 SPLITS = ("test", "labeled", "pool")  # in the order in which rows are counted
 LISTING_COLUMNS = ("path", "label", "split", "group", "drop")
@@ -96,7 +95,7 @@ def _row(path: str, problem: str, unusable: list[tuple[str, str]]) -> tuple[str,
         unusable.append((path, reason))
         return None
     if split != "pool":
-        return path, unicodedata.normalize("NFC", below[0]), split, "", ""
+        return path, class_name(below[0]), split, "", ""
     return path, "", split, "", below[0] if len(below) > 1 else ""
 
 

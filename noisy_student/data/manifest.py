@@ -31,6 +31,11 @@ MAX_ROWS = 100_000_000
 ROWS_AT_ONCE = 1000  # of a Parquet file
 
 
+def class_name(label: str) -> str:
+    """The class that a person's `label` or folder names: no spaces around it, one normal form of Unicode."""
+    return unicodedata.normalize("NFC", label.strip())
+
+
 def read_manifest(path: Path) -> pd.DataFrame:
     """The columns of COLUMNS of the manifest at `path`, all text, "" where one is missing.
 
@@ -41,7 +46,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     for column in COLUMNS:
         table[column] = table[column].fillna("").str.strip()
     table["path"] = _with_slashes(table["path"], path.parent)
-    table["label"] = table["label"].map(lambda label: unicodedata.normalize("NFC", label))
+    table["label"] = table["label"].map(class_name)
     split = table["split"].str.lower()
     wrong = table.loc[~split.isin(list(SPLIT_NAMES)), "split"]
     if len(wrong):

@@ -2,7 +2,7 @@
 place."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -220,7 +220,25 @@ def pool_control_recipe(
     return whole.model_copy(update={"noise": NoiseParams.none()} if control.kind == "unnoised" else {})
 
 
-def pretrained_folder(recipe: Recipe, parent: Path) -> Path | None:
-    """The subfolder of `parent` that belongs to the pretrained network which a model of `recipe` begins with; None for
-    other initial weights. `parent` has weights or features of the pretrained networks."""
-    return folder_of(parent, recipe.model) if recipe.training.initial == "pretrained" else None
+class PretrainedInputs(NamedTuple):
+    """What a model of a recipe takes from a pretrained network, each a folder or None."""
+
+    weights: Path | None
+    labeled_features: Path | None
+    pool_features: Path | None
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, pretrained: Path, labeled_features: Path, pool_features: Path | None = None
+    ) -> "PretrainedInputs":
+        """The subfolders that belong to the network which a model of `recipe` begins with; None for other initial
+        weights. The folders that are given have weights and features of several networks."""
+        parents = (pretrained, labeled_features, pool_features)
+        if recipe.training.initial != "pretrained":
+            return cls(None, None, None)
+        return cls(*(folder_of(parent, recipe.model) if parent else None for parent in parents))
+
+    def by_role(self) -> dict[str, Path | None]:
+        """The folders as inputs of a stage."""
+        names = ("pretrained", "labeled_features", "pool_features")
+        return dict(zip(names, self, strict=True))

@@ -19,7 +19,7 @@ from noisy_student.training.forward import forward_passes, learn_head
 from noisy_student.training.loop import TrainingData, TrainingRun, fit, save_trained
 from noisy_student.training.optim import make_optimizer, rate_shares, set_learning_rate
 from noisy_student.training.params import phase_of
-from noisy_student.training.recipes import pretrained_folder
+from noisy_student.training.recipes import PretrainedInputs
 from noisy_student.training.replica import Replica
 
 CPU = torch.device("cpu")
@@ -334,6 +334,8 @@ def test_without_pretrained_weights_all_learn_at_one_rate_in_two_groups(make_spl
 
 
 def test_weights_are_asked_for_by_who_begins_with_them(tmp_path, make_recipe):
-    assert pretrained_folder(make_recipe("torchvision/resnet18"), tmp_path) is None
-    asked = pretrained_folder(make_recipe("torchvision/resnet18", initial="pretrained"), tmp_path)
-    assert asked == folder_of(tmp_path, "torchvision/resnet18") == tmp_path / "torchvision-resnet18"
+    assert PretrainedInputs.of(make_recipe("torchvision/resnet18"), tmp_path, tmp_path) == (None, None, None)
+    asked = PretrainedInputs.of(make_recipe("torchvision/resnet18", initial="pretrained"), tmp_path, tmp_path / "of")
+    assert asked.weights == folder_of(tmp_path, "torchvision/resnet18") == tmp_path / "torchvision-resnet18"
+    assert asked.labeled_features == tmp_path / "of" / "torchvision-resnet18"
+    assert asked.by_role()["pool_features"] is None
