@@ -90,7 +90,7 @@ def batches(side: int, of_photos: bool = False) -> Iterator[list[Tensor]]:
 def our_noise(params: NoiseParams) -> Noise:
     """Ours, drawn anew in each call."""
     calls = count()
-    return lambda images: policy.augment(images, params, generator(0, "benchmark", next(calls))).float() / 255
+    return lambda images: policy.augment(images, params, generator(0, "benchmark", next(calls))).float().div_(255)
 
 
 def kornia_noise(side: int, alone: bool) -> Noise:

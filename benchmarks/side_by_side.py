@@ -72,7 +72,8 @@ def noise_rate(way: str, side: int, of_photos: bool = False) -> float:
     noised = ours if way == "ours" else public_noise.kornia_noise(side, alone=False)
 
     def batch() -> Tensor:
-        return (noised(images[torch.randint(len(images), (BATCH,))]) - public_noise.MEAN) / public_noise.DEVIATION
+        noisy = noised(images[torch.randint(len(images), (BATCH,))])
+        return noisy.sub_(public_noise.MEAN).div_(public_noise.DEVIATION)
 
     return limits.per_second(batch, BATCH)
 

@@ -91,7 +91,7 @@ def enlarged(two: Tensor, fraction: float) -> Tensor:
     """The middle of the first image, that fraction of its sides, enlarged to the whole."""
     size = np.array(two.shape[2:])
     kept = np.maximum(1, np.round(fraction * size)).astype(np.int64)
-    return resized_crop(two[:1], np.concatenate([(size - kept) // 2, kept])[None])
+    return resized_crop(two[:1], np.concatenate([(size - kept) // 2, kept])[None], np.zeros(1, bool))
 
 
 def with_cutout(two: Tensor, fraction: float, fill: int) -> Tensor:

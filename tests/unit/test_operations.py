@@ -243,6 +243,9 @@ def test_a_resized_crop_is_torchvisions(images):
     expected = torch.stack(
         [crop(image, *each.tolist(), [height, width]) for image, each in zip(images, box, strict=True)]
     )
-    difference = (resized_crop(images, box).int() - expected.int()).abs()
+    plain = np.zeros(len(images), bool)
+    difference = (resized_crop(images, box, plain).int() - expected.int()).abs()
     assert difference.max() <= 1
-    assert torch.equal(resized_crop(images, box)[0], images[0])
+    assert torch.equal(resized_crop(images, box, plain)[0], images[0])
+    mirrored = resized_crop(images, box, ~plain)
+    assert torch.equal(mirrored, resized_crop(images, box, plain).flip(3))

@@ -74,17 +74,19 @@ def jitter(images: Tensor, factor: np.ndarray) -> Tensor:
     return _whole(changed)
 
 
-def resized_crop(images: Tensor, box: np.ndarray) -> Tensor:
-    """The part of each image in its `box`, enlarged to the whole by bilinear interpolation.
+def resized_crop(images: Tensor, box: np.ndarray, mirrored: np.ndarray) -> Tensor:
+    """The part of each image in its `box`, enlarged to the whole by bilinear interpolation, and mirrored left-right
+    where `mirrored`.
 
-    box: int64 (N,4), top, left, height and width in pixels, inside the image.
+    box: int64 (N,4), top, left, height and width in pixels, inside the image. mirrored: bool (N,).
     """
     h, w = images.shape[2:]
     top, left, height, width = _on(images.device, box.astype(np.float32)).T[..., None]  # (N,1) each
     ys = _places(h, top, height, images.device)  # (N,H)
     xs = _places(w, left, width, images.device)
+    xs = torch.where(_on(images.device, mirrored)[:, None], xs.flip(1), xs)
     grid = torch.stack(torch.broadcast_tensors(xs[:, None, :], ys[:, :, None]), dim=3)  # (N,H,W,2)
-    return F.grid_sample(images.float(), grid, "bilinear", "border", align_corners=False).add_(0.5).to(torch.uint8)
+    return _whole(F.grid_sample(images.float(), grid, "bilinear", "border", align_corners=False).add_(0.5))
 
 
 def _places(side: int, start: Tensor, length: Tensor, device: torch.device) -> Tensor:

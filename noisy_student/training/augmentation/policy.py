@@ -238,9 +238,9 @@ def _apply(images: Tensor, drawn: Draw, params: NoiseParams) -> Tensor:
         images = affine(images, drawn.affine, params.fill)
     if params.jitter:
         images = jitter(images, drawn.jitter)
-    if params.resized_crop:
-        images = resized_crop(images, drawn.box)
-    if params.crop or params.flip:
+    if params.resized_crop:  # which can mirror on the way, where no crop comes between
+        images = resized_crop(images, drawn.box, drawn.mirrored & (params.crop == 0))
+    if params.crop or (params.flip and not params.resized_crop):
         images = crop_and_flip(images, drawn.shift, drawn.mirrored, params.fill)
     if params.cutout:
         side = max(1, round(params.cutout * min(images.shape[2:])))
