@@ -7,8 +7,9 @@ from pathlib import Path
 
 from noisy_student.core.errors import did_you_mean
 
-COMMANDS = ("plan", "predict", "label-next", "table", "noise-sheet", "configure", "docs")
-PIPELINE = ("dvc", "networkx", "ruamel", "scipy", "mlxtend", "huggingface_hub")  # modules of the extra `pipeline`
+COMMANDS = ("plan", "predict", "label-next", "table", "noise-sheet", "configure", "submit", "docs")
+EXTRAS = {"submitit": "slurm"}  # modules of an extra, by name; those of `pipeline`:
+EXTRAS |= dict.fromkeys(("dvc", "networkx", "ruamel", "scipy", "mlxtend", "huggingface_hub"), "pipeline")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,10 +44,10 @@ def run(name: str, arguments: list[str]) -> None:
         import_module(f"commands.{_module(name)}").main(arguments)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in PIPELINE:
+        if package not in EXTRAS:
             raise
         needs = f"error: noisy-student {name} needs {package}, which is not installed"
-        _exit(1, f"{needs}; run pip install '.[pipeline]' in the project's folder")
+        _exit(1, f"{needs}; run pip install '.[{EXTRAS[package]}]' in the project's folder")
 
 
 def _module(name: str) -> str:

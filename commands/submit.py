@@ -1,0 +1,93 @@
+"""Run the pipeline as a SLURM job, which goes on by itself after it was preempted: python -m commands.submit"""
+
+import os
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from noisy_student.core.errors import UserError, cli_main, one_line
+from noisy_student.core.ranks import TORCHRUN
+
+FOLDER = Path("slurm")  # of the job's script and of what it prints
+REQUEUES = 1000  # after the time of the job was over; after preemption there is no limit
+KILLED_WITHIN = 120  # seconds between a signal to all processes of a job and its end
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What the job does: `dvc repro` of some stages, or of all, each stage as so many ranks."""
+
+    folder: Path
+    stages: tuple[str, ...]
+    ranks: int
+
+    def __call__(self) -> None:
+        """Run it. Raises `UserError` when a stage fails."""
+        own = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        if self.ranks > 1:
+            own[TORCHRUN] = f"--nproc-per-node {self.ranks}"
+        command = [sys.executable, "-m", "dvc", "repro", *self.stages]
+        done = subprocess.run(command, cwd=self.folder, env=os.environ | own, check=False)
+        if done.returncode < 0:  # SLURM signals all processes of a job before it ends this one
+            time.sleep(KILLED_WITHIN)
+        if done.returncode:
+            raise UserError("a stage failed; what it said stands above")
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What the job does when it is started again: the same, for the stages keep their work in progress."""
+        return submitit.helpers.DelayedSubmission(self)
+
+
+@cli_main
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.partition(": python -m ")[0])
+    parser.add_argument("stages", nargs="*", help="stages of dvc.yaml, with all that they need; none: all")
+    parser.add_argument("--minutes", type=int, default=240, help="after so many the job is started again and goes on")
+    parser.add_argument("--gpus", type=int, default=0, help="of the machine; each stage has as many ranks")
+    parser.add_argument("--ranks", type=int, help="of each stage, if not as many as GPUs")
+    parser.add_argument("--cpus", type=int, default=2, help="of the machine, for all ranks together")
+    parser.add_argument("--sbatch", nargs="*", default=[], metavar="KEY=VALUE", help="other options, partition=long")
+    args = parser.parse_args(argv)
+    options = {"requeue": True, **dict(_option(text) for text in args.sbatch)}
+    pipeline = Pipeline(Path.cwd(), tuple(args.stages), args.ranks or max(1, args.gpus))
+    job = _submit(
+        pipeline,
+        job_name="noisy-student",
+        time=args.minutes,
+        nodes=1,
+        ntasks_per_node=1,
+        cpus_per_task=args.cpus,
+        gpus_per_node=args.gpus or None,
+        stderr_to_stdout=True,
+        additional_parameters=options,
+    )
+    print(f"job {job.job_id} runs dvc repro; it prints to {job.paths.stdout}; `scancel {job.job_id}` ends it")
+
+
+def _option(text: str) -> tuple[str, str | bool]:
+    """The option KEY=VALUE, or KEY alone."""
+    key, equals, value = text.removeprefix("--").partition("=")
+    return key, value if equals else True
+
+
+def _submit(pipeline: Pipeline, **parameters: Any) -> "submitit.Job[None]":
+    """The job that SLURM has accepted. Raises `UserError` where there is no SLURM, and with what `sbatch` refuses."""
+    try:
+        executor = submitit.SlurmExecutor(FOLDER, max_num_timeout=REQUEUES)
+    except RuntimeError:
+        raise UserError("there is no SLURM here: the command srun is missing; submit from a login node") from None
+    executor.update_parameters(**parameters)
+    try:
+        return executor.submit(pipeline)
+    except submitit.core.utils.FailedJobError as error:
+        raise UserError(f"sbatch refused the job: {one_line(error)}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The pipeline as a SLURM job: stand-ins for SLURM's commands start it, preempt it, and start it again."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.small_run import OFTEN, ROOT, Project
+from commands import submit
+from noisy_student.core.ranks import TORCHRUN
+
+TEACHER = "train_teacher"
+START = """
+SLURM_JOB_ID=7 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 setsid bash {spool}/job.sh >> {spool}/log 2>&1 < /dev/null &
+echo $! > {spool}/pid
+"""
+STAND_INS = {
+    "sbatch": "cp $1 {spool}/job.sh" + START + "echo Submitted batch job 7",
+    "srun": """
+while [[ $1 == -* ]]; do [[ $1 == --output ]] && shift; shift; done
+SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 exec "$@"
+""",
+    "scontrol": "(while kill -0 $(cat {spool}/pid); do sleep 0.1; done" + START + ") > /dev/null 2>&1 &",
+}
+SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    folder, before = tmp_path_factory.mktemp("submit") / "project", ["check", "prepare", "pretrain", "extract_features"]
+    return Project(folder, before, changes={"teacher.training": {"steps": 60, "batch_size": 64}})
+
+
+@pytest.fixture
+def slurm(tmp_path, project, monkeypatch) -> Iterator[Path]:
+    """A folder with what the stand-ins know of their one job; they are the first commands of their names."""
+    spool, programs = tmp_path / "spool", tmp_path / "bin"
+    for folder in (spool, programs):
+        folder.mkdir()
+    for name, script in STAND_INS.items():
+        (programs / name).write_text("#!/bin/bash\n" + script.replace("{spool}", str(spool)))
+        (programs / name).chmod(0o700)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the small project has no commands of its own
+    monkeypatch.chdir(project.folder)
+    for name, value in OFTEN.items():
+        monkeypatch.setenv(name, value)
+    yield spool
+    with suppress(psutil.NoSuchProcess):
+        job = psutil.Process(int((spool / "pid").read_text()))
+        for process in [job, *job.children(recursive=True)]:
+            process.kill()
+
+
+def ended(slurm: Path) -> str:
+    """What the job printed, once it has ended."""
+
+    def said() -> str:
+        return (slurm / "log").read_text()
+
+    wait_until(lambda: "Exiting after successful completion" in said() or "triggered an exception" in said(), said)
+    return said()
+
+
+def wait_until(happened: Callable[[], object], said: Callable[[], str]) -> None:
+    until = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < until, said()
+        time.sleep(0.05)
+
+
+def test_a_preempted_job_goes_on_to_the_same_bytes(project, slurm, monkeypatch, capsys):
+    monkeypatch.setenv(TORCHRUN, "--nproc-per-node 2")
+    project.finish(TEACHER)
+    uninterrupted = project.hashes(TEACHER)
+    monkeypatch.delenv(TORCHRUN)
+    project.forget(TEACHER)
+
+    submit.main([TEACHER, "--ranks", "2"])
+    assert "job 7 runs dvc repro; it prints to" in capsys.readouterr().out
+    wait_until(lambda: project.checkpoints(TEACHER), (slurm / "log").read_text)
+    job = psutil.Process(int((slurm / "pid").read_text()))
+    for process in job.children(recursive=True):  # as SLURM does
+        process.send_signal(signal.SIGUSR2)
+    said = ended(slurm)
+    assert "this job is preempted" in said
+    assert "goes on after step" in said
+    assert project.hashes(TEACHER) == uninterrupted
+
+
+def test_a_stage_that_fails_ends_the_job(project, slurm):
+    project.forget(TEACHER)
+    path = project.folder / "params.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("cnn_8", "cnn_0"))
+    submit.main([TEACHER])
+    said = ended(slurm)
+    path.write_text(before)
+    assert "a stage failed; what it said stands above" in said
+
+
+def test_without_slurm_it_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit) as exit_:
+        submit.main([])
+    assert exit_.value.code == 1
+    assert "there is no SLURM here" in capsys.readouterr().err
+
+
+def test_the_options_reach_sbatch(slurm):
+    submit.main(["--minutes", "30", "--gpus", "4", "--cpus", "8", "--sbatch", "partition=long", "exclusive"])
+    script = (slurm / "job.sh").read_text().splitlines()
+    for line in ("time=30", "gpus-per-node=4", "cpus-per-task=8", "partition=long", "exclusive", "requeue"):
+        assert f"#SBATCH --{line}" in script
