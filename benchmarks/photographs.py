@@ -49,6 +49,8 @@ KEYS = ["run", "draw", "params"]
 CONFIDENCE, ROUNDS = 0.8, 2  # of self-training on frozen features
 REGRESSION = "logistic regression"
 EM_STEPS = 100  # of the estimate of the pool's classes
+BEFORE_TEACHER = ["check", "prepare", "pretrain", "extract_features", "train_teacher"]
+MAKING = ("predict_pool", "pseudo_label", "train_student", "predict_for_distilled", "distill")  # stages of a model
 
 
 class Run(NamedTuple):
@@ -220,6 +222,9 @@ def markdown(rows: pd.DataFrame, stages: pd.DataFrame) -> str:
     lines += ["|---|---|---:|---:|---:|---:|"]
     for run, group in rows.groupby("run", sort=False):
         lines += differences(str(run), group)
+    lines += ["", "| photographs | model | minutes until it is there | accuracy |", "|---|---|---:|---:|"]
+    for run, group in rows.groupby("run", sort=False):
+        lines += minutes(str(run), group, stages[stages["run"] == run])
     lines += ["", "| photographs | stage | s | MB |", "|---|---|---:|---:|"]
     for run, group in stages.groupby("run", sort=False):
         first = group[group["draw"] == group["draw"].iloc[0]]
@@ -228,6 +233,17 @@ def markdown(rows: pd.DataFrame, stages: pd.DataFrame) -> str:
         recipe = first[~first["stage"].str.contains("pool_control")]  # the oracle is none of it
         lines.append(f"| {run} | all | {recipe['seconds'].sum():,.0f} | {recipe['megabytes'].max():,.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def minutes(run: str, rows: pd.DataFrame, stages: pd.DataFrame) -> Iterator[str]:
+    """A line for each iteration and distilled model: what the time of the first draw buys."""
+    seconds = stages[stages["draw"] == stages["draw"].iloc[0]].set_index("stage")["seconds"]
+    spent = seconds[seconds.index.isin(BEFORE_TEACHER)].sum()
+    for name, group in rows.groupby("name", sort=False):
+        own = seconds.index.isin([f"{stage}@{name}" for stage in MAKING])
+        if name == "iter0" or own.any():
+            spent += seconds[own].sum()
+            yield f"| {run} | {name} | {spent / 60:.1f} | {percent(group['accuracy'])} |"
 
 
 def in_order(names: pd.Series) -> pd.Series:
