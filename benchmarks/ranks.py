@@ -25,7 +25,7 @@ from benchmarks.small_run import Project, Run
 from benchmarks.studies_table import percent
 from noisy_student.core.errors import cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
-from noisy_student.core.ranks import TORCHRUN
+from noisy_student.core.launch import TORCHRUN
 
 TABLE = ROOT / "benchmarks" / "ranks.csv"
 COUNTS, SEEDS, KILLS, ROUNDS = (1, 2, 4), (0, 1, 2), 10, 3
@@ -78,13 +78,15 @@ def killed(project: Project, name: str, count: int, number: int) -> dict[str, An
     """Whether a stage ends with the same bytes after one of its ranks was killed."""
     draw = random.Random(f"{name} {count} {number}")  # noqa: S311 no secret
     on(count)
-    said, expected = anew(project, name), project.hashes(name)
+    anew(project, name)
+    expected = project.hashes(name)
     kills = 0
     while not kills:
         project.forget(name)
         run = project.start(project.lines[name][0])
-        if run.until(lambda: _began(project, name), seconds=draw.uniform(0, 1)):
-            draw.choice(_ranks(run)).send_signal(signal.SIGKILL)
+        if run.until(lambda: _began(project, name), seconds=draw.uniform(0, 1)) and (found := _ranks(run)):
+            with suppress(psutil.NoSuchProcess):
+                draw.choice(found).send_signal(signal.SIGKILL)
         said = run.ended()
         kills += run.returncode != 0
     named = bool(re.search(r"^error: rank \d+ on .* was killed by SIGKILL; run again to go on$", said, re.MULTILINE))

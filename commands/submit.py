@@ -1,6 +1,7 @@
 """Run the pipeline as a SLURM job, which goes on by itself after it was preempted: python -m commands.submit"""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,11 +13,12 @@ from typing import Any
 import submitit
 
 from noisy_student.core.errors import UserError, cli_main, one_line
-from noisy_student.core.ranks import TORCHRUN
+from noisy_student.core.launch import TORCHRUN
 
 FOLDER = Path("slurm")  # of the job's script and of what it prints
 REQUEUES = 1000  # after the time of the job was over; after preemption there is no limit
-KILLED_WITHIN = 120  # seconds between a signal to all processes of a job and its end
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # to all processes of a job, before SLURM ends it
+KILLED_WITHIN = 3600  # seconds between such a signal and the end
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,11 @@ class Pipeline:
 
     def __call__(self) -> None:
         """Run it. Raises `UserError` when a stage fails."""
-        own = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        if self.ranks > 1:
-            own[TORCHRUN] = f"--nproc-per-node {self.ranks}"
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        environment[TORCHRUN] = f"--nproc-per-node {self.ranks}" if self.ranks > 1 else ""
         command = [sys.executable, "-m", "dvc", "repro", *self.stages]
-        done = subprocess.run(command, cwd=self.folder, env=os.environ | own, check=False)
-        if done.returncode < 0:  # SLURM signals all processes of a job before it ends this one
+        done = subprocess.run(command, cwd=self.folder, env=environment, check=False)
+        if -done.returncode in SIGNALS:
             time.sleep(KILLED_WITHIN)
         if done.returncode:
             raise UserError("a stage failed; what it said stands above")
@@ -52,8 +53,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--gpus", type=int, default=0, help="of the machine; each stage has as many ranks")
     parser.add_argument("--ranks", type=int, help="of each stage, if not as many as GPUs")
     parser.add_argument("--cpus", type=int, default=2, help="of the machine, for all ranks together")
-    parser.add_argument("--sbatch", nargs="*", default=[], metavar="KEY=VALUE", help="other options, partition=long")
+    parser.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="such as partition=long")
     args = parser.parse_args(argv)
+    for name, least in {"minutes": 1, "gpus": 0, "ranks": 1, "cpus": 1}.items():
+        if (number := getattr(args, name)) is not None and number < least:
+            raise UserError(f"--{name} was {number}; it must be at least {least}")
     options = {"requeue": True, **dict(_option(text) for text in args.sbatch)}
     pipeline = Pipeline(Path.cwd(), tuple(args.stages), args.ranks or max(1, args.gpus))
     job = _submit(

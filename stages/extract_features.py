@@ -12,6 +12,7 @@ from noisy_student.core import ranks
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.files import read_json, write_json
+from noisy_student.core.launch import ranked
 from noisy_student.core.workspace import Work, work
 from noisy_student.models.checkpoint import folder_of
 from noisy_student.models.classifier import Classifier
@@ -23,7 +24,7 @@ from noisy_student.store.splits import Split, read_split
 
 
 @command
-@ranks.ranked
+@ranked
 def main(*, pretrained: Path, labeled: Path, calibration: Path, pool: Path, out: Path) -> None:
     params = ParamsFile()
     runtime = params.section("runtime", RuntimeParams)
@@ -45,7 +46,8 @@ def main(*, pretrained: Path, labeled: Path, calibration: Path, pool: Path, out:
 
 def extract(job: Work, body: Classifier, split: Split, folder: Path, runtime: RuntimeParams, title: str) -> None:
     """Make the file in `folder` of each shard of `split` that has none yet."""
-    done = {number for number in range(len(split.shards)) if job.has(str(folder / f"{number:05}.npy"))}
+    shards = range(len(split.shards))
+    done = ranks.from_first(lambda: {number for number in shards if job.has(str(folder / f"{number:05}.npy"))})
     for number, predictions in predict_split(body, split, runtime, title, done, ONE_VIEW):
         if predictions.features is not None:
             job.add(str(folder / f"{number:05}.npy"), predictions.features)

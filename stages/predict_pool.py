@@ -14,6 +14,7 @@ from noisy_student.core import ranks
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.files import read_json
+from noisy_student.core.launch import ranked
 from noisy_student.core.workspace import Work, work
 from noisy_student.models.checkpoint import DESCRIPTION, folder_of
 from noisy_student.models.classifier import Classifier, load_classifier
@@ -24,7 +25,7 @@ from noisy_student.store.splits import Selection, Split, read_split
 
 
 @command
-@ranks.ranked
+@ranked
 def main(*, teacher: Path, pool: Path, calibration: Path, labeled: Path, features: Path, out: Path) -> None:
     params = ParamsFile()
     runtime, labeling = params.section("runtime", RuntimeParams), params.section("labeling", LabelingParams)
@@ -50,7 +51,7 @@ def main(*, teacher: Path, pool: Path, calibration: Path, labeled: Path, feature
 
 def label_by_features(job: Work, teacher: Classifier, features: Selection, name: str, labeling: LabelingParams) -> None:
     """Make the files of the split called `name`, whose `features` are known, an array for each of its shards."""
-    for number in ranks.mine(len(features.arrays)):
+    for number in ranks.share_of(len(features.arrays)):
         of_shard = features.arrays[number]
         job.add(f"{name}-{number:05}.npy", logits_of(teacher, of_shard))
         if labeling.features:
@@ -69,7 +70,11 @@ def label(
     """Make the files of the split called `name` for each of its shards that has none yet."""
     kinds = ("", "features-") if labeling.features else ("",)
     shards = range(len(split.shards))
-    done = {number for number in shards if all(job.has(f"{kind}{name}-{number:05}.npy") for kind in kinds)}
+
+    def has(number: int) -> bool:
+        return all(job.has(f"{kind}{name}-{number:05}.npy") for kind in kinds)
+
+    done = ranks.from_first(lambda: set(filter(has, shards)))
     for number, predictions in predict_split(teacher, split, runtime, title, done, labeling):
         job.add(f"{name}-{number:05}.npy", predictions.logits)
         if predictions.features is not None:

@@ -11,6 +11,7 @@ from noisy_student.core import ranks
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.files import write_json
+from noisy_student.core.launch import ranked
 from noisy_student.core.randomness import Seed
 from noisy_student.core.workspace import work, work_folder
 from noisy_student.models.checkpoint import folder_of, save_model
@@ -21,7 +22,7 @@ from noisy_student.training.recipes import pretraining_recipe
 
 
 @command
-@ranks.ranked
+@ranked
 def main(*, out: Path) -> None:
     params = ParamsFile()
     seed = params.section("seed", Seed)
@@ -29,8 +30,8 @@ def main(*, out: Path) -> None:
     pretraining = params.section("pretraining", PretrainingParams)
 
     device = setup(runtime)
-    processes = ranks.world_size() if pretraining.trains else 1
-    with work(out, __file__, params, {"path": pretraining.reads()}, machine(device, processes)) as job:
+    count = ranks.world_size() if pretraining.trains else 1
+    with work(out, __file__, params, {"path": pretraining.reads()}, machine(device, count)) as job:
         if not job.finished:
             if pretraining.trains:
                 data = ranks.after_first(lambda: TrainingData(*labeled_images(pretraining, seed, work_folder())))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
+from noisy_student.core.launch import ranked
 from noisy_student.core.randomness import Seed, generator
-from noisy_student.core.ranks import ranked
 from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.models.features import read_features
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams, of_iteration, shuffled, true_labels

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
+from noisy_student.core.launch import ranked
 from noisy_student.core.randomness import Seed
-from noisy_student.core.ranks import ranked
 from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.models.features import read_features
 from noisy_student.store.labeled_images import LabeledImages

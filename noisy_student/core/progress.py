@@ -8,16 +8,15 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from noisy_student.core.ranks import Counter
+from noisy_student.core import ranks
 
 PLAIN_SECONDS = 10.0  # between two plain lines
-POLL_SECONDS = 0.2  # between two looks at the images of other ranks
 
 
 class Meter:
     """Counts images towards a total and shows their rate, the time left and the caller's figures."""
 
-    def __init__(self, title: str, total: int, bar: Progress | None, counter: Counter | None = None):
+    def __init__(self, title: str, total: int, bar: Progress | None, counter: ranks.Counter | None = None):
         self.title, self.total, self.bar, self.counter = title, total, bar, counter
         self.done, self.started, self.spoke = 0, time.monotonic(), time.monotonic()
         self.before = 0  # images that an earlier run did
@@ -68,20 +67,20 @@ class SilentMeter(Meter):
 
 
 @contextmanager
-def meter(title: str, total: int, counter: Counter | None = None) -> Iterator[Meter]:
+def meter(title: str, total: int, counter: ranks.Counter | None = None) -> Iterator[Meter]:
     """A `Meter` for `total` images, whose bar stays on the screen when the work is done.
 
-    With a `counter`, each rank counts its own images, and the first one shows those of all and waits for them.
+    With a `counter`, each rank counts the images of its share. All wait for the last one.
     """
     with _meter(title, total, counter) as found:
         yield found
-        while counter and found.done < total:
-            time.sleep(POLL_SECONDS)
+        if counter:
+            ranks.wait_for_all(meanwhile=lambda: found.advance(0))
             found.advance(0)
 
 
 @contextmanager
-def _meter(title: str, total: int, counter: Counter | None) -> Iterator[Meter]:
+def _meter(title: str, total: int, counter: ranks.Counter | None) -> Iterator[Meter]:
     if not sys.stdout.isatty():
         plain = Meter(title, total, None, counter)
         yield plain

@@ -1,4 +1,4 @@
-"""Stops work cleanly on Ctrl-C, on SIGTERM, or when the DVC that started the stage is gone."""
+"""Stops work cleanly on Ctrl-C, on SIGTERM, or when the DVC or the torchrun that started the stage is gone."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-WATCH_SECONDS = 0.5  # between two looks at whether DVC is still there
+WATCH_SECONDS = 0.5  # between two looks at whether the starter is still there
 
 
 class Stopped(BaseException):
@@ -38,7 +38,7 @@ def raise_on_signal() -> Iterator[None]:
         raise Stopped(number)
 
     if "DVC_STAGE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
-        threading.Thread(target=_stop_without_dvc, daemon=True).start()
+        threading.Thread(target=_stop_without_starter, daemon=True).start()
     with _handled_by(stop):
         yield
 
@@ -69,8 +69,8 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
             signal.signal(number, earlier)
 
 
-def _stop_without_dvc() -> None:
-    """Killing DVC alone leaves its stage running, and the next `dvc repro` would start a second one."""
+def _stop_without_starter() -> None:
+    """Killing DVC or torchrun alone leaves what it started running, and the next run would start it a second time."""
     while _starters() == STARTED_BY:
         time.sleep(WATCH_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -97,7 +97,12 @@ def work(
     Waits for another process that does the same work. Raises `UserError` when the provenance changed meanwhile.
     """
     with _alone(file, params, inputs, machine) as (made_from, name):
-        job = Work(work_folder() / name)
+        folder = ranks.from_first(lambda: work_folder() / name)
+        if folder.name != name:
+            raise UserError(
+                f"{made_from.stage} differs between the ranks in code, parameters, inputs or machine; all need the same"
+            )
+        job = Work(folder)
         yield job
         ranks.wait_for_all()
         if ranks.is_first():

@@ -40,7 +40,7 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B,K) of uint8 `images` (B,C,H,W). For a network for color images, a gray image is repeated in all
         channels."""
-        pixels = images.float().div_(255).sub_(self.mean).div_(self.std)
+        pixels = (images.float().div_(255) - self.mean).div_(self.std)
         return self.network(pixels.contiguous(memory_format=self.memory_format))
 
     def to_memory_format(self, memory_format: torch.memory_format) -> "Classifier":

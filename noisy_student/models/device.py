@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
+from noisy_student.core import ranks
 from noisy_student.core.config import ParamsModel
 from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import generator
@@ -35,11 +36,10 @@ class RuntimeParams(ParamsModel):
     deterministic: bool  # refuse operations whose result differs from run to run on a GPU
 
 
-def machine(device: torch.device, processes: int = 1) -> dict[str, Any]:
-    """What decides the bytes of a result beside code, parameters and inputs. `processes`: the ranks, where their number
-    does."""
+def machine(device: torch.device, count: int = 1) -> dict[str, Any]:
+    """What decides the bytes of a result beside code, parameters and inputs; the `count` of ranks, where it does."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    return {"device": device.type, "kind": kind, "processes": processes, **{name: _version(name) for name in LIBRARIES}}
+    return {"device": device.type, "kind": kind, "ranks": count, **{name: _version(name) for name in LIBRARIES}}
 
 
 def processor() -> str:
@@ -60,7 +60,10 @@ def _version(library: str) -> str:
 
 
 def setup(params: RuntimeParams) -> torch.device:
-    """Set threads and determinism for this process and return the device to run on (see `pick_device`)."""
+    """Set threads and determinism for this process and return the device to run on (see `pick_device`).
+
+    Each rank of a machine takes a GPU of its own. Raises `UserError` for more ranks than GPUs.
+    """
     torch.set_num_threads(params.threads)
     keep_freed_memory()
     if params.deterministic:
@@ -68,7 +71,12 @@ def setup(params: RuntimeParams) -> torch.device:
         # use_deterministic_algorithms(True) says the same, and takes two seconds to import torch's compiler.
         torch.set_deterministic_debug_mode("error")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # what is read was written
-    return pick_device(params)
+    device = pick_device(params)
+    if device.type == "cuda" and ranks.world_size() > 1:
+        if ranks.local_rank() >= torch.cuda.device_count():
+            raise UserError(f"there are more ranks than the {torch.cuda.device_count()} GPU(s); start fewer")
+        torch.cuda.set_device(ranks.local_rank())
+    return device
 
 
 def keep_freed_memory() -> None:

@@ -4,7 +4,7 @@ B images in a batch, N in all, C channels, H x W pixels, F features, K classes.
 """
 
 import math
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Literal, NamedTuple
@@ -18,7 +18,6 @@ from noisy_student.core import ranks
 from noisy_student.core.config import ParamsModel
 from noisy_student.core.files import release
 from noisy_student.core.progress import Meter, meter
-from noisy_student.core.ranks import Counter
 from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, autocast, memory_format, translate_torch_errors
 from noisy_student.models.registry import heads, input_size
@@ -132,17 +131,16 @@ def predict_split(
     split: Split,
     runtime: RuntimeParams,
     title: str,
-    done: Container[int] = (),
+    done: Collection[int] = (),
     labeling: LabelingParams = PLAIN,
 ) -> Iterator[tuple[int, Predictions]]:
-    """Predictions for `split`: the number of each shard that is not `done` yet, and its predictions; of several ranks,
-    each has shards of its own."""
-    own = [(number, split.shards[number]) for number in ranks.mine(len(split.shards))]
-    todo = [(number, shard) for number, shard in own if number not in done]
-    with meter(title, len(split), Counter(title)) as progress, translate_torch_errors("take a smaller model"):
-        if len(todo) < len(own):
-            before = sum(len(shard) for number, shard in own if number in done)
-            progress.resume(before, f"goes on with {len(own) - len(todo):,} of {len(own):,} shards done")
-        for number, shard in todo:
-            yield number, predict(classifier, shard, runtime, progress, labeling)
-            release(shard)
+    """Predictions for `split`: the number of each shard that is not `done` yet, and its predictions. Of several ranks,
+    each yields its share of the shards; all need the same `done`."""
+    with meter(title, len(split), ranks.Counter()) as progress, translate_torch_errors("take a smaller model"):
+        if done and ranks.is_first():
+            before = sum(len(split.shards[number]) for number in done)
+            progress.resume(before, f"goes on with {len(done):,} of {len(split.shards):,} shards done")
+        for number in ranks.share_of(len(split.shards)):
+            if number not in done:
+                yield number, predict(classifier, split.shards[number], runtime, progress, labeling)
+                release(split.shards[number])

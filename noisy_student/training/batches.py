@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from noisy_student.core import ranks
 from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import generator
-from noisy_student.core.ranks import mine, world_size
 from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.splits import Selection
 from noisy_student.training.augmentation import policy
@@ -109,26 +109,26 @@ class Batches:
         if not phase.noised:
             return dict(zip(steps, plain, strict=True))
         from_labels, from_pool = composition(self.recipe, phase, self.pool is not None)
-        images, own = [part.images for part in plain], own_rows(from_labels, from_pool)
-        draws = self._draws(self.recipe.noise, images[0], from_labels + from_pool, own, steps, "input noise")
+        images, rows = [part.images for part in plain], share_rows(from_labels, from_pool)
+        draws = self._draws(self.recipe.noise, images[0], from_labels + from_pool, rows, steps, "input noise")
         noised = self._noised(images, draws, self.recipe.noise, phase)
         made = [replace(part, images=images) for part, images in zip(plain, noised, strict=True)]
         views = [part.weak for part in plain if part.weak is not None]
         if views:
             params = self.recipe.noise.weak()
-            draws = self._draws(params, views[0], from_pool, own_rows(0, from_pool), steps, "weak noise")
+            draws = self._draws(params, views[0], from_pool, share_rows(0, from_pool), steps, "weak noise")
             weak = self._noised(views, draws, params, phase)
             made = [replace(part, weak=images) for part, images in zip(made, weak, strict=True)]
         return {step: self._mixed(part, step) for step, part in zip(steps, made, strict=True)}
 
     def _draws(
-        self, params: NoiseParams, like: Tensor, count: int, own: np.ndarray, steps: range, purpose: str
+        self, params: NoiseParams, like: Tensor, count: int, rows: np.ndarray, steps: range, purpose: str
     ) -> list[policy.Draw]:
-        """The draw of each of `steps` for `count` images of the size of those in `like`, of which the `own` rows are
+        """The draw of each of `steps` for `count` images of the size of those in `like`, of which the `rows` are
         taken."""
         height, width = like.shape[2:]
         randoms = (generator(self.seed, purpose, step) for step in steps)
-        return [policy.draw(params, count, (height, width), random).rows(own) for random in randoms]
+        return [policy.draw(params, count, (height, width), random).rows(rows) for random in randoms]
 
     def _noised(
         self, images: list[Tensor], draws: list[policy.Draw], params: NoiseParams, phase: Phase
@@ -141,7 +141,7 @@ class Batches:
         params = self.recipe.noise
         if params.mix == "none":
             return part
-        random = generator(self.seed, "mix", step)
+        random = generator(self.seed, ranks.own_purpose("mix"), step)
         images, targets, weights = mix(part.images, part.targets, part.weights, params.mix, params.mix_alpha, random)
         return replace(part, images=images, targets=targets, weights=weights)
 
@@ -151,7 +151,7 @@ class Batches:
         from_labels, from_pool = composition(self.recipe, phase, self.pool is not None)
         sources = [("labeled", self.labeled, from_labels), *([("pool", self.pool, from_pool)] if self.pool else [])]
         taken = [
-            take(of, rows_of_step(of.order, count, self.seed, name, step)[own_rows(0, count)])
+            take(of, rows_of_step(of.order, count, self.seed, name, step)[share_rows(0, count)])
             for name, of, count in sources
         ]
         images = torch.cat([each.images for each in taken])
@@ -170,11 +170,12 @@ class Batches:
 
 
 def check_ranks(params: TrainingParams) -> None:
-    """Raise `UserError` when a part of a batch has no two images for each rank, which batch norm asks for."""
-    if params.batch_size < 2 * params.accumulation * (ranks := world_size()):
+    """Raise `UserError` when a part of a rank's share could have less than two images, which batch norm asks for."""
+    count, labeled = ranks.world_size(), labeled_in_batch(params)
+    if labeled // count + (params.batch_size - labeled) // count < 2 * params.accumulation:
         raise UserError(
             f"training.batch_size {params.batch_size} in {params.accumulation} parts (accumulation) is too small for "
-            f"{ranks} processes; raise it, or start fewer of them"
+            f"{count} ranks; raise it, or start fewer of them"
         )
 
 
@@ -211,17 +212,17 @@ def composition(recipe: Recipe, phase: Phase, with_pool: bool) -> tuple[int, int
     return labeled_in_batch(recipe.training), size - labeled_in_batch(recipe.training)
 
 
-def own_rows(labeled: int, pool: int) -> np.ndarray:
+def share_rows(labeled: int, pool: int) -> np.ndarray:
     """The rows (n,) of this rank in a batch of `labeled` and then `pool` images; each rank has its share of both."""
-    return np.concatenate([mine(labeled), labeled + np.array(mine(pool), dtype=np.int64)]).astype(np.int64)
+    return np.concatenate([ranks.share_of(labeled), labeled + np.array(ranks.share_of(pool))]).astype(np.int64)
 
 
 @lru_cache(maxsize=8)
 def _roles(pool_weight: float, labeled: int, pool: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The weights, and 1 for pool images and 0 for others, of this rank's images in all batches with that many labeled
     and pool images."""
-    own, from_pool = own_rows(labeled, pool), torch.cat([torch.zeros(labeled), torch.ones(pool)])
-    return image_weights(pool_weight, labeled, pool)[own].to(device), from_pool[own].to(device)
+    rows, from_pool = share_rows(labeled, pool), torch.cat([torch.zeros(labeled), torch.ones(pool)])
+    return image_weights(pool_weight, labeled, pool)[rows].to(device), from_pool[rows].to(device)
 
 
 def image_weights(pool_weight: float, labeled: int, pool: int) -> Tensor:

@@ -131,7 +131,7 @@ def _fit_one(
     print(f"{name}: {recipe.model}, {work} on {run.device}", flush=True)
     with translate_torch_errors(SMALLER_BATCH):
         checkpoints = Checkpoints(folder) if folder else None
-        found = ranks.after_first(checkpoints.latest) if checkpoints else None  # the first removes a damaged one
+        found = ranks.from_first(checkpoints.latest) if checkpoints else None
         classifier = initial_model(run, data.labeled)
         if recipe.training.initial == "pretrained" and not found:
             if data.features is None:
@@ -185,7 +185,7 @@ def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
             "accuracy_high": high,
             "loss": last["validation_loss"],
         },
-        "processes": ranks.world_size(),
+        "ranks": ranks.world_size(),
         "training": recipe.training.model_dump(),
         **({"distillation": distillation.model_dump(), "teacher": recipe.distilled_from} if distillation else {}),
         "noise": recipe.noise.model_dump(),
@@ -253,7 +253,7 @@ class Trainer:
         """Advance `state` by one optimizer step."""
         params, step = self.recipe.training, state.step
         set_learning_rate(state.optimizer, params, step)
-        reseed_torch(self.seed, "model noise" if ranks.is_first() else f"model noise of rank {ranks.rank()}", step)
+        reseed_torch(self.seed, ranks.own_purpose("model noise"), step)
         scope = phase_of(params, step).scope
         student = forward_passes(state.replica, self.runtime, scope, params.keeps_statistics, params.frozen)
         for number, part in enumerate(batches.parts(step), start=1):

@@ -16,6 +16,15 @@ from noisy_student.core import ranks
 from noisy_student.models.classifier import Classifier
 
 
+def with_shared_norms(network: nn.Module) -> nn.Module:
+    """`network` with batch norms that see the images of all ranks. timm's own way also keeps the activations that its
+    norms have."""
+    from noisy_student.core.torchvision_compat import timm  # two seconds to import
+
+    converted: nn.Module = timm().layers.convert_sync_batchnorm(network)
+    return converted
+
+
 class Replica:
     """This rank's copy of a classifier in training. All begin with the weights of the first rank's."""
 
@@ -24,7 +33,7 @@ class Replica:
         self.module: nn.Module = classifier
         if self.count > 1:
             if classifier.mean.is_cuda:  # batch norms see the whole batch; on a CPU each sees its rank's share
-                classifier.network = nn.SyncBatchNorm.convert_sync_batchnorm(classifier.network)
+                classifier.network = with_shared_norms(classifier.network)
             # A phase may train only some tensors. To look for them also keeps the order in which gradients are summed
             # up the same after a resume.
             self.module = DistributedDataParallel(classifier, find_unused_parameters=True)

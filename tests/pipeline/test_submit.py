@@ -3,7 +3,6 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -11,11 +10,12 @@ import pytest
 
 from benchmarks.small_run import OFTEN, ROOT, Project
 from commands import submit
-from noisy_student.core.ranks import TORCHRUN
+from noisy_student.core.launch import TORCHRUN
 
 TEACHER = "train_teacher"
 START = """
-SLURM_JOB_ID=7 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 setsid bash {spool}/job.sh >> {spool}/log 2>&1 < /dev/null &
+export SPOOL={spool} SLURM_JOB_ID=7 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1
+setsid bash {spool}/job.sh >> {spool}/log 2>&1 < /dev/null &
 echo $! > {spool}/pid
 """
 STAND_INS = {
@@ -41,6 +41,7 @@ def slurm(tmp_path, project, monkeypatch) -> Iterator[Path]:
     spool, programs = tmp_path / "spool", tmp_path / "bin"
     for folder in (spool, programs):
         folder.mkdir()
+    (spool / "log").touch()
     for name, script in STAND_INS.items():
         (programs / name).write_text("#!/bin/bash\n" + script.replace("{spool}", str(spool)))
         (programs / name).chmod(0o700)
@@ -50,9 +51,8 @@ def slurm(tmp_path, project, monkeypatch) -> Iterator[Path]:
     for name, value in OFTEN.items():
         monkeypatch.setenv(name, value)
     yield spool
-    with suppress(psutil.NoSuchProcess):
-        job = psutil.Process(int((spool / "pid").read_text()))
-        for process in [job, *job.children(recursive=True)]:
+    for process in psutil.process_iter(["environ"]):
+        if (process.info["environ"] or {}).get("SPOOL") == str(spool):
             process.kill()
 
 
@@ -97,10 +97,11 @@ def test_a_stage_that_fails_ends_the_job(project, slurm):
     path = project.folder / "params.yaml"
     before = path.read_text()
     path.write_text(before.replace("cnn_8", "cnn_0"))
-    submit.main([TEACHER])
-    said = ended(slurm)
-    path.write_text(before)
-    assert "a stage failed; what it said stands above" in said
+    try:
+        submit.main([TEACHER])
+        assert "a stage failed; what it said stands above" in ended(slurm)
+    finally:
+        path.write_text(before)
 
 
 def test_without_slurm_it_says_so(tmp_path, monkeypatch, capsys):
@@ -112,7 +113,8 @@ def test_without_slurm_it_says_so(tmp_path, monkeypatch, capsys):
 
 
 def test_the_options_reach_sbatch(slurm):
-    submit.main(["--minutes", "30", "--gpus", "4", "--cpus", "8", "--sbatch", "partition=long", "exclusive"])
+    others = ["--sbatch", "partition=long", "--sbatch", "exclusive"]
+    submit.main(["--minutes", "30", "--gpus", "4", "--cpus", "8", *others])
     script = (slurm / "job.sh").read_text().splitlines()
     for line in ("time=30", "gpus-per-node=4", "cpus-per-task=8", "partition=long", "exclusive", "requeue"):
         assert f"#SBATCH --{line}" in script

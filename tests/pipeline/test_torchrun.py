@@ -3,6 +3,7 @@
 A sample of what `python -m benchmarks.ranks` measures.
 """
 
+import re
 import signal
 import time
 
@@ -11,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from benchmarks.small_run import Project, Run
-from noisy_student.core.ranks import TORCHRUN
+from noisy_student.core.launch import TORCHRUN
 
 STAGES = ["check", "prepare", "pretrain", "extract_features", "train_teacher"]
 TEACHER, LABELING = "train_teacher", "predict_pool@iter1"
@@ -71,16 +72,34 @@ def test_a_killed_rank_is_named_and_the_run_goes_on_to_the_same_bytes(project, t
     assert project.hashes(TEACHER) == uninterrupted
 
 
-def test_stopped_ranks_keep_a_checkpoint_of_the_same_step(project, two_ranks):
+def test_torchrun_starts_killed_ranks_again(project, monkeypatch):
+    monkeypatch.setenv(TORCHRUN, "--nproc-per-node 2 --max-restarts 1")
+    project.forget(TEACHER)
+    project.finish(TEACHER)
+    uninterrupted = project.hashes(TEACHER)
+    project.forget(TEACHER)
+    run = project.start(project.lines[TEACHER][0])
+    assert run.until(lambda: project.checkpoints(TEACHER))
+    rank_of(run, 1).send_signal(signal.SIGKILL)
+    assert "goes on after step" in run.ended()
+    assert run.returncode == 0
+    assert project.hashes(TEACHER) == uninterrupted
+
+
+def test_stopped_ranks_go_on_after_the_same_step(project, two_ranks):
+    project.forget(TEACHER)
+    project.finish(TEACHER)
+    uninterrupted = project.hashes(TEACHER)
     project.forget(TEACHER)
     run = project.start(project.lines[TEACHER][0])
     assert run.until(lambda: project.checkpoints(TEACHER))
     ranks = [rank_of(run, 0), rank_of(run, 1)]
     run.send_signal(signal.SIGTERM)
-    assert "; run again to go on" in run.ended()
+    (step,) = re.findall(r"stopped after step (\d+) of 60; run again to go on", run.ended())
     assert run.returncode == 128 + signal.SIGTERM
     assert not psutil.wait_procs(ranks, timeout=5)[1]
-    assert "goes on after step" in project.finish(TEACHER)
+    assert f"goes on after step {step} " in project.finish(TEACHER)
+    assert project.hashes(TEACHER) == uninterrupted
 
 
 def test_ranks_end_when_what_started_them_is_killed(project, two_ranks):
@@ -108,6 +127,7 @@ def test_two_ranks_take_the_steps_of_one(tmp_path, two_ranks, monkeypatch):
     ("options", "expected"),
     [
         ("--nproc-per-node many", "NOISY_STUDENT_TORCHRUN was '--nproc-per-node many'"),
+        ("4", "NOISY_STUDENT_TORCHRUN was '4'"),
         ("--no-such-option", "NOISY_STUDENT_TORCHRUN was '--no-such-option'"),
         ("--nproc-per-node '2", "NOISY_STUDENT_TORCHRUN was"),
     ],

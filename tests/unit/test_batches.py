@@ -371,5 +371,5 @@ def test_the_shares_of_the_ranks_are_the_batch(make_recipe, as_rank, objective, 
 
 def test_a_batch_too_small_for_the_ranks_is_refused(make_recipe, as_rank):
     as_rank(0, 5)
-    with pytest.raises(UserError, match=r"batch_size 16 in 2 parts .* too small for 5 processes; raise it, or start"):
+    with pytest.raises(UserError, match=r"batch_size 16 in 2 parts .* too small for 5 ranks; raise it, or start"):
         Batches(make_recipe(batch_size=16, accumulation=2), LABELED, POOL, seed=0)

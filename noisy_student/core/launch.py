@@ -1,0 +1,139 @@
+"""Starts a stage as several ranks, on one or more machines that share the project's folder.
+
+    NOISY_STUDENT_TORCHRUN="--nproc-per-node 4"    options of torchrun; not set: a stage is one process
+
+It is an environment variable, because it belongs to the machine: in a command of dvc.yaml it would make DVC run
+everything again. A stage that finds it starts itself under torchrun (docs.pytorch.org/docs/stable/elastic/run.html).
+"""
+
+import contextlib
+import io
+import logging
+import os
+import shlex
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import wraps
+from typing import Any
+
+from noisy_student.core import ranks
+from noisy_student.core.errors import UserError, one_line
+from noisy_student.core.signals import Stopped
+
+TORCHRUN = "NOISY_STUDENT_TORCHRUN"
+LONGEST_WAIT = timedelta(days=1)  # of ranks for one of them, which may wait for another run's lock
+LOST_RANK = "another rank is gone; run again to go on"
+
+
+def ranked(main: Callable[..., None]) -> Callable[..., None]:
+    """Let the stage `main` start itself under torchrun where the environment asks for it, as one rank of a group."""
+
+    @wraps(main)
+    def run(*args: Any, **kwargs: Any) -> None:
+        if ranks.world_size() > 1:
+            with _group():
+                main(*args, **kwargs)
+        elif not ranks.is_rank() and (options := os.environ.get(TORCHRUN, "").strip()):
+            _start(options)
+        else:
+            main(*args, **kwargs)
+
+    return run
+
+
+def _start(options: str) -> None:
+    """Run this process's command under torchrun. Raises `UserError` with what the first rank that failed said."""
+    from torch.distributed import DistError
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.run import run
+
+    logging.disable()  # torchrun prints a page for what is one sentence here
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # until a stage sets runtime.threads; else torchrun warns of it
+    with tempfile.TemporaryDirectory(prefix="ranks-") as logs:
+        wanted = _parsed(options, logs)
+        try:
+            run(wanted)
+        except SignalException as stopped:  # the first rank has said what is kept
+            sys.exit(128 + stopped.sigval)
+        except ChildFailedError as failed:
+            raise _first_error(failed.failures) from None
+        except (RendezvousError, DistError):
+            raise UserError("another machine of this run is gone, or did not come; run again on all of them") from None
+        except (ValueError, AssertionError) as error:  # of values that the options do not take
+            raise _refused(options, f" ({one_line(error)})") from None
+
+
+def _parsed(options: str, logs: str) -> Any:
+    """torchrun's arguments for this process's command with a person's `options`. Raises `UserError` for wrong ones."""
+    from torch.distributed.run import parse_args
+
+    module = getattr(sys.modules["__main__"].__spec__, "name", None)
+    command = ["-m", module] if module else [sys.argv[0]]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            wanted = parse_args(["--log-dir", logs, *shlex.split(options), *command, *sys.argv[1:]])
+    except (SystemExit, ValueError):
+        raise _refused(options) from None
+    if wanted.training_script != command[-1]:  # a word that is no option was taken for it
+        raise _refused(options)
+    return wanted
+
+
+def _refused(options: str, why: str = "") -> UserError:
+    return UserError(f"the environment variable {TORCHRUN} was {options!r}{why}; see `torchrun --help` for options")
+
+
+def _first_error(failures: dict[int, Any]) -> BaseException:
+    """What the ranks' `failures`, torch's ProcessFailure by rank, come to: the first cause, as one sentence."""
+
+    def weight(number: int) -> tuple[bool, bool, int]:
+        failure = failures[number]
+        follows = failure.message == LOST_RANK or failure.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        return follows, failure.exitcode > 0, failure.timestamp
+
+    number = min(failures, key=weight)
+    failure = failures[number]
+    if failure.exitcode < 0:
+        killed = signal.Signals(-failure.exitcode).name
+        return UserError(f"{_name(number)} was killed by {killed}; run again to go on")
+    if failure.exitcode == 1 and failure.error_file_data["message"] == failure.message:
+        return UserError(f"{failure.message} ({_name(number)})")
+    return SystemExit(failure.exitcode)  # what it printed stands above: what a stop keeps, or a traceback
+
+
+def _name(number: int) -> str:
+    return f"rank {number} on {socket.gethostname()}"
+
+
+@contextmanager
+def _group() -> Iterator[None]:
+    """Within the block, the ranks can exchange tensors, and only the first prints.
+
+    Raises `UserError` where another rank is gone.
+    """
+    import torch
+    import torch.distributed as dist
+
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if not ranks.is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 open until the process ends
+    try:
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+        yield
+        ranks.wait_for_all()  # a rank that leaves early takes away what others still need
+        dist.destroy_process_group()
+    except Stopped as stopped:
+        if ranks.is_first():
+            raise
+        sys.exit(128 + stopped.signal)
+    except RuntimeError as error:  # of torch's communication, some are plain ones
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise UserError(LOST_RANK) from None
+        raise
