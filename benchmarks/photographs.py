@@ -47,7 +47,7 @@ from noisy_student.training.linear_probe import choose_penalty
 TABLES = {name: RESULTS / f"{name}.csv" for name in ("photographs", "photographs_stages")}
 KEYS = ["run", "draw", "params"]
 CONFIDENCE, ROUNDS = 0.8, 2  # of self-training on frozen features
-REGRESSION = "logistic regression"
+REGRESSION, SMALL = "logistic regression", "small"
 EM_STEPS = 100  # of the estimate of the pool's classes
 BEFORE_TEACHER = ["check", "prepare", "pretrain", "extract_features", "train_teacher"]
 MAKING = ("predict_pool", "pseudo_label", "train_student", "predict_for_distilled", "distill")  # stages of a model
@@ -218,8 +218,8 @@ def markdown(rows: pd.DataFrame, stages: pd.DataFrame) -> str:
     for (run, name), group in rows.groupby(["run", "name"], sort=False):
         cells = " | ".join(percent(group[figure]) if figure in group else "" for figure in figures)
         lines.append(f"| {run} | {name} | {group['model'].iloc[0]} | {len(group)} | {cells} |")
-    lines += ["", "| photographs | difference, points | n | accuracy | balanced | draws above 0 |"]
-    lines += ["|---|---|---:|---:|---:|---:|"]
+    lines += ["", "| photographs | difference, points | n | accuracy | draws above 0 | balanced | draws above 0 |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|"]
     for run, group in rows.groupby("run", sort=False):
         lines += differences(str(run), group)
     lines += ["", "| photographs | model | minutes until it is there | accuracy |", "|---|---|---:|---:|"]
@@ -257,15 +257,16 @@ def place(name: str) -> int:
 
 
 def differences(run: str, rows: pd.DataFrame) -> Iterator[str]:
-    """A line for each other model that the last iteration is compared with."""
+    """A line for each other model that the last iteration is compared with, and for the small one and its rivals."""
     names = rows["name"].unique()
     last = max(name for name in names if name.startswith("iter"))
     by_name = [rows.pivot(index="draw", columns="name", values=of) for of in ("accuracy", "balanced_accuracy")]
-    for other in (name for name in names if name != last):
-        found = [(each[last] - each[other]).dropna() for each in by_name]
-        above = f"{int((found[0] > 0).sum())} of {len(found[0])}"
-        cells = " | ".join(percent(each, sign="+") for each in found)
-        yield f"| {run} | {last} - {other} | {len(found[0])} | {cells} | {above} |"
+    pairs = [(last, name) for name in names if name != last]
+    pairs += [(SMALL, name) for name in (REGRESSION, "same_size") if SMALL in names and name in names]
+    for model, other in pairs:
+        found = [(each[model] - each[other]).dropna() for each in by_name]
+        cells = " | ".join(f"{percent(each, sign='+')} | {(each > 0).sum()} of {len(each)}" for each in found)
+        yield f"| {run} | {model} - {other} | {len(found[0])} | {cells} |"
 
 
 if __name__ == "__main__":

@@ -273,6 +273,18 @@ def test_a_photo_is_turned_as_its_exif_says(kind):
     assert (found.width, found.height) == (16, 8)
 
 
+def test_a_photo_of_a_telephone_is_turned_as_its_container_says():
+    """HEIC files are turned by their property irot, which pillow-heif writes for an EXIF given as bytes."""
+    upright = np.zeros((64, 128, 3), np.uint8)
+    upright[:, :64] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(Image.fromarray(np.rot90(upright)), "HEIF", exif=exif.tobytes())
+    assert b"irot" in content
+    found = decode(content, HOW)
+    assert (found.width, found.height) == (128, 64)
+
+
 def test_a_broken_exif_or_profile_is_no_traceback():
     broken = encoded(COLOURS, "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     profile = encoded(COLOURS, "JPEG", icc_profile=b"rubbish")

@@ -356,6 +356,8 @@ def test_twelve_bits_in_files_of_sixteen_keep_all_their_levels(here):
     assert levels.max() > 180
     run_prepare(OWN | {"white": None})
     assert read_split(here / "out/labeled").preparation["white"] == 4095
+    (card,) = (here / "out").glob("**/card.md")
+    assert "| white of 16 bit files | 4,095 |" in card.read_text()
 
 
 def test_classes_that_differ_in_capitals_alone_are_named(here, capsys):

@@ -25,7 +25,7 @@ def test_the_last_iteration_is_compared_with_each_other_model_by_draw():
     lines = list(photographs.differences("hats", rows()))
     assert lines[0].startswith("| hats | iter1 - iter0 | 2 | +11.00 ")
     assert lines[1].startswith("| hats | iter1 - same_size | 2 | +6.50 ")
-    assert all(line.endswith("| 2 of 2 |") for line in lines)
+    assert all(line.endswith("| 2 of 2 | +0.00 ± 0.00 | 0 of 2 |") for line in lines)
 
 
 def test_the_time_of_a_run_is_without_its_oracle():
