@@ -18,7 +18,8 @@ LOCKED = dict(
 
 def needed() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
-    return [Requirement(line) for line in [*PROJECT["dependencies"], *extras["pipeline"], *extras["dev"]]]
+    locked = [*extras["pipeline"], *extras["slurm"], *extras["dev"]]
+    return [Requirement(line) for line in [*PROJECT["dependencies"], *locked]]
 
 
 def closure(requirements: list[Requirement]) -> set[str]:
