@@ -25,6 +25,16 @@ PLAIN = {  # what two ranks and one process compute alike: no batch norm, no dro
 }
 
 
+VARIED = {
+    "teacher.ensemble_size": 2,
+    "teacher.training": {"steps": 60, "batch_size": 26, "accumulation": 2, "resolution": 0.5, "resolution_fix": 0.3},
+    "training.batch_size": 46,
+    "training.steps": 30,
+    "training.objective": "pseudo_labels",
+    "noise.mix": "cutmix",
+}
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
     return Project(
@@ -121,6 +131,22 @@ def test_two_ranks_take_the_steps_of_one(tmp_path, two_ranks, monkeypatch):
         monkeypatch.delenv(TORCHRUN, raising=False)
     for name, tensor in weights[0].items():
         assert tensor.allclose(weights[1][name], atol=1e-5), name
+
+
+@pytest.mark.slow
+def test_members_phases_and_uneven_shares_are_the_same_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setenv(TORCHRUN, "--nproc-per-node 3")
+    project = Project(tmp_path / "project", [*STAGES, LABELING, "pseudo_label@iter1"], changes=VARIED)
+    uninterrupted = project.made[TEACHER]
+    for number in range(3):
+        project.forget(TEACHER)
+        run = project.start(project.lines[TEACHER][0])
+        assert run.until(lambda: project.work(TEACHER, "checkpoints/member-2/*.safetensors"))
+        rank_of(run, number).send_signal(signal.SIGKILL)
+        assert sentence(run).startswith(f"error: rank {number} on ")
+        project.finish(TEACHER)
+        assert project.hashes(TEACHER) == uninterrupted
+    assert project.finish("train_student@iter1").count("100%") == 1
 
 
 @pytest.mark.parametrize(
