@@ -82,6 +82,7 @@ def test_a_killed_rank_is_named_and_the_run_goes_on_to_the_same_bytes(project, t
     assert project.hashes(TEACHER) == uninterrupted
 
 
+@pytest.mark.slow
 def test_torchrun_starts_killed_ranks_again(project, monkeypatch):
     monkeypatch.setenv(TORCHRUN, "--nproc-per-node 2 --max-restarts 1")
     project.forget(TEACHER)
