@@ -55,10 +55,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     device = setup(params.runtime)
     ahead = Forecast(params, device)
-    print("measuring a few steps of each training, and predictions", flush=True)
+    print("measuring a few steps of each training, and predictions, for a minute or so", flush=True)
     table = Table(title="About to run", title_justify="left")
-    for column in ("stage", "model", "images", "forecast"):
-        table.add_column(column, justify="left" if column in ("stage", "model") else "right")
+    for column in ("stage", "model", "images in all steps", "forecast"):
+        table.add_column(column, justify="left" if column in ("stage", "model") else "right", overflow="fold")
     planned = [each for stage in stages for each in ahead.work_of(stage)]
     for each in planned:
         images = f"{each.images:,}" if each.images else "linear probe"
