@@ -21,7 +21,7 @@ import pandas as pd
 import psutil
 
 from benchmarks.processes import ROOT, hardware
-from benchmarks.small_run import Project, Run
+from benchmarks.small_run import Project
 from benchmarks.studies_table import percent
 from noisy_student.core.errors import cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
@@ -47,16 +47,10 @@ def on(count: int) -> None:
         os.environ[TORCHRUN] = f"--nproc-per-node {count}"
 
 
-def anew(project: Project, name: str) -> str:
-    """Run a stage of which nothing is there; what it printed."""
-    project.forget(name)
-    return project.finish(name)
-
-
 def labeled(project: Project, count: int, number: int) -> dict[str, Any]:
     """Whether `count` ranks predict what one does."""
     on(count)
-    anew(project, LABELING)
+    project.anew(LABELING)
     return {"equal": project.hashes(LABELING) == project.made[LABELING]}
 
 
@@ -64,12 +58,12 @@ def trained(seeds: dict[int, Project], count: int, number: int) -> dict[str, Any
     """The student's accuracy with the seed of that number, and whether a second training gives the same bytes."""
     project = seeds[SEEDS[number]]
     on(count)
-    anew(project, STUDENT)
+    project.anew(STUDENT)
     first = project.hashes(STUDENT)
-    anew(project, STUDENT)
+    project.anew(STUDENT)
     equal = project.hashes(STUDENT) == first
     on(1)
-    anew(project, RESULTS)
+    project.anew(RESULTS)
     (results,) = (project.folder / "metrics").glob("*/iter1/results.json")
     return {"equal": equal, "accuracy": read_json(results)["accuracy"]}
 
@@ -78,13 +72,13 @@ def killed(project: Project, name: str, count: int, number: int) -> dict[str, An
     """Whether a stage ends with the same bytes after one of its ranks was killed."""
     draw = random.Random(f"{name} {count} {number}")  # noqa: S311 no secret
     on(count)
-    anew(project, name)
+    project.anew(name)
     expected = project.hashes(name)
     kills = 0
     while not kills:
         project.forget(name)
         run = project.start(project.lines[name][0])
-        if run.until(lambda: _began(project, name), seconds=draw.uniform(0, 1)) and (found := _ranks(run)):
+        if run.until(lambda: _began(project, name), seconds=draw.uniform(0, 1)) and (found := run.ranks()):
             with suppress(psutil.NoSuchProcess):
                 draw.choice(found).send_signal(signal.SIGKILL)
         said = run.ended()
@@ -92,16 +86,6 @@ def killed(project: Project, name: str, count: int, number: int) -> dict[str, An
     named = bool(re.search(r"^error: rank \d+ on .* was killed by SIGKILL; run again to go on$", said, re.MULTILINE))
     resumed = "goes on" in project.finish(name)
     return {"equal": project.hashes(name) == expected, "named": named, "resumed": resumed}
-
-
-def _ranks(run: Run) -> list[psutil.Process]:
-    """The ranks of a stage that runs, in their order."""
-    found = {}
-    with suppress(psutil.Error):
-        for child in psutil.Process(run.pid).children(recursive=True):
-            if "RANK" in (settings := child.environ()):
-                found[int(settings["RANK"])] = child
-    return [found[number] for number in sorted(found)]
 
 
 def _began(project: Project, name: str) -> bool:
@@ -115,7 +99,7 @@ def rate(project: Project, count: int, number: int) -> dict[str, Any]:
     params = project.folder / "params.yaml"
     text = params.read_text()
     params.write_text(re.sub(r"(?m)^(\s+threads:) \d+$", rf"\1 {2 if count == 1 else 1}", text))
-    said = anew(project, STUDENT)
+    said = project.anew(STUDENT)
     return {"rate": float(re.findall(r"([\d,]+) images/s", said)[-1].replace(",", ""))}
 
 

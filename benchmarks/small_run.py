@@ -16,9 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from benchmarks.expand import commands, expanded, written
@@ -58,6 +60,15 @@ class Run(subprocess.Popen):
     def said(self) -> str:
         """All that it printed, to standard output and error."""
         return os.pread(self.output.fileno(), 1_000_000, 0).decode()
+
+    def ranks(self) -> list[psutil.Process]:
+        """The ranks of a stage that runs, in their order."""
+        found = {}
+        with suppress(psutil.Error):
+            for child in psutil.Process(self.pid).children(recursive=True):
+                if "RANK" in (settings := child.environ()):
+                    found[int(settings["RANK"])] = child
+        return [found[number] for number in sorted(found)]
 
     def until(self, happened: Callable[[], object], seconds: float = 0, pause: float = 0.01) -> bool:
         """Wait until that has happened, looking again after each `pause`, and then for `seconds`; whether it runs."""
@@ -111,6 +122,11 @@ class Project:
             if run.returncode:
                 raise UserError(f"{name} ended with status {run.returncode}: {said}")
         return said
+
+    def anew(self, name: str) -> str:
+        """Run a stage of which nothing is there and return what it printed."""
+        self.forget(name)
+        return self.finish(name)
 
     def forget(self, name: str) -> None:
         """Remove what a stage made, as DVC does before it runs it, and the work that is kept of it."""

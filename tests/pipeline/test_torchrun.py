@@ -47,10 +47,18 @@ def two_ranks(monkeypatch) -> None:
     monkeypatch.setenv(TORCHRUN, "--nproc-per-node 2")
 
 
-def rank_of(run: Run, number: int) -> psutil.Process:
-    """That rank of a stage that runs."""
-    children = psutil.Process(run.pid).children(recursive=True)
-    return next(each for each in children if each.environ().get("RANK") == str(number))
+def uninterrupted(project: Project) -> dict[str, str]:
+    """What the teacher's training makes when nobody stops it."""
+    project.anew(TEACHER)
+    return project.hashes(TEACHER)
+
+
+def in_training(project: Project) -> Run:
+    """The teacher's training, started anew, after its first checkpoint."""
+    project.forget(TEACHER)
+    run = project.start(project.lines[TEACHER][0])
+    assert run.until(lambda: project.checkpoints(TEACHER))
+    return run
 
 
 def sentence(run: Run) -> str:
@@ -63,61 +71,46 @@ def sentence(run: Run) -> str:
 
 
 def test_two_ranks_label_as_one_does(project, two_ranks):
-    project.forget(LABELING)
-    said = project.finish(LABELING)
+    said = project.anew(LABELING)
     assert said.count("100%") == 3, "one bar for each of three splits, not one for each rank"
     assert project.hashes(LABELING) == project.made[LABELING]
 
 
 def test_a_killed_rank_is_named_and_the_run_goes_on_to_the_same_bytes(project, two_ranks):
-    project.forget(TEACHER)
-    project.finish(TEACHER)
-    uninterrupted = project.hashes(TEACHER)
-    project.forget(TEACHER)
-    run = project.start(project.lines[TEACHER][0])
-    assert run.until(lambda: project.checkpoints(TEACHER))
-    rank_of(run, 1).send_signal(signal.SIGKILL)
+    expected = uninterrupted(project)
+    run = in_training(project)
+    run.ranks()[1].send_signal(signal.SIGKILL)
     assert sentence(run).startswith("error: rank 1 on ")
     assert "goes on after step" in project.finish(TEACHER)
-    assert project.hashes(TEACHER) == uninterrupted
+    assert project.hashes(TEACHER) == expected
 
 
 @pytest.mark.slow
 def test_torchrun_starts_killed_ranks_again(project, monkeypatch):
     monkeypatch.setenv(TORCHRUN, "--nproc-per-node 2 --max-restarts 1")
-    project.forget(TEACHER)
-    project.finish(TEACHER)
-    uninterrupted = project.hashes(TEACHER)
-    project.forget(TEACHER)
-    run = project.start(project.lines[TEACHER][0])
-    assert run.until(lambda: project.checkpoints(TEACHER))
-    rank_of(run, 1).send_signal(signal.SIGKILL)
+    expected = uninterrupted(project)
+    run = in_training(project)
+    run.ranks()[1].send_signal(signal.SIGKILL)
     assert "goes on after step" in run.ended()
     assert run.returncode == 0
-    assert project.hashes(TEACHER) == uninterrupted
+    assert project.hashes(TEACHER) == expected
 
 
 def test_stopped_ranks_go_on_after_the_same_step(project, two_ranks):
-    project.forget(TEACHER)
-    project.finish(TEACHER)
-    uninterrupted = project.hashes(TEACHER)
-    project.forget(TEACHER)
-    run = project.start(project.lines[TEACHER][0])
-    assert run.until(lambda: project.checkpoints(TEACHER))
-    ranks = [rank_of(run, 0), rank_of(run, 1)]
+    expected = uninterrupted(project)
+    run = in_training(project)
+    ranks = run.ranks()
     run.send_signal(signal.SIGTERM)
     (step,) = re.findall(r"stopped after step (\d+) of 60; run again to go on", run.ended())
     assert run.returncode == 128 + signal.SIGTERM
     assert not psutil.wait_procs(ranks, timeout=5)[1]
     assert f"goes on after step {step} " in project.finish(TEACHER)
-    assert project.hashes(TEACHER) == uninterrupted
+    assert project.hashes(TEACHER) == expected
 
 
 def test_ranks_end_when_what_started_them_is_killed(project, two_ranks):
-    project.forget(TEACHER)
-    run = project.start(project.lines[TEACHER][0])
-    assert run.until(lambda: project.checkpoints(TEACHER))
-    ranks = [rank_of(run, 0), rank_of(run, 1)]
+    run = in_training(project)
+    ranks = run.ranks()
     run.kill()
     assert not psutil.wait_procs(ranks, timeout=10)[1]
 
@@ -126,8 +119,7 @@ def test_two_ranks_take_the_steps_of_one(tmp_path, two_ranks, monkeypatch):
     project = Project(tmp_path / "project", STAGES[:-1], changes=PLAIN)
     weights = []
     for _ in range(2):
-        project.forget(TEACHER)
-        project.finish(TEACHER)
+        project.anew(TEACHER)
         weights.append(load_file(project.folder / "models/iter0/model.safetensors"))
         monkeypatch.delenv(TORCHRUN, raising=False)
     for name, tensor in weights[0].items():
@@ -138,15 +130,15 @@ def test_two_ranks_take_the_steps_of_one(tmp_path, two_ranks, monkeypatch):
 def test_members_phases_and_uneven_shares_are_the_same_after_a_kill(tmp_path, monkeypatch):
     monkeypatch.setenv(TORCHRUN, "--nproc-per-node 3")
     project = Project(tmp_path / "project", [*STAGES, LABELING, "pseudo_label@iter1"], changes=VARIED)
-    uninterrupted = project.made[TEACHER]
+    expected = project.made[TEACHER]
     for number in range(3):
         project.forget(TEACHER)
         run = project.start(project.lines[TEACHER][0])
         assert run.until(lambda: project.work(TEACHER, "checkpoints/member-2/*.safetensors"))
-        rank_of(run, number).send_signal(signal.SIGKILL)
+        run.ranks()[number].send_signal(signal.SIGKILL)
         assert sentence(run).startswith(f"error: rank {number} on ")
         project.finish(TEACHER)
-        assert project.hashes(TEACHER) == uninterrupted
+        assert project.hashes(TEACHER) == expected
     assert project.finish("train_student@iter1").count("100%") == 1
 
 
