@@ -89,7 +89,8 @@ def labeled(
                 probabilities = softmax(predict_logits(classifier, images, runtime))
                 labels[usable], confidence[usable] = probabilities.argmax(axis=1), probabilities.max(axis=1)
             label = np.where(confidence < abstain, ABSTAIN, names[labels])
-            rows.append(pd.DataFrame({"path": paths, "label": label, "confidence": confidence, "reason": reasons}))
+            of_batch = {"path": paths, "label": label, "confidence": confidence.round(4), "reason": reasons}
+            rows.append(pd.DataFrame(of_batch))
             progress.advance(len(paths))
     return (
         pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["path", "label", "confidence", "reason"])

@@ -8,6 +8,6 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of the OpenMP that torch has on macOS
 
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings are of connections that ranks close, see ranks.py
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings are of connections that ranks close, see launch.py
 
 from noisy_student.core import signals as signals  # notes when this process began and who started it

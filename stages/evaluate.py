@@ -14,7 +14,7 @@ from noisy_student.core.config import ParamsFile
 from noisy_student.core.files import read_json, write_json
 from noisy_student.core.workspace import guarded
 from noisy_student.evaluation.history import save_predictions
-from noisy_student.evaluation.results import evaluation, pseudo_label_figures
+from noisy_student.evaluation.results import accuracy_sentence, evaluation, pseudo_label_figures
 from noisy_student.models.classifier import load_classifier
 from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.models.prediction import predict_split
@@ -59,6 +59,7 @@ def main(
             kept = read_pseudo_labels(pseudo_labels)
             result |= pseudo_label_figures(kept.rows, kept.labels, read_truth(pool_truth))
 
+        print(accuracy_sentence(result), flush=True)
         write_json(out / "results.json", result)
         save_predictions(out, split, logits.argmax(axis=1))
 

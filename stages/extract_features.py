@@ -46,11 +46,15 @@ def main(*, pretrained: Path, labeled: Path, calibration: Path, pool: Path, out:
 
 def extract(job: Work, body: Classifier, split: Split, folder: Path, runtime: RuntimeParams, title: str) -> None:
     """Make the file in `folder` of each shard of `split` that has none yet."""
-    shards = range(len(split.shards))
-    done = ranks.from_first(lambda: {number for number in shards if job.has(str(folder / f"{number:05}.npy"))})
-    for number, predictions in predict_split(body, split, runtime, title, done, ONE_VIEW):
+
+    paths = [str(folder / f"{number:05}.npy") for number in range(len(split.shards))]
+
+    def has(number: int) -> bool:
+        return job.has(paths[number])
+
+    for number, predictions in predict_split(body, split, runtime, title, has, ONE_VIEW):
         if predictions.features is not None:
-            job.add(str(folder / f"{number:05}.npy"), predictions.features)
+            job.add(paths[number], predictions.features)
 
 
 if __name__ == "__main__":

@@ -69,13 +69,11 @@ def label(
 ) -> None:
     """Make the files of the split called `name` for each of its shards that has none yet."""
     kinds = ("", "features-") if labeling.features else ("",)
-    shards = range(len(split.shards))
 
     def has(number: int) -> bool:
         return all(job.has(f"{kind}{name}-{number:05}.npy") for kind in kinds)
 
-    done = ranks.from_first(lambda: set(filter(has, shards)))
-    for number, predictions in predict_split(teacher, split, runtime, title, done, labeling):
+    for number, predictions in predict_split(teacher, split, runtime, title, has, labeling):
         job.add(f"{name}-{number:05}.npy", predictions.logits)
         if predictions.features is not None:
             job.add(f"features-{name}-{number:05}.npy", predictions.features)

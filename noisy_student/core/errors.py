@@ -14,7 +14,7 @@ from typing import Any
 
 from noisy_student.core.signals import Stopped, raise_on_signal
 
-ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # where a rank leaves its sentence for the process that started it, see ranks.py
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # where a rank leaves its sentence for who started it, see launch.py
 
 
 class UserError(Exception):

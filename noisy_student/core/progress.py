@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -29,9 +29,9 @@ class Meter:
         self.started = time.monotonic()
         self.say(text)
 
-    def show(self, **figures: float) -> None:
+    def show(self, figures: Mapping[str, float]) -> None:
         """Show these `figures` by name, with three decimals, from now on."""
-        self.figures = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items()]
+        self.figures = [f"{name} {value:.3f}" for name, value in figures.items()]
         self.advance(0)
 
     def advance(self, images: int) -> None:

@@ -7,11 +7,11 @@ one, then its training images, then its unlabeled images.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from noisy_student.core.config import ParamsModel
 from noisy_student.core.errors import UserError
@@ -27,6 +27,18 @@ TYPICAL, TELLING = 0.9, 0.05  # an accuracy, and half of the widest interval of 
 MOST = 1000  # images of a split that is a share; more would narrow no interval that a person acts on
 
 
+def _count_or_share(value: Any) -> Any:
+    is_count = type(value) is int and 1 <= value <= MAX_IMAGES
+    is_share = type(value) is float and 0 < value < 1
+    if not (value is None or is_count or is_share):
+        raise ValueError("must be a number of labels, 1 or more, a share of them such as 0.1, or null")
+    return value
+
+
+# How many labels a split holds out, or which share of the labels; None: its share in SHARES.
+HeldOut = Annotated[int | float | None, PlainValidator(_count_or_share)]
+
+
 class SplitParams(ParamsModel):
     """How many images each split takes."""
 
@@ -34,8 +46,8 @@ class SplitParams(ParamsModel):
     # one image has no interval; None: the test split that the source comes with, or else a share of the labels
     test: int | None = Field(ge=LEAST["test"], le=MAX_IMAGES)
     labeled_per_class: int | None = Field(ge=1, le=MAX_IMAGES)  # training labels a class; None: all that are left
-    calibration: int | None = Field(ge=LEAST["calibration"], le=MAX_IMAGES)  # held-out labels; None: a share of them
-    validation: int | None = Field(ge=LEAST["validation"], le=MAX_IMAGES)  # held-out labels; None: a share of them
+    calibration: HeldOut
+    validation: HeldOut
     pool: int | None = Field(ge=1, le=MAX_IMAGES)  # images without labels; None: all that are left
 
 
@@ -127,15 +139,14 @@ def held_out(params: SplitParams, training: np.ndarray, source_test: np.ndarray 
     `training` (K,) and `source_test` as in `plan`. All of a source's own test split is the test split.
     """
     labels = len(training) * params.labeled_per_class if params.labeled_per_class else int(training.sum())
-    shares = {name: min(MOST, max(LEAST[name], round(share * labels))) for name, share in SHARES.items()}
-    if source_test is not None:
-        shares["test"] = int(source_test.sum())
-        if shares["test"] < LEAST["test"]:
+    sizes = {name: getattr(params, name) for name in SHARES}
+    if sizes["test"] is None and source_test is not None:
+        sizes["test"] = found = int(source_test.sum())
+        if found < LEAST["test"]:
             raise UserError(
-                f"the test split of the images has {shares['test']}; put {LEAST['test']} or more there, or none at all"
+                f"the test split of the images has {found}; put {LEAST['test']} or more there, or none at all"
             )
-    asked = {name: getattr(params, name) for name in SHARES}
-    return {name: shares[name] if count is None else count for name, count in asked.items()}
+    return {name: _count(name, SHARES[name] if size is None else size, labels) for name, size in sizes.items()}
 
 
 def allocate(counts: np.ndarray, total: int) -> np.ndarray:
@@ -296,6 +307,11 @@ def _shuffled(pool: np.ndarray, index: Index, seed: int) -> np.ndarray:
         return generator(seed, "pool split").permutation(pool)
     drops = [pool[index.drops[pool] == drop] for drop in np.unique(index.drops[pool])]
     return np.concatenate([generator(seed, "pool split").permutation(drop) for drop in drops])
+
+
+def _count(name: str, size: int | float, labels: int) -> int:
+    """How many images a split of that `size`, images or a share of the `labels`, has."""
+    return size if isinstance(size, int) else min(MOST, max(LEAST[name], round(size * labels)))
 
 
 def _allocated(name: str, wanted: int, counts: np.ndarray) -> np.ndarray:

@@ -42,6 +42,13 @@ def evaluation(logits: np.ndarray, labels: np.ndarray, description: dict[str, An
     }
 
 
+def accuracy_sentence(result: dict[str, Any]) -> str:
+    """The accuracy of an `evaluation`, for a person who waits for the table."""
+    low, high = _percent(result["accuracy_low"]), _percent(result["accuracy_high"])
+    figures = f"{_percent(result['accuracy'])} of {result['test_images']:,} test images (95 % interval {low} to {high})"
+    return f"{result['name']}: {figures}"
+
+
 def pseudo_label_figures(rows: np.ndarray, labels: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
     """The kept fraction of the pool, and the precision of its pseudo-labels where the `truth` (N,) is known (>= 0).
 

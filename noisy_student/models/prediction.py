@@ -4,7 +4,7 @@ B images in a batch, N in all, C channels, H x W pixels, F features, K classes.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Literal, NamedTuple
@@ -131,16 +131,18 @@ def predict_split(
     split: Split,
     runtime: RuntimeParams,
     title: str,
-    done: Collection[int] = (),
+    is_done: Callable[[int], bool] = lambda number: False,
     labeling: LabelingParams = PLAIN,
 ) -> Iterator[tuple[int, Predictions]]:
-    """Predictions for `split`: the number of each shard that is not `done` yet, and its predictions. Of several ranks,
-    each yields its share of the shards; all need the same `done`."""
+    """Predictions for `split`: the number of each shard that is not done yet, and its predictions. Of several ranks,
+    each yields its share of the shards; the first one's `is_done` counts."""
+    shards = range(len(split.shards))
+    done = ranks.from_first(lambda: set(filter(is_done, shards)))
     with meter(title, len(split), ranks.Counter()) as progress, translate_torch_errors("take a smaller model"):
         if done and ranks.is_first():
             before = sum(len(split.shards[number]) for number in done)
-            progress.resume(before, f"goes on with {len(done):,} of {len(split.shards):,} shards done")
-        for number in ranks.share_of(len(split.shards)):
+            progress.resume(before, f"goes on with {len(done):,} of {len(shards):,} shards done")
+        for number in ranks.share_of(len(shards)):
             if number not in done:
                 yield number, predict(classifier, split.shards[number], runtime, progress, labeling)
                 release(split.shards[number])

@@ -239,7 +239,7 @@ class Trainer:
                 progress.advance(params.batch_size)
                 if state.step in report_after:  # the only steps that wait for the device
                     self.validate(state)
-                    progress.show(**{name: state.curve[-1][name] for name in ("loss", "validation_accuracy")})
+                    progress.show(self.figures(state.curve[-1]))
                 if checkpoints and ranks.is_first() and checkpoints.due():
                     checkpoints.save(state.step, *state.dump())
             # What comes now, another member or the writing of the model, may be interrupted as well.
@@ -280,6 +280,11 @@ class Trainer:
                 remedy = "lower training.learning_rate or use precision float32"
                 raise UserError(f"the {name.replace('_', ' ')} became {row[name]}; {remedy}")
         state.curve.append(row)
+
+    def figures(self, row: dict[str, float]) -> dict[str, float]:
+        """What a person sees of a row of the learning curve; few images tell little, so their number is named."""
+        accuracy = f"accuracy on {len(self.data.held_out.labels):,} validation images"
+        return {"loss": row["loss"], accuracy: row["validation_accuracy"]}
 
 
 def report_steps(params: TrainingParams) -> set[int]:

@@ -12,12 +12,13 @@ import sys
 import pandas as pd
 import pytest
 import yaml
+from running import TEACHER, in_training, refused
 
 from benchmarks import kills
 from benchmarks.small_run import Project, Run
 from benchmarks.study import changed
 
-TEACHER, OUT = "train_teacher", "models/iter0"
+OUT = "models/iter0"
 MEMORY = 4 * 10**9  # bytes of address space: enough for torch, too few for the batch
 AS_MODULE = "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 CAN_MOUNT = not subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode
@@ -42,23 +43,6 @@ def edited(project):
     path.write_text(before)
 
 
-def stage_in_training(project: Project) -> Run:
-    """The teacher's trainer, started anew, after its first checkpoint."""
-    project.forget(TEACHER)
-    run = project.start(project.lines[TEACHER][0])
-    assert run.until(lambda: project.checkpoints(TEACHER))
-    return run
-
-
-def refused(run: Run) -> str:
-    """The one sentence that a stage ends with, once it has; it has printed no traceback."""
-    said = run.ended()
-    assert run.returncode == 1
-    assert "Traceback" not in said
-    (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
-    return sentence
-
-
 def nothing_is_lost(project: Project) -> bool:
     """Whether the stage that was refused left no output, and the next run makes what it should be."""
     left = (project.folder / OUT).exists()
@@ -67,7 +51,7 @@ def nothing_is_lost(project: Project) -> bool:
 
 
 def test_a_killed_stage_ends_with_the_bytes_of_the_uninterrupted_run(project):
-    run = stage_in_training(project)
+    run = in_training(project)
     run.kill()
     run.ended()
     row = kills.killed(project, TEACHER, random.Random(0), signal.SIGKILL, fresh=False, most=2)  # noqa: S311 no secret
@@ -77,7 +61,7 @@ def test_a_killed_stage_ends_with_the_bytes_of_the_uninterrupted_run(project):
 
 
 def test_a_terminated_stage_leaves_its_last_step_and_status_143(project):
-    run = stage_in_training(project)
+    run = in_training(project)
     run.terminate()
     run.wait(10)
     assert run.returncode == 143
@@ -89,7 +73,7 @@ def test_a_terminated_stage_leaves_its_last_step_and_status_143(project):
 
 
 def test_a_parameter_that_is_edited_meanwhile_fails_the_stage(project, edited):
-    run = stage_in_training(project)
+    run = in_training(project)
     edited({"seed": 1})
     assert "seed of params.yaml changed while train_teacher ran" in refused(run)
     edited({})

@@ -123,7 +123,7 @@ def test_a_split_is_predicted_shard_by_shard_in_eval_mode(runtime, make_split, c
     numbers, shards = zip(*predict_split(classifier, split, runtime, "pool"), strict=True)
     assert numbers == (0, 1, 2)
     assert [len(seen.logits) for seen in shards] == [7, 7, 6]
-    ((number, left),) = predict_split(classifier, split, runtime, "pool", done={0, 2})
+    ((number, left),) = predict_split(classifier, split, runtime, "pool", is_done={0, 2}.__contains__)
     assert number == 1
     assert "65%  goes on with 2 of 3 shards done" in capsys.readouterr().out
     assert np.array_equal(left.logits, shards[1].logits)

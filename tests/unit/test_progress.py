@@ -11,7 +11,7 @@ def test_without_a_terminal_there_is_one_plain_line_at_the_end(capsys):
     with meter("iter1", 200) as shown:
         for _ in range(4):
             shown.advance(50)
-        shown.show(loss=0.12345, validation_accuracy=0.9)
+        shown.show({"loss": 0.12345, "validation accuracy": 0.9})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("iter1: 100%  loss 0.123  validation accuracy 0.900  ")
@@ -39,7 +39,7 @@ def test_work_that_fails_is_not_said_to_be_done(capsys):
 
 def test_nothing_to_do_is_done(capsys):
     with meter("iter0", 0) as shown:
-        shown.show(validation_accuracy=0.9)
+        shown.show({"validation accuracy": 0.9})
     assert capsys.readouterr().out == "iter0: 100%  validation accuracy 0.900\n"
 
 
@@ -49,7 +49,7 @@ def test_a_terminal_shows_a_bar_with_the_figures(monkeypatch):
     monkeypatch.setattr(progress, "Console", lambda: Console(file=screen, force_terminal=True, width=100))
     with meter("iter1", 100) as shown:
         shown.advance(100)
-        shown.show(loss=0.5)
+        shown.show({"loss": 0.5})
     assert "iter1" in screen.getvalue()
     assert "100%" in screen.getvalue()
     assert "loss 0.500" in screen.getvalue()

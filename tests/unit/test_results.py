@@ -19,6 +19,7 @@ from noisy_student.evaluation.history import (
     single,
 )
 from noisy_student.evaluation.results import (
+    accuracy_sentence,
     distilled_figures,
     evaluation,
     gain,
@@ -74,6 +75,11 @@ def test_an_evaluation_counts_what_is_right():
     assert figures["accuracy_low"] < 0.75 < figures["accuracy_high"]
     assert figures["accuracy_by_class"] == {"zero": 0.5, "one": 1.0, "two": None}
     assert figures["ece"] == pytest.approx(0.25, abs=0.001)
+
+
+def test_a_person_reads_the_accuracy_with_its_interval():
+    result = evaluation(np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 2]), DESCRIPTION)
+    assert accuracy_sentence(result) == "iter1: 75.0 % of 4 test images (95 % interval 30.1 % to 95.4 %)"
 
 
 def test_precision_is_of_the_kept_images_whose_truth_is_known():

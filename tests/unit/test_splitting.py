@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from noisy_student.core.errors import UserError
 from noisy_student.data.splitting import (
@@ -246,6 +247,20 @@ def test_a_test_split_too_small_to_tell_much_is_warned_of():
     assert images == "images: 33 labeled, 1,240 pool, 12 test"
     assert warning.startswith("warning: 12 test images tell an accuracy to within 18 points (95 %); label more")
     assert len(list(sizes_sentences({**sizes, "test": 500}))) == 1
+
+
+@pytest.mark.parametrize(("share", "images"), [(0.1, 8), (0.001, 1), (None, 16), (3, 3)])
+def test_labels_are_held_out_by_number_or_by_share(share, images):
+    wanted = params(labeled_per_class=None, test=None, calibration=share, validation=1)
+    planned = plan(wanted, np.array([40, 40]), np.array([5, 5]), 100)
+    assert planned["calibration"].sum() == images
+    assert planned["labeled"].sum() == 80 - images - 1
+
+
+@pytest.mark.parametrize("share", [1.0, 0.0, -0.1, 0, True, "0.1"])
+def test_a_share_is_a_part_of_the_labels(share):
+    with pytest.raises(ValidationError):
+        params(calibration=share)
 
 
 def test_a_test_split_of_one_image_has_no_interval_and_is_refused():
