@@ -67,8 +67,19 @@ class Run(NamedTuple):
     config: str = "photos"
 
 
+LONGER = {  # a third iteration, taught by the second
+    "iterations.iter3": {
+        "teacher": "iter2",
+        "model": "timm/tf_efficientnet_lite1",
+        "pseudo_labels": {"kept_fraction": 0.8},
+    },
+    "current": "iter3",
+    "controls.same_size.of": "iter3",
+    "distilled.small.teacher": "iter3",
+}
 RUNS = {
     "clothing_20": Run("clothing", 20, (0, 1, 2), oracle=True),
+    "clothing_20_longer": Run("clothing", 20, (0, 1, 2), LONGER),
     "clothing_5": Run("clothing", 5, (0,)),
     "clothing_50": Run("clothing", 50, (0,)),
     "tiles": Run("tiles", 15, (0, 1, 2)),
