@@ -21,6 +21,7 @@ from noisy_student.check import Params, check, check_orphans
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.data.image_folder import LISTS
+from noisy_student.data.shards import about_how_many
 from noisy_student.data.sources import SIZES, DataParams, SourceParams
 from noisy_student.models.device import setup
 from noisy_student.models.features import ONE_VIEW, pretrained_body
@@ -125,6 +126,8 @@ def classes_of(source: SourceParams) -> int:
 
 def count_images(data: DataParams) -> int:
     """About how many labeled and pool images there will be."""
+    if data.source == "shards":
+        return about_how_many(Path(data.path))
     if data.is_user_images:
         return len(LISTS[data.source](Path(data.path)))
     size = SIZES[data.source]

@@ -16,8 +16,15 @@ PLAIN_SECONDS = 10.0  # between two plain lines
 class Meter:
     """Counts images towards a total and shows their rate, the time left and the caller's figures."""
 
-    def __init__(self, title: str, total: int, bar: Progress | None, counter: ranks.Counter | None = None):
-        self.title, self.total, self.bar, self.counter = title, total, bar, counter
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        bar: Progress | None,
+        counter: ranks.Counter | None = None,
+        unit: str = "images",
+    ):
+        self.title, self.total, self.bar, self.counter, self.unit = title, total, bar, counter, unit
         self.done, self.started, self.spoke = 0, time.monotonic(), time.monotonic()
         self.before = 0  # images that an earlier run did
         self.figures: list[str] = []
@@ -48,7 +55,7 @@ class Meter:
 
     def text(self) -> str:
         """The figures and the rate, which work without images does not have."""
-        return "  ".join([*self.figures, *([f"{self.rate():,.0f} images/s"] if self.total else [])])
+        return "  ".join([*self.figures, *([f"{self.rate():,.0f} {self.unit}/s"] if self.total else [])])
 
     def say(self, text: str) -> None:
         """Print a plain line."""
@@ -67,12 +74,12 @@ class SilentMeter(Meter):
 
 
 @contextmanager
-def meter(title: str, total: int, counter: ranks.Counter | None = None) -> Iterator[Meter]:
-    """A `Meter` for `total` images, whose bar stays on the screen when the work is done.
+def meter(title: str, total: int, counter: ranks.Counter | None = None, unit: str = "images") -> Iterator[Meter]:
+    """A `Meter` for `total` images, or of another `unit`, whose bar stays on the screen when the work is done.
 
     With a `counter`, each rank counts the images of its share. All wait for the last one.
     """
-    with _meter(title, total, counter) as found:
+    with _meter(title, total, counter, unit) as found:
         yield found
         if counter:
             ranks.wait_for_all(meanwhile=lambda: found.advance(0))
@@ -80,12 +87,12 @@ def meter(title: str, total: int, counter: ranks.Counter | None = None) -> Itera
 
 
 @contextmanager
-def _meter(title: str, total: int, counter: ranks.Counter | None) -> Iterator[Meter]:
+def _meter(title: str, total: int, counter: ranks.Counter | None, unit: str) -> Iterator[Meter]:
     if not sys.stdout.isatty():
-        plain = Meter(title, total, None, counter)
+        plain = Meter(title, total, None, counter, unit)
         yield plain
         plain.say(plain.text())
         return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn())
     with Progress(*columns, TextColumn("{task.fields[figures]}"), TimeRemainingColumn(), console=Console()) as bar:
-        yield Meter(title, total, bar, counter)
+        yield Meter(title, total, bar, counter, unit)

@@ -1,6 +1,7 @@
 """A user's images as a source: list the files, decode them, quarantine the bad ones."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +15,13 @@ from noisy_student.data.decoding import Preparation
 from noisy_student.data.listing import HIDDEN, SPLITS, Listing, list_folder, list_manifest
 from noisy_student.data.manifest import class_name
 from noisy_student.data.parallel_decoding import stage
+from noisy_student.data.shards import list_shards
 
-MAX_DROPS = 1000  # each has files of its own
-LISTS = {"folder": list_folder, "manifest": list_manifest}
+LISTS: dict[str, Callable[[Path], Listing]] = {
+    "folder": list_folder,
+    "manifest": list_manifest,
+    "shards": list_shards,
+}
 
 
 class BadFraction(NamedTuple):
@@ -29,17 +34,12 @@ class BadFraction(NamedTuple):
 def load_image_folder(
     source: str, path: Path, how: Preparation, limit: BadFraction, scratch: Path | None = None
 ) -> Dataset:
-    """The images of a folder or a manifest (`source`), decoded into a temporary file in `scratch`.
+    """The images of a folder, a manifest or shards (`source`), decoded into a temporary file in `scratch`.
 
-    Raises `UserError` for more bad files than `limit` allows, more than MAX_DROPS drops, fewer than two classes, a
-    class without a usable image, one that only the test split has, and what `list_folder`, `list_manifest`, `stage`
-    refuse.
+    Raises `UserError` for more bad files than `limit` allows, fewer than two classes, a class without a usable image,
+    one that only the test split has, and what the functions of LISTS and `stage` refuse.
     """
     listing = LISTS[source](path)
-    if (many := listing.files["drop"].nunique()) > MAX_DROPS:
-        raise UserError(
-            f"{path} has {many:,} folders directly in pool/, each a drop; put them into fewer folders there"
-        )
     if scratch:
         scratch.mkdir(parents=True, exist_ok=True)
     staging = stage(listing, how, tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115 closed with the images
@@ -73,12 +73,13 @@ def load_image_folder(
 
 
 def check_pool(source: str, path: Path, dataset: Dataset) -> None:
-    """Raise `UserError` where all of a user's images in `path` (of a folder or a manifest, `source`) have a label."""
+    """Raise `UserError` where all of a user's images in `path` (of a `source` of LISTS) have a label."""
     if dataset.unlabeled:
         return
     if source == "folder":
         raise UserError(f"{path / 'pool'} is missing or has no usable image; put unlabeled images there")
-    raise UserError(f"{path} lists no usable image without a label; add lines whose label is empty")
+    what = "add lines whose label is empty" if source == "manifest" else "list shards of images without labels, too"
+    raise UserError(f"{path} lists no usable image without a label; {what}")
 
 
 def look_alikes(classes: list[str]) -> list[tuple[str, str]]:

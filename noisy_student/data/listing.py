@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from noisy_student.core.errors import UserError
+from noisy_student.data.decoding import BadImage, read_inside
 from noisy_student.data.manifest import class_name, read_manifest
 
 SPLITS = ("test", "labeled", "pool")  # in the order in which rows are counted
@@ -25,6 +26,8 @@ LISTING_COLUMNS = ("path", "label", "split", "group", "drop")
 HIDDEN = "hidden, or a system's own"
 SYSTEMS_OWN = {"Thumbs.db", "desktop.ini"}
 LINKED = "a link to a folder, which is not followed"
+CHUNK = 128  # files that a process decodes at once
+MAX_DROPS = 1000  # each has files of its own
 FILES_PER_BLOCK = 8192  # files whose rows are Python's own texts, five times as large as TEXT
 TEXT = "string[pyarrow]"  # a third of the memory of Python's
 
@@ -40,17 +43,35 @@ class Listing:
     def __len__(self) -> int:
         return len(self.files) + len(self.unusable)
 
+    def tasks(self) -> list[range]:
+        """The rows of `files` that a process decodes at once, together all of them, in order."""
+        return [range(start, min(start + CHUNK, len(self.files))) for start in range(0, len(self.files), CHUNK)]
+
+    def contents(self, rows: range) -> Iterator[bytes | BadImage]:
+        """The bytes of each file at `rows`, or why it cannot be read."""
+        root = os.path.realpath(self.root)
+        for path in self.files["path"].iloc[rows.start : rows.stop].tolist():
+            try:
+                yield read_inside(root, path)
+            except BadImage as bad:
+                yield bad
+
 
 def list_folder(root: Path) -> Listing:
-    """The files below `root`. Raises `UserError` for no folder labeled/, and for a link to a split, a class or a
-    drop."""
+    """The files below `root`. Raises `UserError` for no folder labeled/, for a link to a split, a class or a drop, and
+    for more than MAX_DROPS drops."""
     check_folders(root, needs_pool=False)
     unusable: list[tuple[str, str]] = []
     rows = filter(None, (_row(path, problem, unusable) for path, problem in files_below(root)))
-    blocks = [_typed(pd.DataFrame([], columns=list(LISTING_COLUMNS)))]
+    blocks = [typed(pd.DataFrame([], columns=list(LISTING_COLUMNS)))]
     while block := list(islice(rows, FILES_PER_BLOCK)):
-        blocks.append(_typed(pd.DataFrame(block, columns=list(LISTING_COLUMNS))))
-    return _sorted(root, pd.concat(blocks, ignore_index=True), pd.DataFrame(unusable, columns=["path", "reason"]))
+        blocks.append(typed(pd.DataFrame(block, columns=list(LISTING_COLUMNS))))
+    listing = _sorted(root, pd.concat(blocks, ignore_index=True), pd.DataFrame(unusable, columns=["path", "reason"]))
+    if (many := listing.files["drop"].nunique()) > MAX_DROPS:
+        raise UserError(
+            f"{root} has {many:,} folders directly in pool/, each a drop; put them into fewer folders there"
+        )
+    return listing
 
 
 def check_folders(root: Path, needs_pool: bool) -> None:
@@ -143,13 +164,18 @@ def _problem(entry: os.DirEntry[str]) -> str:
     return LINKED if entry.is_symlink() and os.path.isdir(entry.path) else ""
 
 
-def _typed(files: pd.DataFrame) -> pd.DataFrame:
+def typed(files: pd.DataFrame) -> pd.DataFrame:
     """`files` with column types that need little memory."""
     texts = {name: TEXT for name in LISTING_COLUMNS if name != "split"}
     return files.astype({"split": pd.CategoricalDtype(SPLITS)} | texts)
 
 
 def _sorted(root: Path, files: pd.DataFrame, unusable: pd.DataFrame) -> Listing:
-    files = _typed(files).astype({"label": "category", "group": "category", "drop": "category"})
-    files = files.iloc[np.lexsort((files["drop"].cat.codes, files["split"].cat.codes))].reset_index(drop=True)
+    files = in_order(files)
     return Listing(root, files[list(LISTING_COLUMNS)], unusable.sort_values("path", ignore_index=True))
+
+
+def in_order(files: pd.DataFrame) -> pd.DataFrame:
+    """`files` in the order of a `Listing`, in little memory; further columns stay."""
+    files = typed(files).astype({"label": "category", "group": "category", "drop": "category"})
+    return files.iloc[np.lexsort((files["drop"].cat.codes, files["split"].cat.codes))].reset_index(drop=True)

@@ -9,12 +9,13 @@ import os
 import signal
 import threading
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -29,17 +30,16 @@ from noisy_student.data.decoding import (
     decode,
     formats,
     is_gray,
-    read_inside,
     to_gray,
     white_of,
 )
 from noisy_student.data.listing import Listing
 from noisy_student.store.splits import pixel_hash
 
-CHUNK = 128  # images that a process decodes at once
+CHUNK = 128  # images that a process holds at once
 COPIES = 2  # of the pixels on the disk: here and in the splits' shards
 CHANNELS = 3  # in the file, also for gray images
-_setting: list[Any] = []  # of a process that decodes: root, paths, preparation, file
+_setting: list[Any] = []  # of a process that decodes: listing, preparation, file
 # Of each file; `gray_sha256` is that of one channel, and empty where the three differ.
 FOUND = np.dtype([("sha256", "S64"), ("gray_sha256", "S64"), ("size", "i4", 2), ("largest", "i4")])
 
@@ -106,16 +106,14 @@ def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray,
 
     16-bit gray files that do not tell their white are decoded again, once the largest value of all is known.
     """
-    paths = listing.files["path"]
-    setting = (os.path.realpath(listing.root), paths, how, file)
-    formats()  # the decoders are loaded once: forked processes share them, the paths and the file
-    executor = ProcessPoolExecutor(_cores(), multiprocessing.get_context("fork"), _begin, setting)
-    found = np.zeros(len(paths), FOUND)
+    formats()  # the decoders are loaded once: forked processes share them, the listing and the file
+    executor = ProcessPoolExecutor(_cores(), multiprocessing.get_context("fork"), _begin, (listing, how, file))
+    found = np.zeros(len(listing.files), FOUND)
     reasons: dict[int, str] = {}
     try:
-        every = [range(start, min(start + CHUNK, len(paths))) for start in range(0, len(paths), CHUNK)]
-        with meter("decoding", len(paths)) as progress:
-            for rows, (chunk, bad) in zip(every, executor.map(_chunk, every), strict=True):
+        every = listing.tasks()
+        with meter("decoding", len(found)) as progress:
+            for rows, (chunk, bad) in zip(every, executor.map(_decode_task, every), strict=True):
                 found[rows.start : rows.stop] = chunk
                 reasons |= bad
                 progress.advance(len(rows))
@@ -123,7 +121,7 @@ def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray,
         white = how.white or _white(listing, found) if len(deep) else None
         if white not in (None, how.white, WHITE):
             again = [range(row, row + 1) for row in deep.tolist()]
-            for rows, (chunk, _) in zip(again, executor.map(partial(_chunk, white=white), again), strict=True):
+            for rows, (chunk, _) in zip(again, executor.map(partial(_decode_task, white=white), again), strict=True):
                 found[rows.start : rows.stop] = chunk
     except BrokenProcessPool:
         raise UserError("a process that decodes images was killed; free memory, or lower data.max_megapixels") from None
@@ -163,22 +161,34 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _chunk(rows: range, white: int | None = None) -> tuple[np.ndarray, dict[int, str]]:
+def _decode_task(rows: range, white: int | None = None) -> tuple[np.ndarray, dict[int, str]]:
     """Decode the files at `rows`, which follow one another, into their places; as `_decoded`."""
-    root, paths, how, file = _setting
+    listing, how, file = _setting
     how = how.model_copy(update={"white": white}) if white else how
-    chunk = paths.iloc[rows.start : rows.stop].tolist()
-    pixels = np.zeros((len(chunk), how.image_size, how.image_size, CHANNELS), np.uint8)
-    found, bad = np.zeros(len(chunk), FOUND), {}
-    for number, path in enumerate(chunk):
-        content = b""
+    contents, found = listing.contents(rows), []
+    reasons: dict[int, str] = {}
+    for start in range(rows.start, rows.stop, CHUNK):
+        chunk, bad = _chunk(range(start, min(start + CHUNK, rows.stop)), contents, how, file)
+        found.append(chunk)
+        reasons |= bad
+    return np.concatenate(found), reasons
+
+
+def _chunk(
+    rows: range, contents: Iterator[bytes | BadImage], how: Preparation, file: int
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode the next of the `contents`, which are those of the files at `rows`, into their places; as `_decoded`."""
+    pixels = np.zeros((len(rows), how.image_size, how.image_size, CHANNELS), np.uint8)
+    found, bad = np.zeros(len(rows), FOUND), {}
+    for number, content in enumerate(islice(contents, len(rows))):  # one at a time: they may be large
         try:
-            content = read_inside(root, path)
+            if isinstance(content, BadImage):
+                raise content
             image = decode(content, how)
             pixels[number] = image.pixels
             found["size"][number], found["largest"][number] = (image.width, image.height), image.largest
         except BadImage as problem:
-            bad[number] = str(problem), content
+            bad[number] = str(problem), content if isinstance(content, bytes) else b""
     _write(file, pixels, rows.start * pixels[0].nbytes)
     gray = is_gray(pixels)
     found["sha256"] = pixel_hash(pixels)

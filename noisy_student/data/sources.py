@@ -27,6 +27,7 @@ from noisy_student.data.splitting import SplitParams, plan
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DIGIT_NAMES = tuple("0123456789")
+NAMES = {"folder": "folder", "manifest": "manifest", "shards": "list of shards"}  # of what is at `path`
 READS_PATH = frozenset(LISTS)  # sources that read `path`
 DIGITS = ("mnist_5k", "torchvision/SVHN")  # sources of digits, which are not flipped
 
@@ -130,9 +131,10 @@ def check_sizes(params: DataParams) -> None:
     """Raise `UserError`, before anything is loaded, for more images than the source has or a user's folder that is
     missing or has other folders than it should."""
     if params.is_user_images:
-        path, kind = Path(params.path), {"folder": Path.is_dir, "manifest": Path.is_file}[params.source]
+        path = Path(params.path)
+        kind = Path.is_dir if params.source == "folder" else Path.is_file
         if not kind(path):
-            raise UserError(f"params.yaml: data.path was {params.path!r}; there is no such {params.source}")
+            raise UserError(f"params.yaml: data.path was {params.path!r}; there is no such {NAMES[params.source]}")
         if params.source == "folder":  # labeled images that are left fill the pool
             check_folders(path, needs_pool=params.labeled_per_class is None)
         return

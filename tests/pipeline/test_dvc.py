@@ -11,8 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import fsspec
 import pandas as pd
 import pytest
+import store
 import yaml
 
 from benchmarks.study import changed, environment
@@ -82,6 +84,14 @@ class Project:
         return set(json.loads(self.run("dvc", "status", "--json")))
 
 
+class Clone(Project):
+    """A clone by git of a project at its last commit."""
+
+    def __init__(self, project: Project, folder: Path):
+        self.folder = folder
+        project.run("git", "clone", "-q", str(project.folder), str(folder))
+
+
 def stages_run(output: str) -> list[str]:
     return re.findall(r"Running stage '([^']+)'", output)
 
@@ -140,6 +150,29 @@ def test_deleted_outputs_and_cache_come_back_as_the_same_bytes(project):
     shutil.rmtree(project.folder / "metrics/controls/same_size")
     assert len(project.repro()) == 19
     assert (project.folder / "dvc.lock").read_bytes() == lock
+
+
+@pytest.mark.slow
+def test_a_fresh_clone_gets_every_artifact_from_a_store_and_runs_no_stage(project, tmp_path, monkeypatch):
+    with store.server() as address:
+        store.use(address, monkeypatch)
+        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("artifacts")
+        project.run("dvc", "remote", "add", "--default", "store", "s3://artifacts/cache")
+        project.run("dvc", "remote", "modify", "store", "endpointurl", address)
+        said = project.run("dvc", "push", "--run-cache")
+        project.commit()
+        pulled, repeated = (Clone(project, tmp_path / name) for name in ("pulled", "repeated"))
+        said += pulled.run("dvc", "pull")
+        assert pulled.changed_stages() == set()
+        (repeated.folder / "dvc.lock").unlink()
+        said += repeated.run("dvc", "repro", "--pull")
+        assert stages_run(said) == ["summarize"], "whose figures are git's, and no artifact"
+        for clone in (pulled, repeated):
+            weights = [each.folder / "models/iter2/model.safetensors" for each in (project, clone)]
+            assert weights[0].read_bytes() == weights[1].read_bytes()
+        assert store.SECRET not in said + (project.folder / ".dvc/config").read_text()
+    project.run("dvc", "remote", "remove", "store")
+    project.commit()
 
 
 @pytest.mark.slow

@@ -1,0 +1,265 @@
+"""Images in shards: what is read of tars and Parquet files, on the disk and from a store, and what is refused."""
+
+import io
+import re
+import tarfile
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import store
+from preparing import DATA, NO_CORRECTIONS, run_prepare
+from test_image_folder import HOW, photo
+
+from commands import list_shards as command
+from noisy_student.core.errors import UserError
+from noisy_student.data.image_folder import BadFraction, load_image_folder
+from noisy_student.data.listing import HIDDEN
+from noisy_student.data.shards import ENDINGS, about_how_many, found_shards, list_shards
+from noisy_student.store.splits import read_split
+
+SOME = BadFraction(0.9, "data.max_bad_fraction")
+
+
+def encoded(seed: int) -> bytes:
+    content = io.BytesIO()
+    photo(seed).save(content, "PNG")
+    return content.getvalue()
+
+
+def write_tar(path, members: dict[str, bytes | str]) -> None:
+    """A tar of files by name; a text is where a link leads."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                member.type, member.linkname = tarfile.SYMTYPE, content
+                archive.addfile(member)
+            else:
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
+def labeled_tar(path, numbers, pool=()) -> None:
+    """Cats and dogs in turn, and a pool."""
+    members = {}
+    for number in numbers:
+        members |= {f"{number:06}.png": encoded(number), f"{number:06}.cls": [b"cat", b" dog\n"][number % 2]}
+        members[f"{number:06}.txt"] = b"a caption"
+    write_tar(path, members | {f"{number:06}.png": encoded(number) for number in pool})
+
+
+@pytest.fixture
+def listed(tmp_path, monkeypatch):
+    """Lists the shards of the current folder, and loads their images."""
+    monkeypatch.chdir(tmp_path)
+
+    def load():
+        command.main([f"*{ending}" for ending in ENDINGS if list(tmp_path.glob(f"*{ending}"))])
+        return load_image_folder("shards", tmp_path / "shards.csv", HOW, SOME)
+
+    return load
+
+
+def reasons(dataset) -> dict[str, str]:
+    return dict(dataset.quarantine()[["path", "reason"]].to_numpy().tolist())
+
+
+def test_a_tar_and_a_parquet_file_with_the_same_images_are_read_alike(tmp_path, listed):
+    labeled_tar(tmp_path / "a.tar", range(6), pool=range(6, 300))
+    of_tar = listed()
+    (tmp_path / "a.tar").unlink()
+    rows = {"key": [f"{n:06}" for n in range(300)], "jpg": [encoded(n) for n in range(300)]}
+    labels = [("cat", "dog")[n % 2] if n < 6 else None for n in range(300)]
+    pq.write_table(pa.table(rows | {"label": labels}), tmp_path / "b.parquet", row_group_size=200)
+    of_parquet = listed()
+    for dataset in (of_tar, of_parquet):
+        assert dataset.classes == ["cat", "dog"]
+        assert dataset.labels.tolist() == [0, 1] * 3
+        assert dataset.all_ids().tolist() == [f"{n:06}" for n in range(300)]
+    assert np.array_equal(of_tar.all_images()[:], of_parquet.all_images()[:])
+    assert len(np.unique(of_tar.index().hashes)) == 300
+
+
+def test_numbers_are_labels_too_and_rows_without_a_key_are_named_by_their_place(tmp_path, listed):
+    images = [{"bytes": encoded(n), "path": None} for n in range(4)]
+    pq.write_table(pa.table({"image": images, "label": [3.0, 7.0, None, None]}), tmp_path / "train-0.parquet")
+    dataset = listed()
+    assert dataset.classes == ["3", "7"]
+    assert dataset.all_ids().tolist() == [f"train-0/{n:08}" for n in range(4)]
+
+
+def test_what_a_tar_should_not_hold_is_quarantined_and_everything_is_counted(tmp_path, listed):
+    labeled_tar(tmp_path / "a.tar", range(4), pool=[4])
+    write_tar(
+        tmp_path / "b.tar",
+        {
+            "../../etc/x.png": encoded(10),
+            "/abs.png": encoded(11),
+            "link.png": "/etc/passwd",
+            ".cache/x.png": encoded(12),
+            "._mac.png": encoded(12),
+            "two.jpg": encoded(13),
+            "two.png": encoded(14),
+            "000001.png": encoded(15),
+            "alone.cls": b"cat",
+            "broken.png": b"no image",
+            "binary.png": encoded(16),
+            "binary.cls": b"\xff\xfe",
+            "folder/deep.er.jpg": encoded(17),
+            "folder/fine.JPG": encoded(18),
+        },
+    )
+    dataset = listed()
+    assert reasons(dataset) == {
+        "b.tar/../../etc/x.png": "its name leads out of the shard",
+        "b.tar//abs.png": "its name leads out of the shard",
+        "b.tar/link.png": "a link or a device, no file",
+        "b.tar/.cache/x.png": HIDDEN,
+        "b.tar/two.png": "a second image with its key",
+        "b.tar/000001": "its key is that of another image",
+        "b.tar/alone.cls": "a label without an image",
+        "broken": "no image of a known format",
+        "b.tar/binary.cls": "a label that is no text in UTF-8",
+    }
+    assert dataset.all_ids().tolist() == [*(f"{n:06}" for n in range(5)), "two", "binary", "folder/fine"]
+    assert dataset.figures()["files"] == len(dataset.all_ids()) + len(reasons(dataset))
+
+
+@pytest.mark.parametrize(("kept", "used"), [(0.5, 4), (0.97, 7)])
+def test_a_torn_tar_gives_what_stands_before_the_tear(tmp_path, listed, kept, used):
+    labeled_tar(tmp_path / "a.tar", range(4))
+    write_tar(tmp_path / "b.tar", {f"{n}.png": encoded(n) for n in range(10, 18)})
+    content = (tmp_path / "b.tar").read_bytes()
+    end = len(content.rstrip(b"\0"))
+    (tmp_path / "b.tar").write_bytes(content[: int(kept * end)])
+    dataset = listed()
+    assert len(dataset.unlabeled.ids) == used
+    assert any(reason.startswith("damaged or cut off: nothing behind byte ") for reason in reasons(dataset).values())
+    assert dataset.figures()["files"] == len(dataset.all_ids()) + len(reasons(dataset))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("b.tar", b"no tar", "b.tar cannot be read ("),
+        ("b.tar", b"", "b.tar cannot be read (empty file)"),
+        ("b.parquet", b"no Parquet file", "b.parquet cannot be read ("),
+    ],
+)
+def test_a_shard_that_is_none_is_refused(tmp_path, listed, name, content, expected):
+    labeled_tar(tmp_path / "a.tar", range(4), pool=[4])
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(expected)):
+        listed()
+
+
+def test_a_parquet_file_without_images_is_refused(tmp_path, listed):
+    pq.write_table(pa.table({"url": ["a"], "caption": ["b"]}), tmp_path / "a.parquet")
+    with pytest.raises(
+        UserError, match=r"a.parquet has no column of encoded images among url, caption; call it one of"
+    ):
+        listed()
+    pq.write_table(pa.table({"image": ["a.jpg"]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet has string in the column image, and no encoded images"):
+        listed()
+
+
+def test_a_shard_that_changed_or_is_gone_since_it_was_listed_is_refused(tmp_path, listed):
+    labeled_tar(tmp_path / "a.tar", range(4), pool=[4])
+    labeled_tar(tmp_path / "b.tar", range(5, 10))
+    listed()
+    listing = list_shards(tmp_path / "shards.csv")
+    labeled_tar(tmp_path / "b.tar", range(2))
+    for use in (lambda: list_shards(tmp_path / "shards.csv"), lambda: list(listing.contents(range(10)))):
+        with pytest.raises(
+            UserError, match=r"b.tar has changed since it was listed \(.* bytes then, .* now\); run `noi"
+        ):
+            use()
+    (tmp_path / "a.tar").unlink()
+    with pytest.raises(UserError, match=r"a.tar is gone; run `noisy-student list-shards` again"):
+        list_shards(tmp_path / "shards.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("url,size\na.tar,3\n", "is no list of shards with the columns url, bytes, version; run `noisy"),
+        ("url,bytes,version\n", "is no list of shards"),
+        ("url,bytes,version\na.tar,3,\na.tar,3,\n", "is no list of shards"),
+        ("url,bytes,version\na.tar,many,\n", "cannot read "),
+        ("", "cannot read "),
+    ],
+)
+def test_a_list_that_is_none_is_refused(tmp_path, content, expected):
+    (tmp_path / "shards.csv").write_text(content)
+    with pytest.raises(UserError, match=expected):
+        list_shards(tmp_path / "shards.csv")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("none-*.tar", r"no file matches none-\*.tar; give paths or URLs"),
+        ("http://me:secret@host/a.tar", "a URL has a name or a password in it; leave them to the environment"),
+        ("note.txt", "note.txt is no shard: its name ends in none of .tar, .parquet"),
+        ("nowhere://a.tar", "nowhere://a.tar cannot be read"),
+    ],
+)
+def test_what_cannot_be_listed_is_refused(tmp_path, monkeypatch, pattern, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "note.txt").write_text("no shard")
+    with pytest.raises(UserError, match=expected) as refused:
+        found_shards([pattern], tmp_path)
+    assert "secret" not in str(refused.value)
+
+
+def test_how_many_images_there_are_is_told_by_the_first_shard(tmp_path, listed):
+    for number in range(4):
+        labeled_tar(tmp_path / f"{number}.tar", range(10 * number, 10 * number + 10))
+    listed()
+    assert about_how_many(tmp_path / "shards.csv") == pytest.approx(40, rel=0.05)
+
+
+def test_a_new_shard_changes_no_shard_of_the_pool_that_was_there(tmp_path, monkeypatch, listed):
+    (tmp_path / "corrections.csv").write_text(NO_CORRECTIONS)
+    labeled_tar(tmp_path / "a.tar", range(30), pool=range(30, 50))
+    labeled_tar(tmp_path / "c.tar", (), pool=range(50, 70))
+    own = {**DATA, "source": "shards", "path": "shards.csv", "test": 8, "labeled_per_class": None, "calibration": 4}
+    own |= {"validation": 4, "near_duplicates": None, "image_size": 8}
+    for out in ("before", "after"):
+        command.main(["*.tar"])
+        run_prepare(own, out=out)
+        labeled_tar(tmp_path / "d.tar", (), pool=range(70, 75))
+    before, after = (read_split(tmp_path / out / "pool") for out in ("before", "after"))
+    assert (len(before), len(after)) == (40, 45)
+    assert after.ids[:40].tolist() == before.ids.tolist()
+    assert [len(shard) for shard in after.shards] == [20, 20, 5]
+
+
+def test_shards_in_a_store_give_what_they_give_on_the_disk(tmp_path, listed, monkeypatch):
+    labeled_tar(tmp_path / "a.tar", range(6), pool=range(6, 150))
+    rows = {"key": [f"{n:06}" for n in range(150, 200)], "jpg": [encoded(n) for n in range(150, 200)]}
+    pq.write_table(pa.table(rows), tmp_path / "b.parquet")
+    on_disk = listed()
+    with store.server() as address:
+        store.use(address, monkeypatch)
+        bucket = fsspec.filesystem("s3", skip_instance_cache=True)
+        bucket.mkdir("photos")
+        bucket.put([str(tmp_path / "a.tar"), str(tmp_path / "b.parquet")], "photos/")
+        command.main(["s3://photos/*"])
+        in_store = load_image_folder("shards", tmp_path / "shards.csv", HOW, SOME)
+        listing = list_shards(tmp_path / "shards.csv")
+        assert np.array_equal(in_store.all_images()[:], on_disk.all_images()[:])
+        assert in_store.all_ids().tolist() == on_disk.all_ids().tolist()
+        bucket.put(str(tmp_path / "b.parquet"), "photos/a.tar")
+        with pytest.raises(UserError, match=r"s3://photos/a\.tar has changed since it was listed \("):
+            list(listing.contents(range(3)))
+        bucket.rm("photos/a.tar")
+        with pytest.raises(UserError, match=r"s3://photos/a\.tar is gone; run `noisy-student list-shards` again"):
+            list(listing.contents(range(3)))
+    with pytest.raises(UserError, match=r"s3://photos/b\.parquet cannot be read \(Could not connect ") as away:
+        list(listing.contents(range(150, 160)))
+    assert store.SECRET not in str(away.value) + (tmp_path / "shards.csv").read_text()
