@@ -5,6 +5,7 @@ A sample of what `python -m benchmarks.ranks` measures.
 
 import re
 import signal
+import socket
 import time
 
 import psutil
@@ -12,7 +13,7 @@ import pytest
 from running import TEACHER, in_training, refused
 from safetensors.torch import load_file
 
-from benchmarks.small_run import Project
+from benchmarks.small_run import Project, Run
 from noisy_student.core.launch import TORCHRUN
 
 STAGES = ["check", "prepare", "pretrain", "extract_features", "train_teacher"]
@@ -106,6 +107,31 @@ def test_two_ranks_take_the_steps_of_one(tmp_path, two_ranks, monkeypatch):
         monkeypatch.delenv(TORCHRUN, raising=False)
     for name, tensor in weights[0].items():
         assert tensor.allclose(weights[1][name], atol=1e-5), name
+
+
+def both_nodes(project: Project) -> list[Run]:
+    """The teacher's training, started as two machines would start it."""
+    return [project.start(project.lines[TEACHER][0]) for _ in range(2)]
+
+
+@pytest.mark.slow
+def test_two_nodes_make_the_bytes_of_two_ranks_on_one_whichever_is_killed(project, two_ranks, monkeypatch):
+    expected = uninterrupted(project)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    options = f"--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-id tests --rdzv-endpoint {meeting}"
+    monkeypatch.setenv(TORCHRUN, options)
+    project.forget(TEACHER)
+    nodes = both_nodes(project)
+    assert nodes[0].until(lambda: project.checkpoints(TEACHER))
+    for process in (*nodes[1].ranks(), nodes[1]):
+        process.kill()
+    assert re.match("error: another (rank|machine of this run) is gone", refused(nodes[0]))
+    nodes = both_nodes(project)
+    said = "".join(node.ended() for node in nodes)
+    assert [node.returncode for node in nodes] == [0, 0]
+    assert said.count("goes on after step") == 1
+    assert project.hashes(TEACHER) == expected
 
 
 @pytest.mark.slow

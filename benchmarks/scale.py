@@ -1,0 +1,184 @@
+"""Sums for the paper's scale, 3·10^8 images and EfficientNet-L2, on 8, 64 and 512 GPUs: python -m benchmarks.scale
+
+What this machine can tell is measured here in half a minute, on one core; what it cannot is cited. Writes
+benchmarks/scale.csv, the coefficients with their sources, and benchmarks/scale.md, the sums. They are arithmetic: no
+run of that size was made.
+"""
+
+import hashlib
+import io
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from benchmarks.processes import ROOT, hardware
+from commands.docs import markdown_table
+from noisy_student.core.errors import cli_main
+from noisy_student.core.files import write_bytes, write_csv
+from noisy_student.data.decoding import Preparation, decode
+from noisy_student.data.shards import BLOCK, found_shards, images_in
+
+SCALE = ROOT / "benchmarks" / "scale"
+GPUS = (8, 64, 512)
+SIDE = 475  # pixels, of EfficientNet-L2
+PAPER = "[Xie et al. 2019](https://arxiv.org/abs/1911.04252)"
+L2 = "[timm's card](https://huggingface.co/timm/tf_efficientnet_l2.ns_jft_in1k_475)"
+LLAMA = "[Llama 3, 3.3.4](https://arxiv.org/abs/2407.21783)"
+H100 = "[NVIDIA's data sheet](https://www.nvidia.com/en-us/data-center/h100/)"
+CITED = {  # what, value, unit, source
+    "images in the pool": (3e8, "images", PAPER),
+    "labeled images": (1.28e6, "images", PAPER),
+    "epochs of a training, counted by labeled images": (350, "epochs", PAPER),
+    "pool images for each labeled one in a batch": (14, "images", PAPER),
+    "classes": (1000, "classes", PAPER),
+    "parameters of EfficientNet-L2": (480.3e6, "numbers", L2),
+    "multiply-adds of its forward pass at 475 pixels": (172.1e9, "an image", L2),
+    "forward and backward pass, in forward passes": (
+        3,
+        "passes",
+        "[Kaplan et al. 2020](https://arxiv.org/abs/2001.08361)",
+    ),
+    "an H100 in bfloat16, at its peak": (989e12, "operations/s", H100),
+    "of which a training uses": (0.4, "of the peak", LLAMA),
+    "GPU hours between two failures": (16_384 * 54 * 24 / 419, "hours", LLAMA),
+    "images in a shard": (1e4, "images", "[img2dataset's default](https://github.com/rom1504/img2dataset)"),
+    "copies of the weights in a checkpoint": (3, "copies", "weights, their average, and momentum; float32"),
+    "between two checkpoints": (600, "s", "NOISY_STUDENT_CHECKPOINT_SECONDS; the default is 10"),
+    "until lost ranks train again": (300, "s", "an assumption: a node is replaced, torchrun starts anew"),
+}
+
+
+@cli_main
+def main() -> None:
+    of_machine = f"measured, one core of {hardware()}"
+    found = {**CITED, **{name: (value, unit, of_machine) for name, (value, unit) in measured().items()}}
+    rows = [
+        {"coefficient": name, "value": value, "unit": unit, "source": source}
+        for name, (value, unit, source) in found.items()
+    ]
+    write_csv(SCALE.with_suffix(".csv"), pd.DataFrame(rows))
+    values = {name: value for name, (value, *_) in found.items()}
+    write_bytes(SCALE.with_suffix(".md"), text(values, rows).encode())
+
+
+def measured() -> dict[str, tuple[float, str]]:
+    """Rates of this machine with its own code, on the two photographs that scikit-learn carries."""
+    photos = [encoded(photo) for photo in load_sample_images().images]
+    how = Preparation(image_size=SIDE, resize="crop")
+    rates = [per_second(lambda photo=photo: decode(photo, how)) for photo in photos]  # type: ignore[misc]
+    return {
+        "bytes of a JPEG of 640 x 427 pixels": (float(np.mean([len(photo) for photo in photos])), "bytes"),
+        f"decoding it to {SIDE} pixels": (1 / float(np.mean([1 / rate for rate in rates])), "images/s"),
+        "listing a tar": (listing_rate(photos[0]), "images/s"),
+        "MD5, by which DVC knows a file": (
+            1e8 * per_second(lambda: hashlib.md5(bytes(10**8), usedforsecurity=False)),
+            "bytes/s",
+        ),
+    }
+
+
+def encoded(photo: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(photo).save(content, "JPEG", quality=90)
+    return content.getvalue()
+
+
+def per_second(work: Callable[[], object], seconds: float = 3) -> float:
+    """How often the `work` is done in a second."""
+    work()
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        work()
+        count += 1
+    return count / (time.perf_counter() - started)
+
+
+def listing_rate(photo: bytes) -> float:
+    """Images a second whose place in a tar on the disk is found."""
+    number = 2000
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(Path(folder, "a.tar"), "w") as archive:
+            for name in range(number):
+                member = tarfile.TarInfo(f"{name:06}.jpg")
+                member.size = len(photo)
+                archive.addfile(member, io.BytesIO(photo))
+        (shard,) = found_shards([f"{folder}/a.tar"], Path(folder))
+        return number * per_second(lambda: images_in(shard, Path(folder)))
+
+
+def sums(of: dict[str, float], gpus: int) -> dict[str, str]:
+    """The figures of one pass of the loop on that many GPUs, for a person."""
+    images, size = of["images in the pool"], of["bytes of a JPEG of 640 x 427 pixels"]
+    rate = of["an H100 in bfloat16, at its peak"] * of["of which a training uses"] * gpus  # operations a second
+    forward = 2 * of["multiply-adds of its forward pass at 475 pixels"]
+    passes = of["epochs of a training, counted by labeled images"] * of["labeled images"]
+    passes *= 1 + of["pool images for each labeled one in a batch"]
+    labeling = images * forward / rate
+    training = passes * forward * of["forward and backward pass, in forward passes"] / rate
+    checkpoint = 4 * of["parameters of EfficientNet-L2"] * of["copies of the weights in a checkpoint"]
+    written = training / of["between two checkpoints"] * checkpoint
+    failures = training / 3600 * gpus / of["GPU hours between two failures"]
+    each = of["between two checkpoints"] / 2 + of["until lost ranks train again"]
+    in_training, in_labeling = passes / training, images / labeling
+    cores = of[f"decoding it to {SIDE} pixels"]
+    read = in_labeling * size
+    return {
+        "labeling the pool once": f"{labeling / 3600:,.1f} h",
+        "one training": f"{training / 86400:,.1f} days",
+        "GPU hours of three iterations": f"{3 * (labeling + training) / 3600 * gpus:,.0f}",
+        "images/s that labeling asks for": f"{in_labeling:,.0f}",
+        "images/s that training asks for": f"{in_training:,.0f}",
+        "cores that decode for labeling": f"{in_labeling / cores:,.0f} ({in_labeling / cores / gpus:.1f} a GPU)",
+        "cores that decode for training": f"{in_training / cores:,.0f} ({in_training / cores / gpus:.1f} a GPU)",
+        "read from the store while labeling": f"{read / 1e9:,.2f} GB/s, {read / BLOCK:,.0f} requests/s",
+        "checkpoints written in a training": f"{written / 1e12:,.1f} TB, {checkpoint / 1e9:.1f} GB each",
+        "lost nodes in a training": f"{failures:,.1f}, which cost {failures * each / 3600:,.2f} h",
+    }
+
+
+def whatever_the_gpus(of: dict[str, float]) -> dict[str, str]:
+    """The figures that do not depend on the number of GPUs."""
+    images, size = of["images in the pool"], of["bytes of a JPEG of 640 x 427 pixels"]
+    shards, logits = images / of["images in a shard"], 4 * of["classes"] * images
+    a_shard = size * of["images in a shard"]
+    return {
+        "the pool as JPEGs": f"{images * size / 1e12:,.0f} TB in {shards:,.0f} shards of {a_shard / 1e6:,.0f} MB",
+        f"the pool as decoded pixels, {SIDE} a side": f"{images * SIDE**2 * 3 / 1e12:,.0f} TB",
+        "requests that read it once": f"{images * size / BLOCK:,.0f}, of {BLOCK / 1e6:.0f} MB",
+        "listing it, one core": f"{images / of['listing a tar'] / 3600:,.1f} h",
+        "decoding it, one core": f"{images / of[f'decoding it to {SIDE} pixels'] / 86400:,.0f} days",
+        "logits, float32": f"{logits / 1e12:,.1f} TB in {shards:,.0f} files",
+        "DVC's MD5 of the logits, one core": f"{logits / of['MD5, by which DVC knows a file'] / 3600:,.1f} h",
+        "the list of shards, which DVC tracks": f"{shards * 80 / 1e6:,.1f} MB, of about 80 bytes a shard",
+    }
+
+
+def text(values: dict[str, float], rows: list[dict[str, object]]) -> str:
+    """The page of sums."""
+    fixed = [[name, figure] for name, figure in whatever_the_gpus(values).items()]
+    by_gpus = [sums(values, gpus) for gpus in GPUS]
+    growing = [[name, *(figures[name] for figures in by_gpus)] for name in by_gpus[0]]
+    known = [[str(row["coefficient"]), f"{row['value']:,.4g}", str(row["unit"]), str(row["source"])] for row in rows]
+    return (
+        "\n\n".join(
+            [
+                "# Sums for the paper's scale",
+                "Arithmetic from the coefficients in the last table. No run of this size was made.",
+                markdown_table(["", "one pass of the loop"], fixed),
+                markdown_table(["", *(f"{gpus} GPUs" for gpus in GPUS)], growing),
+                markdown_table(["coefficient", "value", "unit", "source"], known),
+            ]
+        )
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
