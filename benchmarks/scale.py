@@ -31,6 +31,7 @@ SIDE = 475  # pixels, of EfficientNet-L2
 PAPER = "[Xie et al. 2019](https://arxiv.org/abs/1911.04252)"
 L2 = "[timm's card](https://huggingface.co/timm/tf_efficientnet_l2.ns_jft_in1k_475)"
 LLAMA = "[Llama 3, 3.3.4](https://arxiv.org/abs/2407.21783)"
+TPU = "[Google's page](https://cloud.google.com/tpu/docs/v3), 123 teraflops a chip of two cores"
 H100 = "[NVIDIA's data sheet](https://www.nvidia.com/en-us/data-center/h100/)"
 CITED = {  # what, value, unit, source
     "images in the pool": (3e8, "images", PAPER),
@@ -46,7 +47,9 @@ CITED = {  # what, value, unit, source
         "[Kaplan et al. 2020](https://arxiv.org/abs/2001.08361)",
     ),
     "an H100 in bfloat16, at its peak": (989e12, "operations/s", H100),
-    "of which a training uses": (0.4, "of the peak", LLAMA),
+    "days of the paper's training of EfficientNet-L2": (6, "days", PAPER),
+    "TPU v3 cores that it took": (2048, "cores", PAPER),
+    "such a core in bfloat16, at its peak": (61.5e12, "operations/s", TPU),
     "GPU hours between two failures": (16_384 * 54 * 24 / 419, "hours", LLAMA),
     "images in a shard": (1e4, "images", "[img2dataset's default](https://github.com/rom1504/img2dataset)"),
     "copies of the weights in a checkpoint": (3, "copies", "weights, their average, and momentum; float32"),
@@ -116,12 +119,9 @@ def listing_rate(photo: bytes) -> float:
 def sums(of: dict[str, float], gpus: int) -> dict[str, str]:
     """The figures of one pass of the loop on that many GPUs, for a person."""
     images, size = of["images in the pool"], of["bytes of a JPEG of 640 x 427 pixels"]
-    rate = of["an H100 in bfloat16, at its peak"] * of["of which a training uses"] * gpus  # operations a second
-    forward = 2 * of["multiply-adds of its forward pass at 475 pixels"]
-    passes = of["epochs of a training, counted by labeled images"] * of["labeled images"]
-    passes *= 1 + of["pool images for each labeled one in a batch"]
-    labeling = images * forward / rate
-    training = passes * forward * of["forward and backward pass, in forward passes"] / rate
+    passes, forward, operations = of_training(of)
+    rate = of["an H100 in bfloat16, at its peak"] * share_of_peak(of) * gpus  # operations a second
+    labeling, training = images * forward / rate, operations / rate
     checkpoint = 4 * of["parameters of EfficientNet-L2"] * of["copies of the weights in a checkpoint"]
     written = training / of["between two checkpoints"] * checkpoint
     failures = training / 3600 * gpus / of["GPU hours between two failures"]
@@ -143,6 +143,21 @@ def sums(of: dict[str, float], gpus: int) -> dict[str, str]:
     }
 
 
+def of_training(of: dict[str, float]) -> tuple[float, float, float]:
+    """Of a training: the images that pass, an image's operations forward, and all operations."""
+    passes = of["epochs of a training, counted by labeled images"] * of["labeled images"]
+    passes *= 1 + of["pool images for each labeled one in a batch"]
+    forward = 2 * of["multiply-adds of its forward pass at 475 pixels"]
+    return passes, forward, passes * forward * of["forward and backward pass, in forward passes"]
+
+
+def share_of_peak(of: dict[str, float]) -> float:
+    """The share of its peak that the paper's machine reached."""
+    seconds = 86400 * of["days of the paper's training of EfficientNet-L2"]
+    peak = of["TPU v3 cores that it took"] * of["such a core in bfloat16, at its peak"]
+    return of_training(of)[-1] / seconds / peak
+
+
 def whatever_the_gpus(of: dict[str, float]) -> dict[str, str]:
     """The figures that do not depend on the number of GPUs."""
     images, size = of["images in the pool"], of["bytes of a JPEG of 640 x 427 pixels"]
@@ -157,6 +172,7 @@ def whatever_the_gpus(of: dict[str, float]) -> dict[str, str]:
         "logits, float32": f"{logits / 1e12:,.1f} TB in {shards:,.0f} files",
         "DVC's MD5 of the logits, one core": f"{logits / of['MD5, by which DVC knows a file'] / 3600:,.1f} h",
         "the list of shards, which DVC tracks": f"{shards * 80 / 1e6:,.1f} MB, of about 80 bytes a shard",
+        "share of its peak that a GPU reaches": f"{100 * share_of_peak(of):.0f} %",
     }
 
 
@@ -170,7 +186,8 @@ def text(values: dict[str, float], rows: list[dict[str, object]]) -> str:
         "\n\n".join(
             [
                 "# Sums for the paper's scale",
-                "Arithmetic from the coefficients in the last table. No run of this size was made.",
+                "Arithmetic from the coefficients in the last table. No run of this size was made. A GPU is taken to "
+                "reach the share of its peak that the paper's own run reached.",
                 markdown_table(["", "one pass of the loop"], fixed),
                 markdown_table(["", *(f"{gpus} GPUs" for gpus in GPUS)], growing),
                 markdown_table(["coefficient", "value", "unit", "source"], known),
