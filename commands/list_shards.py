@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from noisy_student.core.errors import cli_main
+from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import write_csv
-from noisy_student.data.shards import found_shards
+from noisy_student.data.shard_files import found_shards
 
 
 @cli_main
@@ -21,6 +21,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("patterns", nargs="+", metavar="PATTERN", help="path or URL of shards, with wildcards")
     parser.add_argument("--out", type=Path, default=Path("shards.csv"), help="the list (default: %(default)s)")
     args = parser.parse_args(argv)
+    if not args.out.name:
+        raise UserError("--out names no file; write for example --out shards.csv")
     shards = found_shards(args.patterns, args.out.parent)
     write_csv(args.out, pd.DataFrame(shards))
     total = sum(shard.bytes for shard in shards)

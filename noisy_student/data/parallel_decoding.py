@@ -120,7 +120,7 @@ def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray,
         deep = np.flatnonzero(found["largest"])
         white = how.white or _white(listing, found) if len(deep) else None
         if white not in (None, how.white, WHITE):
-            again = [range(row, row + 1) for row in deep.tolist()]
+            again = [rows for rows in every if found["largest"][rows.start : rows.stop].any()]
             for rows, (chunk, _) in zip(again, executor.map(partial(_decode_task, white=white), again), strict=True):
                 found[rows.start : rows.stop] = chunk
     except BrokenProcessPool:
@@ -179,7 +179,7 @@ def _chunk(
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Decode the next of the `contents`, which are those of the files at `rows`, into their places; as `_decoded`."""
     pixels = np.zeros((len(rows), how.image_size, how.image_size, CHANNELS), np.uint8)
-    found, bad = np.zeros(len(rows), FOUND), {}
+    found, bad, number = np.zeros(len(rows), FOUND), {}, -1
     for number, content in enumerate(islice(contents, len(rows))):  # one at a time: they may be large
         try:
             if isinstance(content, BadImage):
@@ -189,6 +189,8 @@ def _chunk(
             found["size"][number], found["largest"][number] = (image.width, image.height), image.largest
         except BadImage as problem:
             bad[number] = str(problem), content if isinstance(content, bytes) else b""
+    if number + 1 != len(rows):
+        raise RuntimeError(f"{number + 1} files were read where there are {len(rows)}")
     _write(file, pixels, rows.start * pixels[0].nbytes)
     gray = is_gray(pixels)
     found["sha256"] = pixel_hash(pixels)

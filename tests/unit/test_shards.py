@@ -10,14 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import store
+from PIL import Image
 from preparing import DATA, NO_CORRECTIONS, run_prepare
 from test_image_folder import HOW, photo
 
 from commands import list_shards as command
 from noisy_student.core.errors import UserError
+from noisy_student.data.decoding import decode
 from noisy_student.data.image_folder import BadFraction, load_image_folder
 from noisy_student.data.listing import HIDDEN
-from noisy_student.data.shards import ENDINGS, about_how_many, found_shards, list_shards
+from noisy_student.data.shard_files import ENDINGS, found_shards
+from noisy_student.data.shards import about_how_many, list_shards
 from noisy_student.store.splits import read_split
 
 SOME = BadFraction(0.9, "data.max_bad_fraction")
@@ -118,6 +121,8 @@ def test_what_a_tar_should_not_hold_is_quarantined_and_everything_is_counted(tmp
         "b.tar//abs.png": "its name leads out of the shard",
         "b.tar/link.png": "a link or a device, no file",
         "b.tar/.cache/x.png": HIDDEN,
+        "b.tar/._mac.png": HIDDEN,
+        "b.tar/folder/deep.er.jpg": "a second dot in its name: the key ends at the first",
         "b.tar/two.png": "a second image with its key",
         "b.tar/000001": "its key is that of another image",
         "b.tar/alone.cls": "a label without an image",
@@ -126,6 +131,134 @@ def test_what_a_tar_should_not_hold_is_quarantined_and_everything_is_counted(tmp
     }
     assert dataset.all_ids().tolist() == [*(f"{n:06}" for n in range(5)), "two", "binary", "folder/fine"]
     assert dataset.figures()["files"] == len(dataset.all_ids()) + len(reasons(dataset))
+
+
+def rewritten(path, change) -> None:
+    path.write_bytes(change(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("change", "used", "expected"),
+    [
+        (lambda tar: tar[: tar.index(b"12.png")], 2, "no end mark: more may have been cut off"),
+        (lambda tar: tar + tar, 6, "damaged, or several tars in one: nothing behind byte "),
+        (lambda tar: tar.replace(b"12.png", bytes(6)), 6, None),
+        (lambda tar: tar[: tar.index(b"12.png")] + bytes(512) + tar[tar.index(b"12.png") :], 2, "damaged, or several"),
+        (lambda tar: tar + b"x" * 3000, 6, "damaged, or several tars in one: nothing behind byte "),
+        (lambda tar: tar[: tar.index(b"12.png")] + b"y" * 600, 2, "damaged or cut off: nothing behind byte "),
+    ],
+    ids=["cut off", "two", "a name overwritten", "a hole", "something behind it", "something else in it"],
+)
+def test_of_a_damaged_tar_what_stands_before_the_damage_is_used(tmp_path, listed, change, used, expected):
+    labeled_tar(tmp_path / "a.tar", range(4))
+    write_tar(tmp_path / "b.tar", {f"{n}.png": encoded(n) for n in range(10, 16)})
+    rewritten(tmp_path / "b.tar", change)
+    dataset = listed()
+    if expected is None:  # a damaged checksum
+        assert reasons(dataset)["b.tar"].startswith("damaged or cut off: nothing behind byte ")
+    else:
+        assert len(dataset.unlabeled.ids) == used
+        assert reasons(dataset)["b.tar"].startswith(expected)
+    assert dataset.figures()["files"] == len(dataset.all_ids()) + len(reasons(dataset))
+
+
+def test_a_header_that_points_at_itself_ends_the_tar(tmp_path, listed):
+    labeled_tar(tmp_path / "a.tar", range(4), pool=[4])
+    header = tarfile.TarInfo("b.png").tobuf()
+    size = tarfile.itn(-512, 12, tarfile.GNU_FORMAT)
+    header = header[:124] + size + header[136:]
+    checksum = sum(header[:148]) + 8 * 32 + sum(header[156:512])
+    header = header[:148] + f"{checksum:06o}\0 ".encode() + header[156:]
+    write_tar(tmp_path / "b.tar", {"5.png": encoded(5)})
+    rewritten(tmp_path / "b.tar", lambda tar: tar[: tar.rindex(b"IEND") // 512 * 512 + 512] + header + tar[-1024:])
+    dataset = listed()
+    assert dataset.unlabeled.ids.tolist() == ["000004", "5"]
+    assert reasons(dataset)["b.tar"].startswith("damaged or cut off")
+
+
+def test_names_that_begin_with_a_dot_and_a_slash_are_plain_ones(tmp_path, listed):
+    write_tar(
+        tmp_path / "a.tar",
+        {f"./{n}.{end}": make(n) for n in range(4) for end, make in (("png", encoded), ("cls", label))},
+    )
+    dataset = listed()
+    assert dataset.all_ids().tolist() == ["0", "1", "2", "3"]
+    assert dataset.labels.tolist() == [0, 1, 0, 1]
+
+
+def label(number: int) -> bytes:
+    return [b"\xef\xbb\xbfcat", b"dog"][number % 2]
+
+
+def test_a_second_label_a_sparse_file_and_a_name_that_is_no_text_are_quarantined(tmp_path, listed):
+    labeled_tar(tmp_path / "a.tar", range(4))
+    write_tar(
+        tmp_path / "b.tar", {"k.png": encoded(9), "k.cls": b"cat", "\udcff.png": encoded(10), "l.png": encoded(11)}
+    )
+    with tarfile.open(tmp_path / "b.tar", "a") as archive:
+        again = tarfile.TarInfo("k.cls")
+        again.size = 3
+        archive.addfile(again, io.BytesIO(b"dog"))
+        sparse = tarfile.TarInfo("s.png")
+        sparse.type = tarfile.GNUTYPE_SPARSE
+        archive.addfile(sparse)
+    dataset = listed()
+    assert dict(zip(dataset.ids, dataset.labels, strict=True))["k"] == 0
+    assert reasons(dataset) == {
+        "b.tar/k.cls": "a second label with its key",
+        "b.tar/\\xff.png": "its name is no UTF-8",
+        "b.tar/s.png": "a sparse file; pack it without --sparse",
+    }
+
+
+@pytest.mark.parametrize("pattern", [lambda n: n % 3 == 0, lambda n: n < 150 or n == 170, lambda n: n % 40 > 20])
+def test_labels_may_stand_anywhere_in_a_parquet_file(tmp_path, listed, pattern):
+    labels = [("cat", "dog")[n % 2] if pattern(n) else None for n in range(300)]
+    images = [encoded(n) for n in range(300)]
+    pq.write_table(pa.table({"jpg": images, "label": labels}), tmp_path / "a.parquet", row_group_size=128)
+    dataset = listed()
+    right = {f"a/{n:08}": np.asarray(decode(images[n], HOW).pixels) for n in range(300)}
+    for name, image in zip(dataset.all_ids(), dataset.all_images()[:], strict=True):
+        assert np.array_equal(image, right[name]), name
+    assert len(dataset.labels) == sum(map(pattern, range(300)))
+
+
+def test_files_of_one_name_in_two_folders_have_ids_of_their_own(tmp_path, listed):
+    for folder, labels in (("train", ["cat", "dog"]), ("more", [-1, -1])):
+        (tmp_path / folder).mkdir()
+        table = {"jpg": [encoded(len(folder) + n) for n in range(2)], "label": labels, "key": [None, ""]}
+        pq.write_table(pa.table(table), tmp_path / folder / "0.parquet")
+    command.main(["*/*.parquet"])
+    dataset = load_image_folder("shards", tmp_path / "shards.csv", HOW, SOME)
+    assert dataset.all_ids().tolist() == [f"{f}/0/{n:08}" for f in ("train", "more") for n in range(2)]
+    assert (dataset.labels.tolist(), dataset.unlabeled.labels.tolist()) == ([0, 1], [-1, -1])
+
+
+def test_gray_images_of_sixteen_bits_get_one_white_in_shards_too(tmp_path, listed):
+    def deep(number: int) -> bytes:
+        content = io.BytesIO()
+        Image.fromarray(np.full((16, 16), 4095 - number, np.uint16)).save(content, "PNG")
+        return content.getvalue()
+
+    labels = [("cat", "dog")[n % 2] if n < 4 else None for n in range(200)]
+    pq.write_table(pa.table({"jpg": [deep(n) for n in range(200)], "label": labels}), tmp_path / "a.parquet")
+    dataset = listed()
+    assert dataset.found_preparation() == {"white": 4095}
+    assert dataset.all_images()[:].min() > 240
+
+
+def test_shards_without_images_are_refused(tmp_path, listed):
+    write_tar(tmp_path / "a.tar", {"a.txt": b"a caption"})
+    pq.write_table(pa.table({"jpg": pa.array([], pa.binary())}), tmp_path / "b.parquet")
+    with pytest.raises(UserError, match="has labels of 0 class; it needs two classes or more"):
+        listed()
+
+
+@pytest.mark.parametrize("labels", [[0.5, 1.0], [[1], [2]], [{"a": 1}, {"a": 2}]], ids=["parts", "lists", "structs"])
+def test_a_column_that_is_no_label_is_refused(tmp_path, listed, labels):
+    pq.write_table(pa.table({"jpg": [encoded(0), encoded(1)], "label": labels}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet has .* in the column label; make it text or whole numbers"):
+        listed()
 
 
 @pytest.mark.parametrize(("kept", "used"), [(0.5, 4), (0.97, 7)])
@@ -137,7 +270,7 @@ def test_a_torn_tar_gives_what_stands_before_the_tear(tmp_path, listed, kept, us
     (tmp_path / "b.tar").write_bytes(content[: int(kept * end)])
     dataset = listed()
     assert len(dataset.unlabeled.ids) == used
-    assert any(reason.startswith("damaged or cut off: nothing behind byte ") for reason in reasons(dataset).values())
+    assert reasons(dataset)["b.tar"] == "no end mark: more may have been cut off"
     assert dataset.figures()["files"] == len(dataset.all_ids()) + len(reasons(dataset))
 
 
@@ -163,7 +296,7 @@ def test_a_parquet_file_without_images_is_refused(tmp_path, listed):
     ):
         listed()
     pq.write_table(pa.table({"image": ["a.jpg"]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a.parquet has string in the column image, and no encoded images"):
+    with pytest.raises(UserError, match=r"a.parquet has no column of encoded images among image; call it one of jpg"):
         listed()
 
 
@@ -173,7 +306,12 @@ def test_a_shard_that_changed_or_is_gone_since_it_was_listed_is_refused(tmp_path
     listed()
     listing = list_shards(tmp_path / "shards.csv")
     labeled_tar(tmp_path / "b.tar", range(2))
-    for use in (lambda: list_shards(tmp_path / "shards.csv"), lambda: list(listing.contents(range(10)))):
+
+    def read() -> None:
+        for rows in listing.tasks():
+            list(listing.contents(rows))
+
+    for use in (lambda: list_shards(tmp_path / "shards.csv"), read):
         with pytest.raises(
             UserError, match=r"b.tar has changed since it was listed \(.* bytes then, .* now\); run `noi"
         ):
@@ -190,6 +328,8 @@ def test_a_shard_that_changed_or_is_gone_since_it_was_listed_is_refused(tmp_path
         ("url,bytes,version\n", "is no list of shards"),
         ("url,bytes,version\na.tar,3,\na.tar,3,\n", "is no list of shards"),
         ("url,bytes,version\na.tar,many,\n", "cannot read "),
+        ("url,bytes,version\n,3,\n", "is no list of shards"),
+        ("url,bytes,version\nhttp://me:secret@host/a.tar,3,\n", "a URL has a name, a password or a signature in it"),
         ("", "cannot read "),
     ],
 )
@@ -203,8 +343,11 @@ def test_a_list_that_is_none_is_refused(tmp_path, content, expected):
     ("pattern", "expected"),
     [
         ("none-*.tar", r"no file matches none-\*.tar; give paths or URLs"),
-        ("http://me:secret@host/a.tar", "a URL has a name or a password in it; leave them to the environment"),
-        ("note.txt", "note.txt is no shard: its name ends in none of .tar, .parquet"),
+        ("http://me:secret@host/a.tar", "a URL has a name, a password or a signature in it; leave them"),
+        ("note.txt", "note.txt is no shard, whose name ends in .tar or .parquet; unpack it"),
+        ("http://host/a.tar?X-Amz-Signature=secret", "a URL has a name, a password or a signature in it"),
+        ("simplecache::http://host/a.tar", "a URL with :: in it is not read"),
+        ("s3://photos-[ab]/x-*.tar", "cannot be read|no file matches"),
         ("nowhere://a.tar", "nowhere://a.tar cannot be read"),
     ],
 )

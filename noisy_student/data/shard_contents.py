@@ -1,0 +1,262 @@
+"""What a shard holds, a tar as WebDataset writes it or a Parquet file: keys, labels, and the encoded images.
+
+    tar        files with one key are an image: 000012.jpg, and 000012.cls with its label, where it has one; files of
+               other kinds are left alone
+    Parquet    a row is an image: its bytes, a key and a label, each in a column of one of the names in COLUMNS
+
+Nothing is unpacked: an image has a place, from which its bytes are read.
+"""
+
+import posixpath
+import tarfile
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from noisy_student.core.errors import UserError
+from noisy_student.data.decoding import MAX_BYTES, BadImage
+from noisy_student.data.listing import HIDDEN
+from noisy_student.data.manifest import class_name
+from noisy_student.data.shard_files import BLOCK, Shard, opened
+
+COLUMNS = {  # of a Parquet shard, and what they may be called
+    "image": ("jpg", "jpeg", "png", "webp", "image", "image_bytes", "bytes"),
+    "key": ("__key__", "key", "id", "path"),
+    "label": ("label", "cls", "class"),
+}
+# endings of images in a tar
+IMAGES = frozenset(("avif", "bmp", "gif", "heic", "heif", "jp2", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp"))
+LABEL = "cls"  # ending of a label's file in a tar
+LONGEST_LABEL = 1000  # bytes
+UNLABELED = "-1"  # what a column of numbers may say of an image without a label
+ROWS_AT_ONCE = 64  # of a Parquet file
+PLACE = np.dtype([("shard", "i4"), ("start", "i8"), ("length", "i8")])  # of an image: bytes of a tar, or its row and
+# that row's group in a Parquet file
+
+
+class Found(NamedTuple):
+    """The images of a shard, and what in it cannot be used."""
+
+    keys: list[str]
+    labels: list[str]  # "" where unknown
+    places: np.ndarray  # PLACE (n,)
+    unusable: list[tuple[str, str]]  # path, reason
+
+
+def images_in(shard: Shard, folder: Path) -> Found:
+    """The images in the `shard`, in their order there; `folder` is that of its list. Raises `UserError` as `opened`."""
+    with opened(shard, folder, ahead=shard.is_tar) as file:
+        return _Tar(shard).found(file) if shard.is_tar else _in_parquet(shard, file)
+
+
+def contents(shard: Shard, folder: Path, places: np.ndarray) -> Iterator[bytes | BadImage]:
+    """The encoded image at each of `places` PLACE (n,), which rise. Raises `UserError` as `opened`."""
+    with opened(shard, folder) as file:
+        yield from (_from_tar if shard.is_tar else _from_parquet)(file, places)
+
+
+class _Tar:
+    """Collects the images and the labels of a tar by key."""
+
+    def __init__(self, shard: Shard):
+        self.shard = shard
+        self.images: dict[str, tarfile.TarInfo] = {}
+        self.labels: dict[str, str] = {}
+        self.others: dict[str, str] = {}  # names of images with two dots, by key
+        self.unusable: list[tuple[str, str]] = []
+
+    def found(self, file: BinaryIO) -> Found:
+        """What the open `file` holds."""
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            for member in _members(archive):
+                try:
+                    self.add(archive, member)
+                except BadImage as bad:
+                    self.refuse(member.name, str(bad))
+            self.check_end(file, min(archive.offset, self.shard.bytes))
+        for key in self.labels.keys() - self.images.keys():
+            self.refuse(f"{key}.{LABEL}", "a label without an image")
+        for key in self.others.keys() - self.images.keys():
+            self.refuse(self.others[key], "a second dot in its name: the key ends at the first")
+        members = self.images.values()
+        places = np.zeros(len(members), PLACE)
+        places["start"], places["length"] = [each.offset_data for each in members], [each.size for each in members]
+        return Found(list(self.images), [self.labels.get(key, "") for key in self.images], places, self.unusable)
+
+    def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        """Take up an image or a label. Raises `BadImage` where it cannot be used."""
+        name = "/".join(part for part in member.name.split("/") if part != ".")
+        key, ending = _key(name)
+        if ending in IMAGES:
+            _check_member(member, name, self.shard)
+            if key in self.images:
+                raise BadImage("a second image with its key")
+            self.images[key] = member
+        elif ending == LABEL:
+            _check_member(member, name, self.shard)
+            if key in self.labels:
+                raise BadImage("a second label with its key")
+            self.labels[key] = _label(archive, member)
+        elif ending.rpartition(".")[2] in IMAGES:
+            _check_member(member, name, self.shard)
+            self.others[key] = name
+
+    def check_end(self, file: BinaryIO, end: int) -> None:
+        """Take down what is wrong behind byte `end` of the `file`, where its last whole member ends."""
+        file.seek(end)
+        block = file.read(tarfile.BLOCKSIZE)
+        if not block:
+            return self.refuse("", "no end mark: more may have been cut off")
+        if block.strip(b"\0"):
+            return self.refuse("", f"damaged or cut off: nothing behind byte {end:,} is used")
+        while block := file.read(BLOCK):
+            if block.strip(b"\0"):
+                return self.refuse("", f"damaged, or several tars in one: nothing behind byte {end:,} is used")
+        return None
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Take down why the member of that `name`, or for "" the shard, is not used."""
+        shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        self.unusable.append((f"{self.shard.url}/{shown}" if shown else self.shard.url, reason))
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members but folders, up to the first damaged one."""
+    try:
+        for member in archive:
+            if member.size < 0 or archive.offset <= member.offset:  # else it would be read for ever
+                return
+            if not member.isdir():
+                yield member
+    except (tarfile.TarError, ValueError):
+        return
+
+
+def _key(name: str) -> tuple[str, str]:
+    """The key and the ending of a file in a tar: its name up to the first dot in its last part, and what follows."""
+    folder, base = posixpath.split(name)
+    stem, _, ending = base.partition(".")
+    return posixpath.join(folder, stem), ending.lower()
+
+
+def _check_member(member: tarfile.TarInfo, name: str, shard: Shard) -> None:
+    """Raise `BadImage` for what is no whole file with a name inside the tar."""
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts:
+        raise BadImage("its name leads out of the shard")
+    if any(part.startswith(".") for part in parts):
+        raise BadImage(HIDDEN)
+    if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python shows bytes that are no text
+        raise BadImage("its name is no UTF-8")
+    if not member.isreg():
+        raise BadImage("a link or a device, no file")
+    if member.issparse():
+        raise BadImage("a sparse file; pack it without --sparse")
+    if member.size > MAX_BYTES:
+        raise BadImage(f"larger than {MAX_BYTES:,} bytes")
+    if member.offset_data + member.size > shard.bytes:
+        raise BadImage("cut off")
+
+
+def _label(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    if member.size > LONGEST_LABEL:
+        raise BadImage(f"a label of more than {LONGEST_LABEL:,} bytes")
+    content = archive.extractfile(member)
+    try:
+        return class_name(content.read().decode("utf-8-sig") if content else "")
+    except UnicodeDecodeError:
+        raise BadImage("a label that is no text in UTF-8") from None
+
+
+def _from_tar(file: BinaryIO, places: np.ndarray) -> Iterator[bytes | BadImage]:
+    first, last = places[0], places[-1]
+    file.seek(int(first["start"]))
+    span = memoryview(file.read(int(last["start"] + last["length"] - first["start"])))  # one request of a store
+    for start, length in zip(places["start"] - first["start"], places["length"], strict=True):
+        yield bytes(span[start : start + length])
+
+
+def _in_parquet(shard: Shard, file: BinaryIO) -> Found:
+    keys: list[str] = []
+    labels: list[str] = []
+    places = []
+    name = shard.url.removesuffix(".parquet")
+    with pq.ParquetFile(file) as parquet:
+        used = _used(shard, parquet.schema_arrow)
+        for group in range(parquet.num_row_groups):
+            count = parquet.metadata.row_group(group).num_rows
+            table = parquet.read_row_group(group, columns=[used[each] for each in ("key", "label") if each in used])
+            own = [f"{name}/{row:08}" for row in range(len(keys), len(keys) + count)]  # of rows without a key
+            given = _texts(shard, table, used.get("key"), count)
+            keys += [key or place for key, place in zip(given, own, strict=True)]
+            labels += [class_name(label) for label in _texts(shard, table, used.get("label"), count, UNLABELED)]
+            place = np.zeros(count, PLACE)
+            place["start"], place["length"] = np.arange(count), group
+            places.append(place)
+    return Found(keys, labels, np.concatenate([np.zeros(0, PLACE), *places]), [])
+
+
+def _used(shard: Shard, schema: pa.Schema) -> dict[str, str]:
+    """Which columns of a Parquet shard are used, by what COLUMNS calls them."""
+    used = {what: next((name for name in names if name in schema.names), None) for what, names in COLUMNS.items()}
+    used["image"] = _image_column(schema)
+    if used["image"] is None:
+        raise UserError(
+            f"{shard.url} has no column of encoded images among {', '.join(schema.names)[:80]}; call it one of "
+            f"{', '.join(COLUMNS['image'])}, and save it as binary"
+        )
+    return {what: name for what, name in used.items() if name is not None}
+
+
+def _image_column(schema: pa.Schema) -> str | None:
+    """The column of encoded images: binary values, or structs with such `bytes`."""
+    for name in COLUMNS["image"]:
+        kind = schema.field(name).type if name in schema.names else None
+        if kind is not None and pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            kind = kind.field("bytes").type
+        if kind is not None and pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if kind is not None and "binary" in str(kind):  # plain, large, of fixed size, a view
+            return name
+    return None
+
+
+def _texts(shard: Shard, table: pa.Table, name: str | None, count: int, unknown: str = "") -> list[str]:
+    """The values of the column called `name` as text: "" for null, for no column, and for the number `unknown`."""
+    if name is None:
+        return [""] * count
+    column = table[name]
+    is_number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+    try:
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), None, column).cast(pa.int64())
+        texts = [value or "" for value in column.cast(pa.string()).to_pylist()]
+    except pa.ArrowException:
+        raise UserError(f"{shard.url} has {column.type} in the column {name}; make it text or whole numbers") from None
+    return ["" if text == unknown else text for text in texts] if is_number else texts
+
+
+def _from_parquet(file: BinaryIO, places: np.ndarray) -> Iterator[bytes | BadImage]:
+    with pq.ParquetFile(file) as parquet:
+        image = _image_column(parquet.schema_arrow)
+        for group, rows in groupby(places, key=lambda place: int(place["length"])):
+            yield from _in_group(parquet, str(image), group, [int(row["start"]) for row in rows])
+
+
+def _in_group(parquet: pq.ParquetFile, column: str, group: int, wanted: list[int]) -> Iterator[bytes | BadImage]:
+    """The images at the rows `wanted`, which rise, of a row group."""
+    start, left = 0, iter(wanted)
+    row = next(left, None)
+    for batch in parquet.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[column]):
+        while row is not None and start <= row < start + len(batch):
+            value = batch.column(0)[row - start].as_py()
+            image = (value["bytes"] if isinstance(value, dict) else value) or b""
+            yield image if len(image) <= MAX_BYTES else BadImage(f"larger than {MAX_BYTES:,} bytes")
+            row = next(left, None)
+        start += len(batch)

@@ -1,0 +1,134 @@
+"""Shards, which are files of many images, on a disk or in an object store: they are listed, and opened if unchanged.
+
+A list of shards says what they were when they were listed: a CSV file with the columns url, bytes and version, which
+`noisy-student list-shards` writes.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import urlsplit
+
+import fsspec
+import pandas as pd
+from fsspec.implementations.local import LocalFileSystem
+
+from noisy_student.core.errors import UserError, one_line
+
+ENDINGS = (".tar", ".parquet")  # of a shard's name
+BLOCK = 8_000_000  # bytes that are asked of an object store at once
+VERSIONS = ("ETag", "etag", "mtime", "last_modified", "LastModified")  # what a store may call a file's version
+AGAIN = "run `noisy-student list-shards` again"
+
+
+class Shard(NamedTuple):
+    """A file of images, as it was when it was listed."""
+
+    url: str  # or a path below the list's folder
+    bytes: int
+    version: str  # the store's ETag, or when the file was last changed; "" where the store says neither
+
+    @property
+    def is_tar(self) -> bool:
+        """Whether it is a tar, or else a Parquet file."""
+        return self.url.endswith(".tar")
+
+
+def read_list(path: Path) -> list[Shard]:
+    """The shards that the list at `path` names. Raises `UserError` where it is no such list."""
+    try:
+        table = pd.read_csv(path, dtype={"url": str, "bytes": "int64", "version": str}, keep_default_na=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot read {path} ({one_line(error)}); {AGAIN}") from None
+    columns_fit = list(table) == list(Shard._fields) and len(table)
+    if not columns_fit or table["url"].duplicated().any() or not table["url"].str.endswith(ENDINGS).all():
+        raise UserError(f"{path} is no list of shards with the columns {', '.join(Shard._fields)}; {AGAIN}")
+    for url in table["url"]:
+        _check_url(url)
+    return [Shard(*row) for row in table.itertuples(index=False)]
+
+
+def found_shards(patterns: list[str], folder: Path) -> list[Shard]:
+    """The shards that match one of `patterns` (URLs or paths, with wildcards), by name, for a list in `folder`.
+
+    Raises `UserError` where a pattern matches no file, and for a URL with a password in it.
+    """
+    found = set()
+    for pattern in patterns:
+        _check_url(pattern)
+        with told(pattern):
+            filesystem, inside = fsspec.core.url_to_fs(pattern)
+            infos = [info for info in filesystem.glob(inside, detail=True).values() if info["type"] == "file"]
+        if not infos:
+            raise UserError(f"no file matches {pattern}; give paths or URLs of shards, such as s3://bucket/pool-*.tar")
+        for info in infos:
+            on_disk = isinstance(filesystem, LocalFileSystem)
+            url = _below(info["name"], folder) if on_disk else filesystem.unstrip_protocol(info["name"])
+            if not url.endswith(ENDINGS):
+                known = " or ".join(ENDINGS)
+                raise UserError(f"{url} is no shard, whose name ends in {known}; unpack it, rename it, or leave it out")
+            if info["size"] is None:
+                raise UserError(f"the store does not say how large {url} is; copy it to a disk or another store")
+            found.add(Shard(url, info["size"], _version(info)))
+    return sorted(found)
+
+
+@contextmanager
+def opened(shard: Shard, folder: Path, ahead: bool = False) -> Iterator[BinaryIO]:
+    """The `shard`, open; paths are below `folder`. With `ahead`, a store is asked for blocks rather than for each read.
+
+    Raises `UserError` where it is gone, has changed or cannot be read.
+    """
+    with told(shard.url):
+        url = shard.url if "://" in shard.url else str(folder / shard.url)
+        filesystem, path = fsspec.core.url_to_fs(url, use_listings_cache=False)  # which may be of before a change
+        info = filesystem.info(path)
+        if (info["size"], _version(info)) != (shard.bytes, shard.version):
+            same = info["size"] == shard.bytes
+            now = "another version of the same size" if same else f"{shard.bytes:,} bytes then, {info['size']:,} now"
+            raise UserError(f"{shard.url} has changed since it was listed ({now}); {AGAIN}")
+        cache = "readahead" if ahead else "none"
+        with filesystem.open(path, "rb", block_size=BLOCK, cache_type=cache) as file:
+            yield file
+
+
+@contextmanager
+def told(url: str) -> Iterator[None]:
+    """Turn whatever goes wrong with the shard at `url` within the block into a sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{url} is gone; {AGAIN}") from None
+    except ImportError as error:
+        raise UserError(f"{url} cannot be read ({one_line(error)}); for s3:// run pip install '.[s3]'") from None
+    except Exception as error:  # stores raise kinds of their own
+        reason = one_line(error) or type(error).__name__
+        raise UserError(f"{url} cannot be read ({reason}); check it and the way to it, then run again") from None
+
+
+def _check_url(url: str) -> None:
+    """Raise `UserError`, which does not show it, for a URL that holds a secret, or is one inside another."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # of brackets, which are wildcards
+        parts = urlsplit(url.replace("[", "").replace("]", ""))
+    if "@" in parts.netloc or (parts.scheme.startswith("http") and parts.query):
+        raise UserError("a URL has a name, a password or a signature in it; leave them to the store's environment")
+    if "::" in url:
+        raise UserError("a URL with :: in it is not read; copy the shards to a disk or a store first")
+
+
+def _below(name: str, folder: Path) -> str:
+    """The path from `folder` to the file of that name. Raises `UserError` where it is no UTF-8."""
+    path = os.path.relpath(os.path.realpath(name), os.path.realpath(folder))
+    if not path.isprintable():
+        raise UserError(f"the name {path!r} has characters that no list can hold; rename the file")
+    return path
+
+
+def _version(info: dict[str, Any]) -> str:
+    return str(next((info[name] for name in VERSIONS if info.get(name)), "")).strip('"')
