@@ -143,5 +143,6 @@ def test_a_new_source_is_prepared_and_a_new_model_learns_from_it(project):
     assert "tiny_8" in run(project, "-m", "stages.train_teacher", *splits, "--out", "models/iter0")
 
 
+@pytest.mark.slow
 def test_the_tests_take_all_that_was_added(project):
     run(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS, "tests/pipeline/test_pipeline.py")
