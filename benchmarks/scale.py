@@ -9,8 +9,6 @@ import hashlib
 import io
 import tarfile
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ import pandas as pd
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from benchmarks.limits import per_second
 from benchmarks.processes import ROOT, hardware
 from commands.docs import markdown_table
 from noisy_student.core.errors import cli_main
@@ -76,13 +75,13 @@ def measured() -> dict[str, tuple[float, str]]:
     """Rates of this machine with its own code, on the two photographs that scikit-learn carries."""
     photos = [encoded(photo) for photo in load_sample_images().images]
     how = Preparation(image_size=SIDE, resize="crop")
-    rates = [per_second(lambda photo=photo: decode(photo, how)) for photo in photos]  # type: ignore[misc]
+    rates = [per_second(lambda photo=photo: decode(photo, how), 1) for photo in photos]  # type: ignore[misc]
     return {
         "bytes of a JPEG of 640 x 427 pixels": (float(np.mean([len(photo) for photo in photos])), "bytes"),
         f"decoding it to {SIDE} pixels": (1 / float(np.mean([1 / rate for rate in rates])), "images/s"),
         "listing a tar": (listing_rate(photos[0]), "images/s"),
         "MD5, by which DVC knows a file": (
-            1e8 * per_second(lambda: hashlib.md5(bytes(10**8), usedforsecurity=False)),
+            per_second(lambda: hashlib.md5(bytes(10**8), usedforsecurity=False), 1e8),
             "bytes/s",
         ),
     }
@@ -92,16 +91,6 @@ def encoded(photo: np.ndarray) -> bytes:
     content = io.BytesIO()
     Image.fromarray(photo).save(content, "JPEG", quality=90)
     return content.getvalue()
-
-
-def per_second(work: Callable[[], object], seconds: float = 3) -> float:
-    """How often the `work` is done in a second."""
-    work()
-    started, count = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        work()
-        count += 1
-    return count / (time.perf_counter() - started)
 
 
 def listing_rate(photo: bytes) -> float:
@@ -114,7 +103,7 @@ def listing_rate(photo: bytes) -> float:
                 member.size = len(photo)
                 archive.addfile(member, io.BytesIO(photo))
         (shard,) = found_shards([f"{folder}/a.tar"], Path(folder))
-        return number * per_second(lambda: images_in(shard, Path(folder)))
+        return per_second(lambda: images_in(shard, Path(folder)), number)
 
 
 def sums(of: dict[str, float], gpus: int) -> dict[str, str]:

@@ -14,11 +14,16 @@ SECRET = "not-for-anyone-to-see"  # noqa: S105 of a server that takes any
 SECONDS = 30  # until it answers
 
 
+def free_port() -> int:
+    """A port of loopback on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
 @contextmanager
 def server() -> Iterator[str]:
     """The address of a server that runs within the block and holds nothing yet."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

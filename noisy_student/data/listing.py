@@ -26,7 +26,7 @@ LISTING_COLUMNS = ("path", "label", "split", "group", "drop")
 HIDDEN = "hidden, or a system's own"
 SYSTEMS_OWN = {"Thumbs.db", "desktop.ini"}
 LINKED = "a link to a folder, which is not followed"
-CHUNK = 128  # files that a process decodes at once
+CHUNK = 128  # images that a process holds at once
 MAX_DROPS = 1000  # each has files of its own
 FILES_PER_BLOCK = 8192  # files whose rows are Python's own texts, five times as large as TEXT
 TEXT = "string[pyarrow]"  # a third of the memory of Python's
@@ -151,11 +151,11 @@ def files_below(root: Path) -> Iterator[tuple[str, str]]:
             raise UserError(f"the folder {root / folder} cannot be read: {error.strerror}; make it readable") from None
         waiting += sorted(folders, reverse=True)
         for path in sorted(files):
-            shown = _readable(path)
+            shown = readable(path)
             yield shown, problems.get(path, "" if shown == path else "its name is no UTF-8")
 
 
-def _readable(path: str) -> str:
+def readable(path: str) -> str:
     """`path` as text, even where its bytes are not UTF-8."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 

@@ -33,10 +33,9 @@ from noisy_student.data.decoding import (
     to_gray,
     white_of,
 )
-from noisy_student.data.listing import Listing
+from noisy_student.data.listing import CHUNK, Listing
 from noisy_student.store.splits import pixel_hash
 
-CHUNK = 128  # images that a process holds at once
 COPIES = 2  # of the pixels on the disk: here and in the splits' shards
 CHANNELS = 3  # in the file, also for gray images
 _setting: list[Any] = []  # of a process that decodes: listing, preparation, file

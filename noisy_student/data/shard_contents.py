@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from noisy_student.core.errors import UserError
 from noisy_student.data.decoding import MAX_BYTES, BadImage
-from noisy_student.data.listing import HIDDEN
+from noisy_student.data.listing import HIDDEN, readable
 from noisy_student.data.manifest import class_name
 from noisy_student.data.shard_files import BLOCK, Shard, opened
 
@@ -122,8 +122,7 @@ class _Tar:
 
     def refuse(self, name: str, reason: str) -> None:
         """Take down why the member of that `name`, or for "" the shard, is not used."""
-        shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        self.unusable.append((f"{self.shard.url}/{shown}" if shown else self.shard.url, reason))
+        self.unusable.append((f"{self.shard.url}/{readable(name)}" if name else self.shard.url, reason))
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -5,13 +5,13 @@ A sample of what `python -m benchmarks.ranks` measures.
 
 import re
 import signal
-import socket
 import time
 
 import psutil
 import pytest
 from running import TEACHER, in_training, refused
 from safetensors.torch import load_file
+from store import free_port
 
 from benchmarks.small_run import Project, Run
 from noisy_student.core.launch import TORCHRUN
@@ -117,8 +117,7 @@ def both_nodes(project: Project) -> list[Run]:
 @pytest.mark.slow
 def test_two_nodes_make_the_bytes_of_two_ranks_on_one_whichever_is_killed(project, two_ranks, monkeypatch):
     expected = uninterrupted(project)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    meeting = f"127.0.0.1:{free_port()}"
     options = f"--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-id tests --rdzv-endpoint {meeting}"
     monkeypatch.setenv(TORCHRUN, options)
     project.forget(TEACHER)

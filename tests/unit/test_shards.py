@@ -12,6 +12,7 @@ import pytest
 import store
 from PIL import Image
 from preparing import DATA, NO_CORRECTIONS, run_prepare
+from test_decoding import encoded as encoded_image
 from test_image_folder import HOW, photo
 
 from commands import list_shards as command
@@ -27,9 +28,7 @@ SOME = BadFraction(0.9, "data.max_bad_fraction")
 
 
 def encoded(seed: int) -> bytes:
-    content = io.BytesIO()
-    photo(seed).save(content, "PNG")
-    return content.getvalue()
+    return encoded_image(photo(seed))
 
 
 def write_tar(path, members: dict[str, bytes | str]) -> None:
@@ -236,9 +235,7 @@ def test_files_of_one_name_in_two_folders_have_ids_of_their_own(tmp_path, listed
 
 def test_gray_images_of_sixteen_bits_get_one_white_in_shards_too(tmp_path, listed):
     def deep(number: int) -> bytes:
-        content = io.BytesIO()
-        Image.fromarray(np.full((16, 16), 4095 - number, np.uint16)).save(content, "PNG")
-        return content.getvalue()
+        return encoded_image(Image.fromarray(np.full((16, 16), 4095 - number, np.uint16)))
 
     labels = [("cat", "dog")[n % 2] if n < 4 else None for n in range(200)]
     pq.write_table(pa.table({"jpg": [deep(n) for n in range(200)], "label": labels}), tmp_path / "a.parquet")
