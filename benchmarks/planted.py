@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image, ImageChops, ImageOps
 
 from noisy_student.core.files import write_bytes
-from noisy_student.data.decoding import Preparation, decode
 from noisy_student.data.listing import files_below
 from noisy_student.data.near_duplicates import near_duplicates
+from noisy_student.store.decoding import Preparation, decode
 
 IMAGES, THRESHOLD = 2000, 0.96
 TABLE = Path(__file__).with_suffix(".md")

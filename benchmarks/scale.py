@@ -21,9 +21,9 @@ from benchmarks.processes import ROOT, hardware
 from commands.docs import markdown_table
 from noisy_student.core.errors import cli_main
 from noisy_student.core.files import write_bytes, write_csv
-from noisy_student.data.decoding import Preparation, decode
 from noisy_student.data.shard_contents import images_in
-from noisy_student.data.shard_files import BLOCK, found_shards
+from noisy_student.store.decoding import Preparation, decode
+from noisy_student.store.shard_files import BLOCK, found_shards
 
 SCALE = ROOT / "benchmarks" / "scale"
 GPUS = (8, 64, 512)

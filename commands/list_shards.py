@@ -12,7 +12,7 @@ import pandas as pd
 
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import write_csv
-from noisy_student.data.shard_files import found_shards
+from noisy_student.store.shard_files import found_shards
 
 
 @cli_main

@@ -19,11 +19,11 @@ from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import write_csv, write_parquet
 from noisy_student.core.metrics import softmax
 from noisy_student.core.progress import meter
-from noisy_student.data.decoding import BadImage, Preparation, decode_file
 from noisy_student.data.listing import files_below
 from noisy_student.models.classifier import Classifier, load_classifier
 from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.models.prediction import BATCH_SIZE, predict_logits
+from noisy_student.store.decoding import BadImage, Preparation, decode_file
 
 ABSTAIN = "abstain"
 

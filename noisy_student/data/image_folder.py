@@ -11,11 +11,11 @@ import pandas as pd
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_csv
 from noisy_student.data.dataset import Dataset, Images, UserFiles
-from noisy_student.data.decoding import Preparation
 from noisy_student.data.listing import HIDDEN, SPLITS, Listing, list_folder, list_manifest
 from noisy_student.data.manifest import class_name
 from noisy_student.data.parallel_decoding import stage
 from noisy_student.data.shards import list_shards
+from noisy_student.store.decoding import Preparation
 
 LISTS: dict[str, Callable[[Path], Listing]] = {
     "folder": list_folder,

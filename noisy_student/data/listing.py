@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from noisy_student.core.errors import UserError
-from noisy_student.data.decoding import BadImage, read_inside
 from noisy_student.data.manifest import class_name, read_manifest
+from noisy_student.store.decoding import BadImage, read_inside
 
 SPLITS = ("test", "labeled", "pool")  # in the order in which rows are counted
 LISTING_COLUMNS = ("path", "label", "split", "group", "drop")

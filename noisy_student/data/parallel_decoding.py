@@ -23,7 +23,8 @@ import pandas as pd
 
 from noisy_student.core.errors import UserError
 from noisy_student.core.progress import meter
-from noisy_student.data.decoding import (
+from noisy_student.data.listing import CHUNK, Listing
+from noisy_student.store.decoding import (
     WHITE,
     BadImage,
     Preparation,
@@ -33,7 +34,6 @@ from noisy_student.data.decoding import (
     to_gray,
     white_of,
 )
-from noisy_student.data.listing import CHUNK, Listing
 from noisy_student.store.splits import pixel_hash
 
 COPIES = 2  # of the pixels on the disk: here and in the splits' shards

@@ -10,7 +10,6 @@ Nothing is unpacked: an image has a place, from which its bytes are read.
 import posixpath
 import tarfile
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -20,13 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from noisy_student.core.errors import UserError
-from noisy_student.data.decoding import MAX_BYTES, BadImage
 from noisy_student.data.listing import HIDDEN, readable
 from noisy_student.data.manifest import class_name
-from noisy_student.data.shard_files import BLOCK, Shard, opened
+from noisy_student.store.decoding import MAX_BYTES, BadImage
+from noisy_student.store.encoded_images import IMAGE_COLUMNS, PLACE, image_column
+from noisy_student.store.shard_files import BLOCK, Shard, opened
 
 COLUMNS = {  # of a Parquet shard, and what they may be called
-    "image": ("jpg", "jpeg", "png", "webp", "image", "image_bytes", "bytes"),
+    "image": IMAGE_COLUMNS,
     "key": ("__key__", "key", "id", "path"),
     "label": ("label", "cls", "class"),
 }
@@ -35,9 +35,6 @@ IMAGES = frozenset(("avif", "bmp", "gif", "heic", "heif", "jp2", "jpeg", "jpg", 
 LABEL = "cls"  # ending of a label's file in a tar
 LONGEST_LABEL = 1000  # bytes
 UNLABELED = "-1"  # what a column of numbers may say of an image without a label
-ROWS_AT_ONCE = 64  # of a Parquet file
-PLACE = np.dtype([("shard", "i4"), ("start", "i8"), ("length", "i8")])  # of an image: bytes of a tar, or its row and
-# that row's group in a Parquet file
 
 
 class Found(NamedTuple):
@@ -53,12 +50,6 @@ def images_in(shard: Shard, folder: Path) -> Found:
     """The images in the `shard`, in their order there; `folder` is that of its list. Raises `UserError` as `opened`."""
     with opened(shard, folder, ahead=shard.is_tar) as file:
         return _Tar(shard).found(file) if shard.is_tar else _in_parquet(shard, file)
-
-
-def contents(shard: Shard, folder: Path, places: np.ndarray) -> Iterator[bytes | BadImage]:
-    """The encoded image at each of `places` PLACE (n,), which rise. Raises `UserError` as `opened`."""
-    with opened(shard, folder) as file:
-        yield from (_from_tar if shard.is_tar else _from_parquet)(file, places)
 
 
 class _Tar:
@@ -173,14 +164,6 @@ def _label(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:
         raise BadImage("a label that is no text in UTF-8") from None
 
 
-def _from_tar(file: BinaryIO, places: np.ndarray) -> Iterator[bytes | BadImage]:
-    first, last = places[0], places[-1]
-    file.seek(int(first["start"]))
-    span = memoryview(file.read(int(last["start"] + last["length"] - first["start"])))  # one request of a store
-    for start, length in zip(places["start"] - first["start"], places["length"], strict=True):
-        yield bytes(span[start : start + length])
-
-
 def _in_parquet(shard: Shard, file: BinaryIO) -> Found:
     keys: list[str] = []
     labels: list[str] = []
@@ -204,26 +187,13 @@ def _in_parquet(shard: Shard, file: BinaryIO) -> Found:
 def _used(shard: Shard, schema: pa.Schema) -> dict[str, str]:
     """Which columns of a Parquet shard are used, by what COLUMNS calls them."""
     used = {what: next((name for name in names if name in schema.names), None) for what, names in COLUMNS.items()}
-    used["image"] = _image_column(schema)
+    used["image"] = image_column(schema)
     if used["image"] is None:
         raise UserError(
             f"{shard.url} has no column of encoded images among {', '.join(schema.names)[:80]}; call it one of "
             f"{', '.join(COLUMNS['image'])}, and save it as binary"
         )
     return {what: name for what, name in used.items() if name is not None}
-
-
-def _image_column(schema: pa.Schema) -> str | None:
-    """The column of encoded images: binary values, or structs with such `bytes`."""
-    for name in COLUMNS["image"]:
-        kind = schema.field(name).type if name in schema.names else None
-        if kind is not None and pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            kind = kind.field("bytes").type
-        if kind is not None and pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if kind is not None and "binary" in str(kind):  # plain, large, of fixed size, a view
-            return name
-    return None
 
 
 def _texts(shard: Shard, table: pa.Table, name: str | None, count: int, unknown: str = "") -> list[str]:
@@ -239,23 +209,3 @@ def _texts(shard: Shard, table: pa.Table, name: str | None, count: int, unknown:
     except pa.ArrowException:
         raise UserError(f"{shard.url} has {column.type} in the column {name}; make it text or whole numbers") from None
     return ["" if text == unknown else text for text in texts] if is_number else texts
-
-
-def _from_parquet(file: BinaryIO, places: np.ndarray) -> Iterator[bytes | BadImage]:
-    with pq.ParquetFile(file) as parquet:
-        image = _image_column(parquet.schema_arrow)
-        for group, rows in groupby(places, key=lambda place: int(place["length"])):
-            yield from _in_group(parquet, str(image), group, [int(row["start"]) for row in rows])
-
-
-def _in_group(parquet: pq.ParquetFile, column: str, group: int, wanted: list[int]) -> Iterator[bytes | BadImage]:
-    """The images at the rows `wanted`, which rise, of a row group."""
-    start, left = 0, iter(wanted)
-    row = next(left, None)
-    for batch in parquet.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[column]):
-        while row is not None and start <= row < start + len(batch):
-            value = batch.column(0)[row - start].as_py()
-            image = (value["bytes"] if isinstance(value, dict) else value) or b""
-            yield image if len(image) <= MAX_BYTES else BadImage(f"larger than {MAX_BYTES:,} bytes")
-            row = next(left, None)
-        start += len(batch)

@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from noisy_student.core.progress import meter
-from noisy_student.data.decoding import BadImage
 from noisy_student.data.listing import LISTING_COLUMNS, Listing, in_order, typed
-from noisy_student.data.shard_contents import contents, images_in
-from noisy_student.data.shard_files import BLOCK, Shard, read_list
+from noisy_student.data.shard_contents import images_in
+from noisy_student.store.decoding import BadImage
+from noisy_student.store.encoded_images import contents
+from noisy_student.store.shard_files import BLOCK, Shard, read_list
 
 AT_ONCE = 8  # shards that are listed at the same time: a store makes each wait
 

@@ -19,10 +19,10 @@ from pydantic import Field, field_validator
 
 from noisy_student.core.errors import UserError, one_line
 from noisy_student.data.dataset import Dataset, Images
-from noisy_student.data.decoding import Preparation
 from noisy_student.data.image_folder import LISTS, BadFraction, load_image_folder
 from noisy_student.data.listing import check_folders
 from noisy_student.data.splitting import SplitParams, plan
+from noisy_student.store.decoding import Preparation
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noisy_student.data import decoding
-from noisy_student.data.decoding import BadImage, Preparation, decode, formats, is_gray, read_inside, to_gray, white_of
+from noisy_student.store import decoding
+from noisy_student.store.decoding import BadImage, Preparation, decode, formats, is_gray, read_inside, to_gray, white_of
 
 formats()  # registers HEIF, in which the tests below write
 HOW = Preparation(image_size=8, resize="crop", background=100, max_megapixels=1)

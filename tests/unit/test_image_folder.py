@@ -17,8 +17,8 @@ from test_decoding import BAD
 
 from noisy_student.core.errors import UserError
 from noisy_student.core.signals import Stopped
-from noisy_student.data.decoding import Preparation
 from noisy_student.data.image_folder import BadFraction, _check_bad_fraction, load_image_folder
+from noisy_student.store.decoding import Preparation
 from noisy_student.store.splits import pixel_hash, read_split
 
 HOW = Preparation(image_size=8, resize="crop", background=0, max_megapixels=1)

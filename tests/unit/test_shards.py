@@ -17,11 +17,11 @@ from test_image_folder import HOW, photo
 
 from commands import list_shards as command
 from noisy_student.core.errors import UserError
-from noisy_student.data.decoding import decode
 from noisy_student.data.image_folder import BadFraction, load_image_folder
 from noisy_student.data.listing import HIDDEN
-from noisy_student.data.shard_files import ENDINGS, found_shards
 from noisy_student.data.shards import about_how_many, list_shards
+from noisy_student.store.decoding import decode
+from noisy_student.store.shard_files import ENDINGS, found_shards
 from noisy_student.store.splits import read_split
 
 SOME = BadFraction(0.9, "data.max_bad_fraction")
