@@ -1,14 +1,16 @@
 """What ten times the images cost: python -m benchmarks.growth [SIZE ...]
 
-For each SIZE (10,000, 100,000 and 1,000,000 if none is named) a folder of as many small photos is prepared, its pool
-labeled, and a student trained on it for a few steps; the seconds of the same stages on START images are taken off, and
-what is left is held against the size before. Written to benchmarks/growth.csv and growth.md after each size; sizes that
-stand there are not measured again.
+For each SIZE (10,000, 100,000 and 1,000,000 if none is named) as many small photos are prepared, their pool labeled,
+and a student trained on it for a few steps: photos in a folder, and photos in shards, whose pool stays there. The
+seconds of the same stages on START images are taken off, and what is left is held against the size before. Written to
+benchmarks/growth.csv and growth.md after each size; sizes that stand there are not measured again.
 """
 
+import os
 import sys
 import tempfile
 from argparse import ArgumentParser
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,45 +29,55 @@ START = 1_000
 STAGES = {"prepare": "prepare", "labeling": "predict_pool@iter1", "training": "train_student@iter1"}
 ALL_STAGES = ("prepare", "train_teacher", "predict_pool@iter1", "pseudo_label@iter1", "train_student@iter1")
 PARAMS: dict[str, Any] = {
-    "data.source": "folder",
-    "data.path": "pictures",
     "data.test": 20,
     "data.calibration": 10,
     "data.validation": 10,
     "teacher.model": "cnn_4",
     "teacher.training": {"steps": 1, "validations": 1},
     "pseudo_labels.precision": None,
-    "training.steps": 20,
+    "training.steps": 200,
     "training.validations": 1,
     "iterations": {"iter1": {"teacher": "iter0", "model": "cnn_4"}},
     "controls": {},
     "current": "iter1",
 }
-ABOUT = """Folders of 32-pixel JPEG photos, all distinct, one in ten labeled; models are cnn_4, and the student takes 20
-steps. Seconds are less those of the same stage on {start:,} images; peaks are resident memory of the largest process.
-{hardware}."""
+PICTURES, SHARDS = "pictures", "shards.csv"
+KINDS: dict[str, dict[str, Any]] = {
+    "folder": {"data.source": "folder", "data.path": PICTURES},
+    "shards": {"data.source": "shards", "data.path": SHARDS, "data.streamed_pool": True},
+}
+NAMES = {"folder": "a folder", "shards": "shards"}
+ABOUT = """32-pixel JPEG photos, all distinct, one in ten labeled: in a folder, or in tars of 10,000, where the pool
+stays and is decoded when it is used. Models are cnn_4, and the student takes 200 steps. Seconds are less those of the
+same stage on {start:,} images; peaks are resident memory of the largest process. {hardware}."""
 
 
 @cli_main
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sizes", nargs="*", type=int, default=SIZES)
-    for size in (START, *parser.parse_args(argv).sizes):
-        rows = read_csv(GROWTH) if GROWTH.exists() else pd.DataFrame(columns=["images"])
-        if size not in rows["images"].to_numpy():
-            rows = pd.concat([rows, pd.DataFrame([measured(size)])]).sort_values("images")
+    for kind, size in product(KINDS, (START, *parser.parse_args(argv).sizes)):
+        rows = read_csv(GROWTH) if GROWTH.exists() else pd.DataFrame(columns=["kind", "images"])
+        if not ((rows["kind"] == kind) & (rows["images"] == size)).any():
+            rows = pd.concat([rows, pd.DataFrame([measured(kind, size)])]).sort_values(["kind", "images"])
             write_csv(GROWTH, rows)
             write_bytes(GROWTH.with_suffix(".md"), table(rows).encode())
 
 
-def measured(size: int) -> dict[str, Any]:
-    """The row of that many images."""
+def measured(kind: str, size: int) -> dict[str, Any]:
+    """The row of that many images in a folder or in shards."""
     with tempfile.TemporaryDirectory(prefix="growth-") as name:
-        folder, params = Path(name), changed(pipeline()[1], PARAMS)
+        folder, own = Path(name), PARAMS | KINDS[kind]
+        params = changed(pipeline()[1], own | {"data.path": str(folder / own["data.path"])})
         stages = expanded(copy_project(folder, params), params)
-        print(f"{size:,} photos", flush=True)
-        pictures.write(folder / PARAMS["data.path"], size)
-        row: dict[str, Any] = {"images": size}
+        print(f"{size:,} photos: {kind}", flush=True)
+        if kind == "folder":
+            pictures.write(folder / PICTURES, size)
+        else:
+            pictures.write_shards(folder / PICTURES, size)
+            listing = (sys.executable, "-m", "commands.cli", "list-shards", f"{PICTURES}/*.tar")
+            run(folder, *listing, environment={**os.environ, "PYTHONPATH": str(ROOT)})
+        row: dict[str, Any] = {"kind": kind, "images": size}
         names = {stage: what for what, stage in STAGES.items()}
         for stage in ALL_STAGES:
             done = run(folder, sys.executable, *stages[stage]["cmd"].split()[1:])
@@ -77,7 +89,17 @@ def measured(size: int) -> dict[str, Any]:
 
 def table(rows: pd.DataFrame) -> str:
     """The growth from size to size, as Markdown."""
-    rows = rows.set_index("images")
+    lines = ["# What ten times the images cost", ""]
+    lines += [ABOUT.format(start=START, hardware=rows["hardware"].iloc[-1])]
+    for kind, of_kind in rows.groupby("kind"):
+        shown = growth(of_kind.set_index("images")).reset_index().rename(columns={"images": f"images in {NAMES[kind]}"})
+        cells = [[*shown], ["---:"] * len(shown.columns), *shown.astype(object).to_numpy()]
+        lines += ["", *(f"| {' | '.join('' if pd.isna(cell) else str(cell) for cell in line)} |" for line in cells)]
+    return "\n".join(lines) + "\n"
+
+
+def growth(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each size but START, as index: seconds, how many times those of the size before, and memory."""
     shown = pd.DataFrame(index=rows.index.drop(START))
     for what in STAGES:
         seconds = (rows[f"{what}_seconds"] - rows.loc[START, f"{what}_seconds"]).drop(START)
@@ -86,10 +108,7 @@ def table(rows: pd.DataFrame) -> str:
             shown[f"{what}, times the row above"] = (seconds / seconds.shift()).round(1)
         shown[f"{what}, peak MB"] = rows[f"{what}_peak_mb"].round().astype(int)
     shown["files of pool and logits"] = rows["files"].astype(int)
-    cells = [["images", *shown], ["---:"] * (len(shown.columns) + 1), *shown.reset_index().astype(object).to_numpy()]
-    lines = [f"| {' | '.join('' if pd.isna(cell) else str(cell) for cell in line)} |" for line in cells]
-    about = ABOUT.format(start=START, hardware=rows["hardware"].iloc[-1])
-    return "\n".join(["# What ten times the images cost", "", about, "", *lines]) + "\n"
+    return shown
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from noisy_student.data.data_card import CARD, write_card
 from noisy_student.data.image_folder import check_pool
 from noisy_student.data.near_duplicates import leaks
 from noisy_student.data.sources import DataParams, check_sizes, load
-from noisy_student.store.splits import Selection, write_split, write_truth
+from noisy_student.store.splits import Selection, write_places, write_split, write_truth
 
 MEGABYTE = 1_000_000
 
@@ -49,7 +49,7 @@ def main(
 
     folders = {"labeled": labeled, "pool": pool, "calibration": calibration, "validation": validation, "test": test}
     with guarded(__file__, params, {"corrections": corrections}, data.user_path()):
-        dataset = load(data, work_folder())
+        dataset = load(data, work_folder(), data.streamed_pool)
         if data.is_user_images and not data.labeled_per_class:  # otherwise labeled images that are left fill the pool
             check_pool(data.source, Path(data.path), dataset)
         images, index, ids = dataset.all_images(), dataset.index(), dataset.all_ids()
@@ -60,11 +60,17 @@ def main(
         if data.near_duplicates:
             splits = without_near_duplicates(splits, images, data.near_duplicates, card / CARD)
         splitting.check_every_class_has_labels(splits, labels, dataset.classes)
+        if dataset.placed:
+            splits = splits.with_pool(dataset.placed.in_order(splits.rows["pool"]))
 
+        preparation = data.preparation() | dataset.found_preparation()
         for name, rows in splits.rows.items():
             table, drops = index_of_split(name, rows, ids, index, labels)
-            how = data.preparation() | dataset.found_preparation(), data.shard_megabytes * MEGABYTE, drops
-            write_split(folders[name], images.at(rows), table, dataset.classes, *how)
+            if dataset.placed and name == "pool":
+                write_places(folders[name], dataset.placed.at(rows), table, dataset.classes, preparation)
+            else:
+                how = preparation, data.shard_megabytes * MEGABYTE, drops
+                write_split(folders[name], images.at(rows), table, dataset.classes, *how)
         write_truth(pool_truth, ids.iloc[splits.rows["pool"]].array, labels[splits.rows["pool"]])
         figures = splitting.report(splits, labels, dataset.classes)
         print(*splitting.sizes_sentences(figures["images"]), sep="\n", flush=True)

@@ -23,6 +23,7 @@ DATA = {
     "max_megapixels": 50.0,
     "max_bad_fraction": 0.01,
     "shard_megabytes": 64,
+    "streamed_pool": False,
 }
 SPLITS = ("labeled", "pool", "calibration", "validation", "test")
 OUTPUTS = (*SPLITS, "pool_truth.parquet", "quarantine.csv", "left_out.csv", "card", "report.json")

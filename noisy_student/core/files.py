@@ -137,8 +137,8 @@ def read_array(path: Path) -> np.ndarray:
         raise _unreadable(path, error) from None
 
 
-def release(array: np.ndarray) -> None:
-    """Let go of the memory of an array of `read_array`; what is asked for again is read again."""
+def release(array: Any) -> None:
+    """Let go of the memory of an array of `read_array`; what is asked for again is read again. Others stay."""
     if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         array.base.madvise(mmap.MADV_DONTNEED)
 

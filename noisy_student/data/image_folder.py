@@ -32,9 +32,15 @@ class BadFraction(NamedTuple):
 
 
 def load_image_folder(
-    source: str, path: Path, how: Preparation, limit: BadFraction, scratch: Path | None = None
+    source: str,
+    path: Path,
+    how: Preparation,
+    limit: BadFraction,
+    scratch: Path | None = None,
+    streamed_pool: bool = False,
 ) -> Dataset:
-    """The images of a folder, a manifest or shards (`source`), decoded into a temporary file in `scratch`.
+    """The images of a folder, a manifest or shards (`source`), decoded into a temporary file in `scratch`; a
+    `streamed_pool` stays in its shards.
 
     Raises `UserError` for more bad files than `limit` allows, fewer than two classes, a class without a usable image,
     one that only the test split has, and what the functions of LISTS and `stage` refuse.
@@ -42,7 +48,8 @@ def load_image_folder(
     listing = LISTS[source](path)
     if scratch:
         scratch.mkdir(parents=True, exist_ok=True)
-    staging = stage(listing, how, tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115 closed with the images
+    file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 closed with the images
+    staging = stage(listing, how, file, streamed_pool)
     _check_bad_fraction(staging.quarantine, len(listing), limit, scratch)
     files = staging.files
     classes = _classes(listing, files, path)
@@ -57,18 +64,18 @@ def load_image_folder(
     number_of = {name: number for number, name in enumerate(classes)}
     labels = np.array([number_of.get(name, -1) for name in files["label"].cat.categories])[files["label"].cat.codes]
     ends = np.cumsum([(files["split"] == split).sum() for split in SPLITS])
+    rows = [np.arange(start, end) for start, end in zip((0, *ends), ends, strict=False)]
     test, training, unlabeled = (
-        {"images": staging.images.part(start, end), "labels": labels[start:end], "ids": files["path"].iloc[start:end]}
-        for start, end in zip((0, *ends), ends, strict=False)
+        {"images": staging.images.at(each), "labels": labels[each], "ids": files["path"].iloc[each]} for each in rows
     )
     drops = files["drop"].cat.codes.to_numpy(np.int64)
-    user_files = UserFiles(staging.hashes, staging.sizes, _groups(files), drops, staging.quarantine, staging.white)
+    found = staging.hashes, staging.sizes, _groups(files), drops, staging.quarantine
     return Dataset(
         **training,
         classes=classes,
         test=Images(**test) if len(test["ids"]) else None,
         unlabeled=Images(**unlabeled) if len(unlabeled["ids"]) else None,
-        user_files=user_files,
+        user_files=UserFiles(*found, staging.white, staging.placed),
     )
 
 

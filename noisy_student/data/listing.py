@@ -19,7 +19,8 @@ import pandas as pd
 
 from noisy_student.core.errors import UserError
 from noisy_student.data.manifest import class_name, read_manifest
-from noisy_student.store.decoding import BadImage, read_inside
+from noisy_student.store.decoding import BadImage, Preparation, read_inside
+from noisy_student.store.encoded_images import Placed
 
 SPLITS = ("test", "labeled", "pool")  # in the order in which rows are counted
 LISTING_COLUMNS = ("path", "label", "split", "group", "drop")
@@ -46,6 +47,14 @@ class Listing:
     def tasks(self) -> list[range]:
         """The rows of `files` that a process decodes at once, together all of them, in order."""
         return [range(start, min(start + CHUNK, len(self.files))) for start in range(0, len(self.files), CHUNK)]
+
+    def names(self, rows: np.ndarray) -> list[str]:
+        """What a person finds the files at `rows` (n,) by."""
+        return self.files["path"].iloc[rows].tolist()
+
+    def placed(self, rows: np.ndarray, how: Preparation, channels: int) -> Placed:
+        """Where the images at `rows` (n,) are in shards."""
+        raise NotImplementedError(f"{self.root} has files, no shards")
 
     def contents(self, rows: range) -> Iterator[bytes | BadImage]:
         """The bytes of each file at `rows`, or why it cannot be read."""

@@ -1,5 +1,7 @@
 """Decodes the images of a listing on all cores into one file; memory does not grow with their number.
 
+Images that stay in their shards are decoded, too, for they may be bad or duplicates, but their pixels are not kept.
+
 N images, H x W pixels, C channels.
 """
 
@@ -34,11 +36,12 @@ from noisy_student.store.decoding import (
     to_gray,
     white_of,
 )
-from noisy_student.store.splits import pixel_hash
+from noisy_student.store.encoded_images import Placed
+from noisy_student.store.splits import Selection, pixel_hash
 
 COPIES = 2  # of the pixels on the disk: here and in the splits' shards
 CHANNELS = 3  # in the file, also for gray images
-_setting: list[Any] = []  # of a process that decodes: listing, preparation, file
+_setting: list[Any] = []  # of a process that decodes: listing, preparation, file, how many images are kept there
 # Of each file; `gray_sha256` is that of one channel, and empty where the three differ.
 FOUND = np.dtype([("sha256", "S64"), ("gray_sha256", "S64"), ("size", "i4", 2), ("largest", "i4")])
 
@@ -62,51 +65,56 @@ class Staged:
             _read(self.file.fileno(), pixels[start:end], int(rows[start]) * pixels[0].nbytes)
         return pixels if self.shape[3] == CHANNELS else to_gray(pixels)
 
-    def part(self, first: int, last: int) -> "Staged":
-        """The images from `first` to before `last`."""
-        return Staged(self.file, self.rows[first:last], *self.shape[2:])
-
 
 @dataclass(frozen=True, eq=False)
 class Staging:
     """The decoded files of a listing, and the bad ones."""
 
-    images: Staged
+    images: Selection  # uint8 (N,H,W,C)
     files: pd.DataFrame  # the listing's rows of the used ones, in the order of `images`
     hashes: np.ndarray  # S64 (N,), sha256 of the pixels
     sizes: np.ndarray  # int32 (N,2), width and height of the files' images
     quarantine: pd.DataFrame  # of the others: path, sha256 of the file ("" for one that could not be read), reason
     white: int | None  # value of white in 16-bit gray files that do not tell it; None where there are none
+    placed: Placed | None  # where the images are in shards; None where all are copied
 
 
-def stage(listing: Listing, how: Preparation, file: BinaryIO) -> Staging:
+def stage(listing: Listing, how: Preparation, file: BinaryIO, streamed: bool = False) -> Staging:
     """Decode the files of `listing` into the open `file`. All images are gray when the labeled ones are.
 
-    Raises `UserError` when the disk has too little room.
+    With `streamed`, the pool of a `ShardListing` stays in its shards. Raises `UserError` when the disk has too little
+    room.
     """
-    _check_disk_space(len(listing.files), how, file.fileno())
-    found, reasons, white = _decoded(listing, how, file.fileno())
+    kept = int((listing.files["split"] != "pool").sum()) if streamed else len(listing.files)  # the pool comes last
+    _check_disk_space(len(listing.files), kept, how, file.fileno())
+    found, reasons, white = _decoded(listing, how, file.fileno(), kept)
     bad = np.isin(np.arange(len(found)), list(reasons))
-    unusable = listing.files.loc[bad, ["path"]].assign(
-        sha256=found["sha256"][bad].astype(str), reason=list(reasons.values())
-    )
+    columns = {"path": listing.names(np.flatnonzero(bad)), "sha256": found["sha256"][bad].astype(str)}
+    unusable = pd.DataFrame(columns | {"reason": list(reasons.values())})
     quarantine = pd.concat([listing.unusable.assign(sha256=""), unusable], ignore_index=True)[list(unusable)]
     labeled = (listing.files["split"] != "pool").to_numpy() & ~bad  # not the pool: new drops must not change `gray`
     gray = bool((found["gray_sha256"][labeled] != b"").all())
-    images = Staged(file, np.flatnonzero(~bad), how.image_size, 1 if gray else CHANNELS)
+    rows, channels = np.flatnonzero(~bad), 1 if gray else CHANNELS
+    arrays: list[Any] = [Staged(file, rows[rows < kept], how.image_size, channels)]
+    placed = listing.placed(rows, _with_white(how, white), channels) if streamed else None
+    if placed:
+        arrays += placed.at(np.flatnonzero(rows >= kept))
+    images = Selection(arrays, np.arange(len(rows)))
     hashes = found["gray_sha256" if gray else "sha256"][~bad]
     for row in np.flatnonzero(hashes == b""):  # color images of the pool: turned to gray
         hashes[row] = pixel_hash(images[row : row + 1])[0]
-    return Staging(images, listing.files[~bad], hashes, found["size"][~bad], quarantine, white)
+    return Staging(images, listing.files[~bad], hashes, found["size"][~bad], quarantine, white, placed)
 
 
-def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray, dict[int, str], int | None]:
+def _decoded(listing: Listing, how: Preparation, file: int, kept: int) -> tuple[np.ndarray, dict[int, str], int | None]:
     """An element of `FOUND` for each file, the reasons of the bad files by row, rising, and the white of 16-bit files.
+
+    The pixels of the first `kept` files are written.
 
     16-bit gray files that do not tell their white are decoded again, once the largest value of all is known.
     """
     formats()  # the decoders are loaded once: forked processes share them, the listing and the file
-    executor = ProcessPoolExecutor(_cores(), multiprocessing.get_context("fork"), _begin, (listing, how, file))
+    executor = ProcessPoolExecutor(_cores(), multiprocessing.get_context("fork"), _begin, (listing, how, file, kept))
     found = np.zeros(len(listing.files), FOUND)
     reasons: dict[int, str] = {}
     try:
@@ -131,6 +139,10 @@ def _decoded(listing: Listing, how: Preparation, file: int) -> tuple[np.ndarray,
     finally:
         executor.shutdown(cancel_futures=True)
     return found, reasons, white
+
+
+def _with_white(how: Preparation, white: int | None) -> Preparation:
+    return how.model_copy(update={"white": white}) if white else how
 
 
 def _white(listing: Listing, found: np.ndarray) -> int:
@@ -162,21 +174,22 @@ def _end_with_parent() -> None:
 
 def _decode_task(rows: range, white: int | None = None) -> tuple[np.ndarray, dict[int, str]]:
     """Decode the files at `rows`, which follow one another, into their places; as `_decoded`."""
-    listing, how, file = _setting
-    how = how.model_copy(update={"white": white}) if white else how
+    listing, how, file, kept = _setting
+    how = _with_white(how, white)
     contents, found = listing.contents(rows), []
     reasons: dict[int, str] = {}
     for start in range(rows.start, rows.stop, CHUNK):
-        chunk, bad = _chunk(range(start, min(start + CHUNK, rows.stop)), contents, how, file)
+        chunk, bad = _chunk(range(start, min(start + CHUNK, rows.stop)), contents, how, file if start < kept else None)
         found.append(chunk)
         reasons |= bad
     return np.concatenate(found), reasons
 
 
 def _chunk(
-    rows: range, contents: Iterator[bytes | BadImage], how: Preparation, file: int
+    rows: range, contents: Iterator[bytes | BadImage], how: Preparation, file: int | None
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Decode the next of the `contents`, which are those of the files at `rows`, into their places; as `_decoded`."""
+    """Decode the next of the `contents`, those of the files at `rows`, into their places in the file, if there is one;
+    as `_decoded`."""
     pixels = np.zeros((len(rows), how.image_size, how.image_size, CHANNELS), np.uint8)
     found, bad, number = np.zeros(len(rows), FOUND), {}, -1
     for number, content in enumerate(islice(contents, len(rows))):  # one at a time: they may be large
@@ -190,7 +203,8 @@ def _chunk(
             bad[number] = str(problem), content if isinstance(content, bytes) else b""
     if number + 1 != len(rows):
         raise RuntimeError(f"{number + 1} files were read where there are {len(rows)}")
-    _write(file, pixels, rows.start * pixels[0].nbytes)
+    if file is not None:
+        _write(file, pixels, rows.start * pixels[0].nbytes)
     gray = is_gray(pixels)
     found["sha256"] = pixel_hash(pixels)
     found["gray_sha256"][gray] = pixel_hash(pixels[gray, ..., :1])
@@ -216,8 +230,8 @@ def _write(file: int, pixels: np.ndarray, offset: int) -> None:
         left, offset = left[count:], offset + count
 
 
-def _check_disk_space(images: int, how: Preparation, file: int) -> None:
-    wanted = COPIES * images * how.image_size**2 * CHANNELS
+def _check_disk_space(images: int, kept: int, how: Preparation, file: int) -> None:
+    wanted = COPIES * kept * how.image_size**2 * CHANNELS
     found = os.fstatvfs(file)
     free = found.f_bavail * found.f_frsize
     print(

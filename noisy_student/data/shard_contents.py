@@ -10,6 +10,7 @@ Nothing is unpacked: an image has a place, from which its bytes are read.
 import posixpath
 import tarfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -23,7 +24,7 @@ from noisy_student.data.listing import HIDDEN, readable
 from noisy_student.data.manifest import class_name
 from noisy_student.store.decoding import MAX_BYTES, BadImage
 from noisy_student.store.encoded_images import IMAGE_COLUMNS, PLACE, image_column
-from noisy_student.store.shard_files import BLOCK, Shard, opened
+from noisy_student.store.shard_files import BLOCK, Shard, Unreachable, opened, wait_for
 
 COLUMNS = {  # of a Parquet shard, and what they may be called
     "image": IMAGE_COLUMNS,
@@ -47,9 +48,17 @@ class Found(NamedTuple):
 
 
 def images_in(shard: Shard, folder: Path) -> Found:
-    """The images in the `shard`, in their order there; `folder` is that of its list. Raises `UserError` as `opened`."""
-    with opened(shard, folder, ahead=shard.is_tar) as file:
-        return _Tar(shard).found(file) if shard.is_tar else _in_parquet(shard, file)
+    """The images in the `shard`, in their order there; `folder` is that of its list.
+
+    What a store does not give is asked for again. Raises `UserError` as `opened`.
+    """
+    for tries in count(1):
+        try:
+            with opened(shard, folder, ahead=shard.is_tar) as file:
+                return _Tar(shard).found(file) if shard.is_tar else _in_parquet(shard, file)
+        except Unreachable as problem:
+            wait_for(problem, tries)
+    raise AssertionError("the last try returns or raises")
 
 
 class _Tar:

@@ -15,9 +15,9 @@ import pandas as pd
 from noisy_student.core.progress import meter
 from noisy_student.data.listing import LISTING_COLUMNS, Listing, in_order, typed
 from noisy_student.data.shard_contents import images_in
-from noisy_student.store.decoding import BadImage
-from noisy_student.store.encoded_images import contents
-from noisy_student.store.shard_files import BLOCK, Shard, read_list
+from noisy_student.store.decoding import BadImage, Preparation
+from noisy_student.store.encoded_images import Placed, block_numbers, contents
+from noisy_student.store.shard_files import Shard, read_list
 
 AT_ONCE = 8  # shards that are listed at the same time: a store makes each wait
 
@@ -34,11 +34,20 @@ class ShardListing(Listing):
         if not len(self.places):
             return []
         in_tar = np.array([shard.is_tar for shard in self.shards])[self.places["shard"]]
-        part = np.where(in_tar, self.places["start"] // BLOCK, self.places["length"])
+        part = block_numbers(self.places, in_tar)
         changes = [np.diff(each, prepend=-1) != 0 for each in (self.places["shard"], part)]
         falls = np.diff(self.places["start"], prepend=-1) < 0  # labeled rows of a shard come before its pool
         edges = np.flatnonzero(changes[0] | changes[1] | falls).tolist()
         return [range(start, end) for start, end in zip(edges, [*edges[1:], len(part)], strict=True)]
+
+    def names(self, rows: np.ndarray) -> list[str]:
+        """The shard and the key of the images at `rows` (n,)."""
+        shards = [self.shards[number].url for number in self.places["shard"][rows]]
+        return [f"{url}/{key}" for url, key in zip(shards, super().names(rows), strict=True)]
+
+    def placed(self, rows: np.ndarray, how: Preparation, channels: int) -> Placed:
+        """Where the images at `rows` (n,) are in the shards."""
+        return Placed(self.shards, self.root, self.places[rows], how, channels)
 
     def contents(self, rows: range) -> Iterator[bytes | BadImage]:
         """The encoded image at each of `rows`, which are of one task.

@@ -124,12 +124,15 @@ class DataParams(SplitParams, SourceParams):
     """Where images come from, how they are prepared and how they are split."""
 
     near_duplicates: float | None = Field(gt=0.5, le=1)  # least correlation of their pixels; None: not looked for
+    streamed_pool: bool = False  # the pool of shards stays there, and is decoded when it is used
     shard_megabytes: int = Field(default=64, ge=1, le=256)  # the most that a file of images holds, in 10^6 bytes
 
 
 def check_sizes(params: DataParams) -> None:
-    """Raise `UserError`, before anything is loaded, for more images than the source has or a user's folder that is
-    missing or has other folders than it should."""
+    """Raise `UserError`, before anything is loaded, for more images than the source has, a user's folder that is
+    missing or has other folders than it should, and a streamed pool of another source than shards."""
+    if params.streamed_pool and params.source != "shards":
+        raise UserError("params.yaml: data.streamed_pool is for images in shards; set it to false, or list shards")
     if params.is_user_images:
         path = Path(params.path)
         kind = Path.is_dir if params.source == "folder" else Path.is_file
@@ -142,14 +145,15 @@ def check_sizes(params: DataParams) -> None:
     plan(params, np.array(size.training), None if size.test is None else np.array(size.test), size.unlabeled)
 
 
-def load(params: SourceParams, scratch: Path | None = None) -> Dataset:
-    """The images of `params.source`. A user's files are decoded into a temporary file in `scratch`.
+def load(params: SourceParams, scratch: Path | None = None, streamed_pool: bool = False) -> Dataset:
+    """The images of `params.source`. A user's files are decoded into a temporary file in `scratch`; a `streamed_pool`
+    stays in its shards.
 
     Raises `UserError` when they are neither on the disk nor can be downloaded.
     """
     if params.is_user_images:
         limit = BadFraction(params.max_bad_fraction, f"{params.section}.max_bad_fraction")
-        return load_image_folder(params.source, Path(params.path), params, limit, scratch)
+        return load_image_folder(params.source, Path(params.path), params, limit, scratch, streamed_pool)
     return LOADERS[params.source](params)
 
 

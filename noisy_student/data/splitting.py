@@ -84,7 +84,11 @@ class Splits:
         pool = self.rows["pool"][~np.isin(self.rows["pool"], labeled)]
         if not len(pool):
             raise UserError("corrections.csv labels every image of the pool; add images without labels")
-        return replace(self, rows={**self.rows, "labeled": labeled, "pool": pool})
+        return replace(self, rows={**self.rows, "labeled": labeled}).with_pool(pool)
+
+    def with_pool(self, rows: np.ndarray) -> "Splits":
+        """These splits with the `rows` of the pool in that order."""
+        return replace(self, rows={**self.rows, "pool": rows})
 
     def without(self, near: Near) -> "Splits":
         """These splits without near-duplicate rows. Raises `UserError` if a split would be empty."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from noisy_student.core import ranks
+from noisy_student.core.ahead import ahead
 from noisy_student.core.config import ParamsModel
 from noisy_student.core.files import release
 from noisy_student.core.progress import Meter, meter
@@ -85,8 +86,9 @@ def predict(
     features: list[Tensor] = []
     with _caught(classifier if labeling.features else None) as caught:
         size = _batch_size(classifier, images.shape[1:3])
-        for start in range(0, len(images), size):
-            batch = torch.from_numpy(np.array(images[start : start + size])).to(device)  # copied off the disk
+        read = (np.array(images[start : start + size]) for start in range(0, len(images), size))
+        for pixels in ahead(read):  # off the disk, or decoded
+            batch = torch.from_numpy(pixels).to(device)
             first = batch.permute(0, 3, 1, 2)  # (B,H,W,C) -> (B,C,H,W)
             with autocast(runtime, device):
                 logits.append(torch.stack([classifier(view(first)).float() for view in TTA[labeling.tta]]).mean(0))

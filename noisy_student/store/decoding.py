@@ -185,7 +185,11 @@ def is_gray(images: np.ndarray) -> np.ndarray:
 
 def decode_file(root: Path, path: str, how: Preparation, channels: int) -> np.ndarray:
     """The image in a file, uint8 (H,W,C), for a model with that many channels. Raises `BadImage`."""
-    pixels = decode(read_inside(os.path.realpath(root), path), how).pixels
+    return with_channels(decode(read_inside(os.path.realpath(root), path), how).pixels, channels)
+
+
+def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """`pixels` (H,W,1) or (H,W,3) with 3 channels, or as gray values with 1."""
     colors = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
     return colors if channels == 3 else to_gray(colors)
 

@@ -1,27 +1,146 @@
-"""Encoded images in shards: an image has a place there, from which its bytes are read. Nothing is unpacked."""
+"""Encoded images in shards: an image has a place there, from which its bytes are read. Nothing is unpacked.
 
+N images, H x W pixels, C channels.
+"""
+
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from noisy_student.store.decoding import MAX_BYTES, BadImage
-from noisy_student.store.shard_files import Shard, opened
+from noisy_student.core.errors import UserError
+from noisy_student.store.decoding import MAX_BYTES, BadImage, Preparation, decode, with_channels
+from noisy_student.store.shard_files import AGAIN, BLOCK, Shard, Unreachable, opened, wait_for
 
 IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image", "image_bytes", "bytes")  # of a Parquet shard
 ROWS_AT_ONCE = 64  # of a Parquet file
 PLACE = np.dtype([("shard", "i4"), ("start", "i8"), ("length", "i8")])  # of an image: bytes of a tar, or its row and
 # that row's group in a Parquet file
+BLOCKS_KEPT = 16  # in memory; a training draws from as many at once
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImages:
+    """Images that stay in their shard, as an array uint8 (N,H,W,C): those that are indexed are read and decoded.
+
+    Indexing raises `UserError` as `opened`, and for an image that cannot be decoded.
+    """
+
+    shard: Shard
+    folder: Path  # of the list of shards
+    places: np.ndarray  # PLACE (N,), rising
+    how: Preparation
+    channels: int  # C
+
+    dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """N, H, W and C."""
+        return len(self.places), self.how.image_size, self.how.image_size, self.channels
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
+        rows = np.arange(len(self))[part]
+        pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        encoded = self._encoded(rows)
+
+        def decode_every(first: int, step: int) -> None:
+            for at in range(first, len(rows), step):
+                pixels[at] = self._decoded(encoded[at])
+
+        threads = len(os.sched_getaffinity(0))
+        with ThreadPoolExecutor(threads) as executor:  # decoders let go of Python's lock
+            list(executor.map(decode_every, range(threads), [threads] * threads))
+        return pixels
+
+    @cached_property
+    def blocks(self) -> np.ndarray:
+        """The block of each image, int64 (N,), rising: what is read of the shard at once."""
+        return block_numbers(self.places, np.array(self.shard.is_tar))
+
+    def _encoded(self, rows: np.ndarray) -> list[bytes | BadImage]:
+        """The bytes of the images at `rows` (n,)."""
+        found: dict[int, bytes | BadImage] = {}
+        for block in np.unique(self.blocks[rows]).tolist():
+            first = int(np.searchsorted(self.blocks, block))
+            of_block = _of_block(self, block)
+            wanted = rows[self.blocks[rows] == block].tolist()
+            found |= {row: of_block[row - first] for row in wanted}
+        return [found[row] for row in rows.tolist()]
+
+    def _decoded(self, content: bytes | BadImage) -> np.ndarray:
+        try:
+            if isinstance(content, BadImage):
+                raise content
+            return with_channels(decode(content, self.how).pixels, self.channels)
+        except BadImage as bad:
+            raise UserError(f"an image of {self.shard.url} can no longer be decoded ({bad}); {AGAIN}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Where N images are in shards, and how they are decoded."""
+
+    shards: list[Shard]
+    folder: Path  # of the list of shards
+    places: np.ndarray  # PLACE (N,)
+    how: Preparation
+    channels: int  # of the decoded images
+
+    def at(self, rows: np.ndarray) -> list[EncodedImages]:
+        """The images at `rows` (n,), of which those of a shard follow one another: an item for each such shard."""
+        places = self.places[rows]
+        edges = np.flatnonzero(np.diff(places["shard"], prepend=-1)).tolist()
+        parts = [places[start:end] for start, end in zip(edges, [*edges[1:], len(places)], strict=True)]
+        return [
+            EncodedImages(self.shards[part["shard"][0]], self.folder, part, self.how, self.channels) for part in parts
+        ]
+
+    def in_order(self, rows: np.ndarray) -> np.ndarray:
+        """`rows` (n,) in the order in which their images are in the shards."""
+        in_tar = np.array([shard.is_tar for shard in self.shards])[self.places["shard"]]
+        blocks = block_numbers(self.places, in_tar)
+        return rows[np.lexsort([each[rows] for each in (self.places["start"], blocks, self.places["shard"])])]
+
+
+def block_numbers(places: np.ndarray, in_tar: np.ndarray) -> np.ndarray:
+    """The block of each of `places` PLACE (N,) in its shard, int64 (N,): of a tar BLOCK bytes, of a Parquet file a row
+    group. `in_tar` is whether the shard is a tar, bool (N,) or one for all."""
+    return np.where(in_tar, places["start"] // BLOCK, places["length"])
+
+
+@lru_cache(maxsize=BLOCKS_KEPT)
+def _of_block(images: EncodedImages, block: int) -> list[bytes | BadImage]:
+    """The encoded `images` of a block."""
+    first, last = np.searchsorted(images.blocks, [block, block + 1])
+    return list(contents(images.shard, images.folder, images.places[first:last]))
 
 
 def contents(shard: Shard, folder: Path, places: np.ndarray) -> Iterator[bytes | BadImage]:
-    """The encoded image at each of `places` PLACE (n,), which rise. Raises `UserError` as `opened`."""
-    with opened(shard, folder) as file:
-        yield from (_from_tar if shard.is_tar else _from_parquet)(file, places)
+    """The encoded image at each of `places` PLACE (n,), which rise. What a store does not give is asked for again.
+
+    Raises `UserError` as `opened`.
+    """
+    done = tries = 0
+    while done < len(places):
+        try:
+            with opened(shard, folder) as file:
+                for content in (_from_tar if shard.is_tar else _from_parquet)(file, places[done:]):
+                    yield content
+                    done, tries = done + 1, 0
+        except Unreachable as problem:
+            wait_for(problem, tries := tries + 1)
 
 
 def _from_tar(file: BinaryIO, places: np.ndarray) -> Iterator[bytes | BadImage]:

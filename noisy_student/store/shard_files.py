@@ -5,6 +5,8 @@ A list of shards says what they were when they were listed: a CSV file with the 
 """
 
 import os
+import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 import pandas as pd
+import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from noisy_student.core.errors import UserError, one_line
@@ -20,7 +23,13 @@ from noisy_student.core.errors import UserError, one_line
 ENDINGS = (".tar", ".parquet")  # of a shard's name
 BLOCK = 8_000_000  # bytes that are asked of an object store at once
 VERSIONS = ("ETag", "etag", "mtime", "last_modified", "LastModified")  # what a store may call a file's version
+WAITS = (1, 2, 4, 8, 16, 32)  # seconds between tries to read what a store does not give
+LASTING = (PermissionError, tarfile.TarError, pa.ArrowException, ValueError)  # what another try does not mend
 AGAIN = "run `noisy-student list-shards` again"
+
+
+class Unreachable(UserError):
+    """A store that does not give a shard may do so later."""
 
 
 class Shard(NamedTuple):
@@ -106,8 +115,18 @@ def told(url: str) -> Iterator[None]:
     except ImportError as error:
         raise UserError(f"{url} cannot be read ({one_line(error)}); for s3:// run pip install '.[s3]'") from None
     except Exception as error:  # stores raise kinds of their own
+        lasting = "://" not in url or isinstance(error, LASTING)
         reason = one_line(error) or type(error).__name__
-        raise UserError(f"{url} cannot be read ({reason}); check it and the way to it, then run again") from None
+        kind = UserError if lasting else Unreachable
+        raise kind(f"{url} cannot be read ({reason}); check it and the way to it, then run again") from None
+
+
+def wait_for(problem: Unreachable, tries: int) -> None:
+    """Wait before another try, after so many `tries` that failed. Raises the `problem` after the last one."""
+    if tries > len(WAITS):
+        raise problem
+    print(f"{problem.args[0].partition(';')[0]}; trying again in {WAITS[tries - 1]} s", flush=True)
+    time.sleep(WAITS[tries - 1])
 
 
 def _check_url(url: str) -> None:

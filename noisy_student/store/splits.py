@@ -4,6 +4,9 @@
     images-00000.npy   uint8 (n,H,W,C)
     index.parquet      a row for each image, in order: id, label (not there for the pool), sha256 of the pixels
 
+Where the images stay in a user's shards, split.json names these with their versions, there are no files of images, and
+the index also has an image's place in its shard: start and length.
+
 The same images give the same bytes. n images in a shard, N in the split, H x W pixels, C channels.
 """
 
@@ -31,9 +34,18 @@ from noisy_student.core.files import (
     write_parquet,
     write_parts,
 )
+from noisy_student.store import shard_files
+from noisy_student.store.decoding import Preparation
+from noisy_student.store.encoded_images import PLACE, EncodedImages, Placed
 
 DESCRIPTION, INDEX = "split.json", "index.parquet"
-INDEX_COLUMNS = {"id": pa.string(), "label": pa.int64(), "sha256": pa.string()}
+INDEX_COLUMNS = {
+    "id": pa.string(),
+    "label": pa.int64(),
+    "sha256": pa.string(),
+    "start": pa.int64(),
+    "length": pa.int64(),
+}
 BATCH_BYTES = 4_000_000  # of images that are held in memory at once while they are written
 NPY_HEADER = 128  # bytes that numpy writes before the pixels
 
@@ -46,6 +58,15 @@ class Shard(ParamsModel):
     sha256: str  # of the file
 
 
+class UserShard(ParamsModel):
+    """A user's file of images, which stay there."""
+
+    url: str
+    bytes: int
+    version: str
+    images: int = Field(ge=1)
+
+
 class Description(ParamsModel):
     """What split.json holds."""
 
@@ -55,12 +76,14 @@ class Description(ParamsModel):
     preparation: dict[str, Any]  # how an image of any size and kind is made one of these
     images: int = Field(ge=1)
     shards: list[Shard]
+    user_shards: list[UserShard] = []
+    user_folder: str | None = None  # of the list of `user_shards`
 
 
 class Selection:
     """Rows of several arrays as one array; only the rows that are indexed are read."""
 
-    def __init__(self, arrays: Sequence[np.ndarray], rows: np.ndarray):
+    def __init__(self, arrays: Sequence[Any], rows: np.ndarray):
         self.arrays, self.rows = arrays, rows
         self.shape, self.dtype = (len(rows), *arrays[0].shape[1:]), arrays[0].dtype
 
@@ -74,6 +97,15 @@ class Selection:
         """The images at `rows` (n,) of this selection."""
         return Selection(self.arrays, self.rows[rows])
 
+    def blocks(self) -> np.ndarray | None:
+        """Which images are read together, int64 (N,); None where each is read alone."""
+        if not all(isinstance(array, EncodedImages) for array in self.arrays):
+            return None
+        numbers: list[np.ndarray] = []
+        for array in self.arrays:
+            numbers.append(array.blocks + (numbers[-1][-1] + 1 if numbers else 0))
+        return np.concatenate(numbers)[self.rows]
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -85,7 +117,7 @@ class Split:
     preparation: dict[str, Any]  # how an image of any size and kind is made one of these
     ids: np.ndarray  # str (N,)
     labels: Any  # int64 (N,), positions in `classes`; None for the pool
-    shards: list[np.ndarray]  # memory-mapped uint8 (n,H,W,C), together N images
+    shards: list[Any]  # uint8 (n,H,W,C), memory-mapped or `EncodedImages`, together N images
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -99,7 +131,7 @@ class Split:
         return self.selection(rows)[:]
 
 
-def gather(arrays: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+def gather(arrays: Sequence[Any], rows: np.ndarray) -> np.ndarray:
     """A new array of the `rows` (n,) of `arrays` laid end to end. Raises IndexError for a row that is not there."""
     ends = np.cumsum([len(array) for array in arrays])
     if len(rows) and (rows.min() < 0 or rows.max() >= ends[-1]):
@@ -133,6 +165,7 @@ def write_split(
     for an image larger than a shard, and for a `folder` that holds something else.
     """
     _check_images(images, len(index), folder)
+    _check_folder(folder)
     size = int(np.prod(images.shape[1:]))
     each, batch = (shard_bytes - NPY_HEADER) // size, max(1, BATCH_BYTES // size)
     if each < 1:
@@ -145,22 +178,50 @@ def write_split(
             written = write_parts(temporary / file, of_shard, images.dtype, parts)
             shards.append(Shard(file=file, images=end - start, sha256=written))
         _write_table(temporary / INDEX, index)
-        height, width, channels = images.shape[1:]
-        description = Description(
-            classes=classes,
-            image_size=[height, width],
-            channels=channels,
-            preparation=preparation,
-            images=len(images),
-            shards=shards,
-        )
-        write_json(temporary / DESCRIPTION, description.model_dump())
+        description = _described(images.shape, classes, preparation, shards=shards)
+        write_json(temporary / DESCRIPTION, description.model_dump(exclude_defaults=True))
+
+
+def write_places(
+    folder: Path, images: Sequence[EncodedImages], index: pd.DataFrame, classes: list[str], preparation: dict[str, Any]
+) -> None:
+    """Write to `folder` where the `images` of a split are, as a whole or not at all; they stay in their shards.
+
+    There is at least one; `index` as for `write_split`. Raises `UserError` for a `folder` that holds something else.
+    """
+    _check_folder(folder)
+    shape = sum(map(len, images)), *images[0].shape[1:]
+    places = np.concatenate([each.places for each in images])
+    shards = [UserShard(**each.shard._asdict(), images=len(each)) for each in images]
+    description = _described(
+        shape, classes, preparation, shards=[], user_shards=shards, user_folder=str(images[0].folder)
+    )
+    with replacing(folder) as temporary:
+        temporary.mkdir(parents=True)
+        _write_table(temporary / INDEX, index.assign(start=places["start"], length=places["length"]))
+        write_json(temporary / DESCRIPTION, description.model_dump(exclude_defaults=True))
+
+
+def _described(shape: tuple[int, ...], classes: list[str], preparation: dict[str, Any], **where: Any) -> Description:
+    """What split.json says of images of that `shape` (N,H,W,C), and `where` they are."""
+    images, height, width, channels = shape
+    return Description(
+        classes=classes,
+        image_size=[height, width],
+        channels=channels,
+        preparation=preparation,
+        images=images,
+        **where,
+    )
 
 
 def _check_images(images: np.ndarray | Selection, ids: int, folder: Path) -> None:
     if images.dtype != np.uint8 or len(images.shape) != 4 or len(images) != ids or not len(images):
         given = f"{images.dtype} {images.shape} for {ids} ids"
         raise UserError(f"{folder} was given {given}; it takes uint8 images (N,H,W,C), at least one, and as many ids")
+
+
+def _check_folder(folder: Path) -> None:
     if folder.exists() and not (folder / DESCRIPTION).exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there and holds no split; name another folder or remove it")
 
@@ -177,8 +238,10 @@ def _shard_ends(images: int, each: int, drops: np.ndarray | None) -> list[tuple[
 def read_split(folder: Path) -> Split:
     """The split in `folder`. Raises `UserError` when a part of it is missing, damaged or at odds with another part."""
     description = _read_description(folder / DESCRIPTION)
-    shards = [_read_shard(folder, shard, description) for shard in description.shards]
     index = _read_table(folder / INDEX)
+    shards: list[Any] = [_read_shard(folder, shard, description) for shard in description.shards]
+    if description.user_shards:
+        shards = _in_user_shards(folder, description, index)
     if not len(index) == description.images == sum(len(shard) for shard in shards):
         raise UserError(f"{folder} has {sum(map(len, shards)):,} images and {len(index):,} rows in its index; {REMEDY}")
     labels = index["label"].to_numpy(copy=True) if "label" in index else None
@@ -221,6 +284,20 @@ def _read_shard(folder: Path, shard: Shard, description: Description) -> np.ndar
     if digest(folder / shard.file) != shard.sha256:
         raise UserError(f"{folder / shard.file} has other pixels than were written to it; {REMEDY}")
     return array
+
+
+def _in_user_shards(folder: Path, description: Description, index: pd.DataFrame) -> list[EncodedImages]:
+    """The images that stay in a user's shards; nothing of these is read."""
+    counts = [shard.images for shard in description.user_shards]
+    if not {"start", "length"} <= set(index) or sum(counts) != len(index):
+        raise UserError(f"{folder / INDEX} does not say where the images are in their shards; {REMEDY}")
+    places = np.zeros(len(index), PLACE)
+    places["shard"] = np.repeat(np.arange(len(counts)), counts)
+    places["start"], places["length"] = index["start"], index["length"]
+    shards = [shard_files.Shard(each.url, each.bytes, each.version) for each in description.user_shards]
+    how = Preparation(**description.preparation)
+    placed = Placed(shards, Path(description.user_folder or ""), places, how, description.channels)
+    return placed.at(np.arange(len(index)))
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:

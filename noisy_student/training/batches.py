@@ -6,6 +6,7 @@ B images in a batch, N in a split, C channels, H x W pixels, K classes.
 import math
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from torch import Tensor
 from noisy_student.core import ranks
 from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import generator
+from noisy_student.store.encoded_images import BLOCKS_KEPT
 from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.splits import Selection
 from noisy_student.training.augmentation import policy
@@ -33,13 +35,33 @@ MAX_STEPS_AHEAD, VALUES_AHEAD = 16, 2**21  # batches noised together, and uint8 
 VALUES_READ = 2**24  # uint8 values that are read from the disk at once
 
 
+@dataclass(frozen=True, eq=False)
+class Order:
+    """What an epoch goes through, each time in another random order."""
+
+    rows: np.ndarray  # int64 (M,); a row may stand there several times
+    blocks: np.ndarray | None = None  # int64 (M,), those of rows that are read together; None: each row is read alone
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def shuffled(self, random: np.random.Generator) -> np.ndarray:
+        """The rows in a random order: all of them, or first the blocks, then the rows within a window of some blocks,
+        so that each block is read once."""
+        if self.blocks is None:
+            return self.rows[random.permutation(len(self))]
+        names, block = np.unique(self.blocks, return_inverse=True)
+        window = random.permutation(len(names))[block] // BLOCKS_KEPT
+        return self.rows[np.lexsort((random.permutation(len(self)), window))]
+
+
 @dataclass(frozen=True)
 class ResidentDataset:
     """Images and targets to train on: targets on the device, images on a GPU that has room for them, or on the disk."""
 
     images: Tensor | Selection | np.ndarray  # uint8: on a GPU (N,C,H,W), on the disk or in memory (N,H,W,C)
     targets: Tensor  # float32 (N,K), rows sum to 1, on the device
-    order: np.ndarray  # int64 (M,), the rows that an epoch goes through; a row may stand there several times
+    order: Order
     teacher_logits: Tensor | None = None  # float32 (N,K), on the device, where a teacher is distilled
 
     @property
@@ -52,7 +74,9 @@ def resident(data: LabeledImages, device: torch.device) -> ResidentDataset:
     """`data` for a training on the `device`. Images stay on the disk, so that memory does not hold them a second time,
     unless a GPU has room for them."""
     rows = np.arange(len(data))
-    order = rows if data.copies is None else np.repeat(rows, data.copies)
+    rows = rows if data.copies is None else np.repeat(rows, data.copies)
+    blocks = data.images.blocks() if isinstance(data.images, Selection) else None
+    order = Order(rows, None if blocks is None else blocks[rows])
     targets = torch.tensor(data.targets, dtype=torch.float32, device=device)
     given = data.teacher_logits
     logits = None if given is None else torch.tensor(given, dtype=torch.float32, device=device)
@@ -92,15 +116,33 @@ class Batches:
         self.recipe, self.labeled, self.pool, self.seed = recipe, labeled, pool, seed
         self.ahead = steps_ahead(recipe.training.batch_size * labeled.values)
         self.ahead_batches: dict[int, MicroBatch] = {}  # the batches of the next steps
+        self.reader = ThreadPoolExecutor(1)
+        self.coming: dict[tuple[str, int], Future[np.ndarray]] = {}  # images of the steps after these, by source
 
     def parts(self, step: int) -> Iterator[MicroBatch]:
         """The batch of `step`, or this rank's share of it, in `accumulation` parts, among which its labeled and pool
         images are spread evenly."""
         if step not in self.ahead_batches:
-            end = max(step + 1, phase_of(self.recipe.training, step).end)
-            self.ahead_batches = self._make(range(step, min(step + self.ahead, end)))
+            steps = self._together(step)
+            self.ahead_batches = self._make(steps)
+            if steps.stop < self.recipe.training.steps:
+                self._read_ahead(self._together(steps.stop))
         batch, count = self.ahead_batches.pop(step), self.recipe.training.accumulation
         return (batch.micro_batch(count, first) for first in range(count))
+
+    def _together(self, step: int) -> range:
+        """The steps from `step` on whose batches are made together."""
+        end = max(step + 1, phase_of(self.recipe.training, step).end)
+        return range(step, min(step + self.ahead, end))
+
+    def _read_ahead(self, steps: range) -> None:
+        """Begin to read the images of `steps` of sources that take long, because they are decoded."""
+        phase = phase_of(self.recipe.training, steps[0])
+        for name, of, count in self._sources(phase):
+            if of.order.blocks is not None and not isinstance(of.images, Tensor):
+                for step in steps:
+                    rows = self._rows(name, of, count, step)
+                    self.coming[name, step] = self.reader.submit(of.images.__getitem__, rows)
 
     def _make(self, steps: range) -> dict[int, MicroBatch]:
         """The batches of `steps`, which are of one phase."""
@@ -149,11 +191,10 @@ class Batches:
         """The batch of `step` without noise, the labeled images first."""
         params = self.recipe.training
         from_labels, from_pool = composition(self.recipe, phase, self.pool is not None)
-        sources = [("labeled", self.labeled, from_labels), *([("pool", self.pool, from_pool)] if self.pool else [])]
-        taken = [
-            take(of, rows_of_step(of.order, count, self.seed, name, step)[share_rows(0, count)])
-            for name, of, count in sources
-        ]
+        taken = []
+        for name, of, count in self._sources(phase):
+            read = self.coming.pop((name, step), None)
+            taken.append(take(of, self._rows(name, of, count, step), read.result() if read else None))
         images = torch.cat([each.images for each in taken])
         targets = [smooth(taken[0].targets, params.label_smoothing), *(each.targets for each in taken[1:])]
         logits = [each.teacher_logits for each in taken if each.teacher_logits is not None]
@@ -167,6 +208,15 @@ class Batches:
             weak=weak,
             teacher_logits=torch.cat(logits) if logits else None,
         )
+
+    def _sources(self, phase: Phase) -> list[tuple[str, ResidentDataset, int]]:
+        """The name of each source, its images, and how many of them a batch of the `phase` has."""
+        from_labels, from_pool = composition(self.recipe, phase, self.pool is not None)
+        return [("labeled", self.labeled, from_labels), *([("pool", self.pool, from_pool)] if self.pool else [])]
+
+    def _rows(self, name: str, of: ResidentDataset, count: int, step: int) -> np.ndarray:
+        """The rows of this rank among the `count` that a source has in the batch of `step`."""
+        return rows_of_step(of.order, count, self.seed, name, step)[share_rows(0, count)]
 
 
 def check_ranks(params: TrainingParams) -> None:
@@ -243,31 +293,34 @@ class Taken(NamedTuple):
     teacher_logits: Tensor | None  # float32 (n,K)
 
 
-def take(source: ResidentDataset, rows: np.ndarray) -> Taken:
-    """What stands at `rows` (n,) of `source`."""
+def take(source: ResidentDataset, rows: np.ndarray, read: np.ndarray | None = None) -> Taken:
+    """What stands at `rows` (n,) of `source`, whose images (n,H,W,C) may have been `read` before."""
     device, where = source.targets.device, torch.from_numpy(rows)
     there = where.to(device, non_blocking=True)
     images = source.images
-    taken = images.index_select(0, there) if isinstance(images, Tensor) else channels_first(images[rows], device)
+    if isinstance(images, Tensor):
+        taken = images.index_select(0, there)
+    else:
+        taken = channels_first(images[rows] if read is None else read, device)
     logits = None if source.teacher_logits is None else source.teacher_logits.index_select(0, there)
     return Taken(taken, source.targets.index_select(0, there), logits)
 
 
-def rows_of_step(order: np.ndarray, count: int, seed: int, purpose: str, step: int) -> np.ndarray:
-    """The `count` rows of `step`. Each epoch goes through a new permutation of `order`; nothing is carried over from
-    the previous step."""
+def rows_of_step(order: Order, count: int, seed: int, purpose: str, step: int) -> np.ndarray:
+    """The `count` rows of `step`. Each epoch goes through `order` anew; nothing is carried over from the previous
+    step."""
     if count == 0:
-        return order[:0]
-    first, last = step * count, (step + 1) * count  # positions in the endless row of permutations
+        return order.rows[:0]
+    first, last = step * count, (step + 1) * count  # positions in the endless row of epochs
     epochs = range(first // len(order), (last - 1) // len(order) + 1)
-    positions = np.concatenate([_permutation(len(order), seed, purpose, epoch) for epoch in epochs])
+    rows = np.concatenate([_of_epoch(order, seed, purpose, epoch) for epoch in epochs])
     offset = first - epochs.start * len(order)
-    return order[positions[offset : offset + count]]
+    return rows[offset : offset + count]
 
 
-@lru_cache(maxsize=8)
-def _permutation(length: int, seed: int, purpose: str, epoch: int) -> np.ndarray:
-    return generator(seed, f"order of {purpose}", epoch).permutation(length)
+@lru_cache(maxsize=4)
+def _of_epoch(order: Order, seed: int, purpose: str, epoch: int) -> np.ndarray:
+    return order.shuffled(generator(seed, f"order of {purpose}", epoch))
 
 
 def smooth(targets: Tensor, smoothing: float) -> Tensor:

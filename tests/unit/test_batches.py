@@ -13,8 +13,10 @@ from noisy_student.store.splits import Selection
 from noisy_student.training import batches
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.batches import (
+    BLOCKS_KEPT,
     MAX_STEPS_AHEAD,
     Batches,
+    Order,
     ResidentDataset,
     has_room,
     on_device,
@@ -76,18 +78,29 @@ def numbers(images: torch.Tensor) -> list[int]:
     copies=st.integers(1, 3),
 )
 def test_every_row_is_seen_once_an_epoch_whatever_the_batch_size(length, count, seed, copies):
-    order = np.repeat(np.arange(length), copies)
+    order = Order(np.repeat(np.arange(length), copies))
     steps = -(-3 * len(order) // count)  # three epochs at least
     seen = np.concatenate([rows_of_step(order, count, seed, "pool", step) for step in range(steps)])
     assert len(seen) == steps * count
     for epoch in range(3):
-        assert sorted(seen[epoch * len(order) : (epoch + 1) * len(order)]) == order.tolist()
+        assert sorted(seen[epoch * len(order) : (epoch + 1) * len(order)]) == order.rows.tolist()
 
 
 def test_each_epoch_seed_and_purpose_has_an_order_of_its_own():
-    order = np.arange(50)
+    order = Order(np.arange(50))
     rows = [rows_of_step(order, 50, *where) for where in ((0, "pool", 0), (0, "pool", 1), (1, "pool", 0), (0, "x", 0))]
     assert len({tuple(row) for row in rows}) == 4
+
+
+def test_rows_that_are_read_together_stay_near_one_another():
+    blocks = np.repeat(np.arange(100), 5)  # five rows each
+    order = Order(np.arange(500), blocks)
+    first, second = (rows_of_step(order, 500, 0, "pool", epoch) for epoch in range(2))
+    assert sorted(first) == sorted(second) == list(range(500))
+    windows = [np.unique(blocks[first[start : start + 5 * BLOCKS_KEPT]]) for start in range(0, 500, 5 * BLOCKS_KEPT)]
+    assert sum(map(len, windows)) == 100  # each block is in one window alone
+    assert len(np.unique(np.diff(first[:20]))) > 10
+    assert set(blocks[first[: 5 * BLOCKS_KEPT]]) != set(blocks[second[: 5 * BLOCKS_KEPT]])
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1, 3, 7])

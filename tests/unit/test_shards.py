@@ -20,6 +20,7 @@ from noisy_student.core.errors import UserError
 from noisy_student.data.image_folder import BadFraction, load_image_folder
 from noisy_student.data.listing import HIDDEN
 from noisy_student.data.shards import about_how_many, list_shards
+from noisy_student.store import shard_files
 from noisy_student.store.decoding import decode
 from noisy_student.store.shard_files import ENDINGS, found_shards
 from noisy_student.store.splits import read_split
@@ -125,7 +126,7 @@ def test_what_a_tar_should_not_hold_is_quarantined_and_everything_is_counted(tmp
         "b.tar/two.png": "a second image with its key",
         "b.tar/000001": "its key is that of another image",
         "b.tar/alone.cls": "a label without an image",
-        "broken": "no image of a known format",
+        "b.tar/broken": "no image of a known format",
         "b.tar/binary.cls": "a label that is no text in UTF-8",
     }
     assert dataset.all_ids().tolist() == [*(f"{n:06}" for n in range(5)), "two", "binary", "folder/fine"]
@@ -379,7 +380,7 @@ def test_a_new_shard_changes_no_shard_of_the_pool_that_was_there(tmp_path, monke
     assert [len(shard) for shard in after.shards] == [20, 20, 5]
 
 
-def test_shards_in_a_store_give_what_they_give_on_the_disk(tmp_path, listed, monkeypatch):
+def test_shards_in_a_store_give_what_they_give_on_the_disk(tmp_path, listed, monkeypatch, capsys):
     labeled_tar(tmp_path / "a.tar", range(6), pool=range(6, 150))
     rows = {"key": [f"{n:06}" for n in range(150, 200)], "jpg": [encoded(n) for n in range(150, 200)]}
     pq.write_table(pa.table(rows), tmp_path / "b.parquet")
@@ -400,6 +401,8 @@ def test_shards_in_a_store_give_what_they_give_on_the_disk(tmp_path, listed, mon
         bucket.rm("photos/a.tar")
         with pytest.raises(UserError, match=r"s3://photos/a\.tar is gone; run `noisy-student list-shards` again"):
             list(listing.contents(range(3)))
+    monkeypatch.setattr(shard_files, "WAITS", (0.1, 0.1))
     with pytest.raises(UserError, match=r"s3://photos/b\.parquet cannot be read \(Could not connect ") as away:
         list(listing.contents(range(150, 160)))
+    assert capsys.readouterr().out.count("; trying again in 0.1 s") == 2
     assert store.SECRET not in str(away.value) + (tmp_path / "shards.csv").read_text()

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from test_image_folder import HOW
+from test_shards import SOME
 
 from benchmarks import bare_decode, fast_paths, growth, pictures, speed, wall_time
+from commands import list_shards
 from noisy_student.core.errors import UserError
 from noisy_student.core.imports import imported_names
+from noisy_student.data.image_folder import load_image_folder
 
 COST = {"multiply_adds_per_image": 3_000_000, "bytes_per_image": 1000.4}
 
@@ -101,7 +105,24 @@ def test_growth_is_over_what_a_stage_takes_to_start():
     seconds |= {"training_seconds": [4.0, 4.5, 5.0], "training_peak_mb": [300.0, 310.0, 330.0]}
     peaks = {"prepare_peak_mb": [100.0, 150.0, 160.0], "labeling_peak_mb": [300.0, 310.0, 320.0]}
     rows = pd.DataFrame({"images": [1000, 10_000, 100_000], **seconds, **peaks, "files": 3, "hardware": "a processor"})
-    assert "| 100000 | 10.5 | 10.5 | 160 | 5.0 | 10.0 | 320 | 1.0 | 330 | 3 |" in growth.table(rows)
+    table = growth.table(pd.concat([rows.assign(kind=kind) for kind in growth.KINDS]))
+    assert table.count("| 100000 | 10.5 | 10.5 | 160 | 5.0 | 10.0 | 320 | 1.0 | 330 | 3 |") == 2
+    assert table.count("| images in a folder |") == table.count("| images in shards |") == 1
+
+
+def test_photos_in_shards_are_those_in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures.write(tmp_path / "folder", 25)
+    pictures.write_shards(tmp_path / "shards", 25)
+    list_shards.main(["shards/*.tar"])
+    places = {"folder": tmp_path / "folder", "shards": tmp_path / "shards.csv"}
+    loaded = [load_image_folder(kind, place, HOW, SOME) for kind, place in places.items()]
+    of_folder, of_shards = (
+        {Path(name).stem: image.tobytes() for name, image in zip(each.all_ids(), each.all_images()[:], strict=True)}
+        for each in loaded
+    )
+    assert of_folder == of_shards
+    assert sorted(loaded[0].labels) == sorted(loaded[1].labels)
 
 
 @pytest.mark.usefixtures("torch_settings")

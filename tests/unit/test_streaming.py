@@ -1,0 +1,135 @@
+"""A pool that stays in its shards: it gives what a copied one gives, from the disk and over a bad line to a store."""
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import store
+import torch
+from preparing import DATA, NO_CORRECTIONS, run_prepare
+from test_shards import encoded, labeled_tar
+
+from commands import list_shards as command
+from noisy_student.core.errors import UserError
+from noisy_student.core.files import read_csv
+from noisy_student.store import encoded_images, shard_files
+from noisy_student.store.labeled_images import LabeledImages
+from noisy_student.store.splits import read_split, read_truth
+from noisy_student.training.batches import Batches, resident
+
+OWN = {**DATA, "source": "shards", "path": "shards.csv", "test": 8, "labeled_per_class": None, "calibration": 4}
+OWN |= {"validation": 4, "near_duplicates": 0.96, "image_size": 16, "max_bad_fraction": 0.5}
+COPIED, STREAMED = OWN, OWN | {"streamed_pool": True}
+
+
+@pytest.fixture
+def shards(tmp_path, monkeypatch):
+    """A folder with a tar and a Parquet file, some of whose images are bad or the same."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corrections.csv").write_text(NO_CORRECTIONS)
+    monkeypatch.setattr(encoded_images, "BLOCK", 20_000)  # so that a tar has several
+    labeled_tar(tmp_path / "a.tar", range(40), pool=range(40, 120))
+    images = [*(encoded(n) for n in range(115, 200)), b"no image"]
+    pq.write_table(pa.table({"jpg": images}), tmp_path / "b.parquet", row_group_size=32)
+    command.main(["*.tar", "*.parquet"])
+    return tmp_path
+
+
+def by_id(folder, truth=None) -> pd.DataFrame:
+    split = read_split(folder)
+    found = {"id": split.ids, "image": [image.tobytes() for image in split.images()]}
+    return pd.DataFrame(found).sort_values("id", ignore_index=True)
+
+
+def same_files(one, other, names) -> None:
+    for name in names:
+        for file in sorted(path for path in (one / name).rglob("*") if path.is_file()):
+            assert (other / file.relative_to(one)).read_bytes() == file.read_bytes(), file
+
+
+@pytest.mark.parametrize("more", [{}, {"labeled_per_class": 3}], ids=["all labels", "labels left for the pool"])
+def test_a_streamed_pool_has_the_images_of_a_copied_one(shards, more):
+    run_prepare(COPIED | more, out="copied")
+    run_prepare(STREAMED | more, out="streamed")
+    copied, streamed = (by_id(shards / out / "pool") for out in ("copied", "streamed"))
+    assert len(streamed) >= 145
+    pd.testing.assert_frame_equal(streamed, copied)
+    assert sorted(path.name for path in (shards / "streamed/pool").iterdir()) == ["index.parquet", "split.json"]
+    same_files(shards / "copied", shards / "streamed", ["labeled", "calibration", "validation", "test"])
+    for table in ("quarantine.csv", "left_out.csv", "report.json"):
+        assert (shards / "streamed" / table).read_text() == (shards / "copied" / table).read_text()
+    truth = read_truth(shards / "streamed/pool_truth.parquet")
+    assert (truth >= 0).sum() == (read_truth(shards / "copied/pool_truth.parquet") >= 0).sum()
+    assert len(read_csv(shards / "streamed/quarantine.csv")) == 1
+
+
+def test_each_shard_is_one_of_the_split_and_any_rows_can_be_read(shards):
+    run_prepare(STREAMED, out="out")
+    split = read_split(shards / "out/pool")
+    assert [len(shard) for shard in split.shards] == [80, 80]  # 115 to 119 are in both, and one is no image
+    rows = np.array([150, 3, 3, 79, 80, 0])
+    assert np.array_equal(split.images(rows), split.images()[rows])
+    assert np.array_equal(split.shards[1][10:12], split.images()[90:92])
+    assert split.images(rows[:0]).shape == (0, 16, 16, split.channels)
+
+
+def test_a_block_is_read_once_while_a_training_stays_near_it(shards, monkeypatch, make_recipe):
+    run_prepare(STREAMED, out="out")
+    split = read_split(shards / "out/pool")
+    read = []
+    real = encoded_images.contents
+    monkeypatch.setattr(encoded_images, "contents", lambda *place: read.append(place) or real(*place))
+    targets = np.full((len(split), 3), 1 / 3, np.float32)
+    pool = resident(LabeledImages(split.selection(), targets), torch.device("cpu"))
+    blocks = len(np.unique(pool.order.blocks))
+    assert blocks > 4
+    images = np.zeros((10, 16, 16, split.channels), np.uint8)
+    labeled = resident(LabeledImages(images, np.eye(3, dtype=np.float32)[[0] * 10]), torch.device("cpu"))
+    recipe = make_recipe(batch_size=24, pool_ratio=2, steps=20)
+    batches = Batches(recipe, labeled, pool, seed=0)
+    parts = [part for step in range(10) for part in batches.parts(step)]  # of 16 pool images each: an epoch
+    seen = torch.cat([part.images[part.from_pool.bool()] for part in parts]).permute(0, 2, 3, 1).numpy()
+    assert len(read) == blocks
+    assert sorted(image.tobytes() for image in seen) == sorted(image.tobytes() for image in split.images())
+
+
+def test_a_shard_that_changed_after_it_was_prepared_is_refused(shards):
+    run_prepare(STREAMED, out="out")
+    labeled_tar(shards / "a.tar", range(3))
+    split = read_split(shards / "out/pool")
+    with pytest.raises(
+        UserError, match=r"a\.tar has changed since it was listed \(.*\); run `noisy-student list-shards"
+    ):
+        split.images()
+    (shards / "a.tar").unlink()
+    with pytest.raises(UserError, match=r"a\.tar is gone; run `noisy-student list-shards` again"):
+        split.images()
+
+
+def test_a_pool_of_files_is_not_streamed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        run_prepare(DATA | {"streamed_pool": True})
+    assert "data.streamed_pool is for images in shards; set it to false" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pause", [0, 0.002], ids=["cut off", "cut off and slow"])
+def test_over_a_line_that_is_cut_off_ten_times_nothing_is_lost(shards, monkeypatch, pause, capsys):
+    run_prepare(STREAMED, out="on_disk")
+    monkeypatch.setattr(shard_files, "WAITS", (0.01,) * 10)
+    with store.server() as address:
+        store.use(address, monkeypatch)
+        bucket = fsspec.filesystem("s3", skip_instance_cache=True)
+        bucket.mkdir("photos")
+        bucket.put([str(shards / "a.tar"), str(shards / "b.parquet")], "photos/")
+        with store.bad_line(address, cuts=10, after=9000, pause=pause) as (line, left):
+            store.use(line, monkeypatch)
+            command.main(["s3://photos/*"])
+            run_prepare(STREAMED, out="in_store")
+            in_store = by_id(shards / "in_store/pool")
+            assert left == [0]
+    names = read_split(shards / "on_disk/pool").ids
+    assert len(in_store) == len(names)
+    assert in_store["image"].tolist() == by_id(shards / "on_disk/pool")["image"].tolist()
