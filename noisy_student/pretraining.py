@@ -143,7 +143,8 @@ def labeled_images(params: PretrainingParams, seed: int, scratch: Path) -> tuple
         images = dataset.images[rows]
         height, width, channels = images.shape[1:]
         ids, preparation = dataset.ids.iloc[rows].to_numpy(str), params.preparation()
-        return Split(dataset.classes, (height, width), channels, preparation, ids, dataset.labels[rows], [images])
+        made = dataset.classes, (height, width), channels, preparation
+        return Split(*made, lambda: ids, dataset.labels[rows], [images])
 
     return split(np.setdiff1d(known, held_out)), split(held_out)
 

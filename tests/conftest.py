@@ -42,7 +42,7 @@ def make_split(digits) -> Callable[..., Split]:
             image_size=(8, 8),
             channels=1,
             preparation={"image_size": 8, "resize": "crop", "background": 0, "max_megapixels": 50.0},
-            ids=np.array([f"digit-{i}" for i in range(first, last)]),
+            read_ids=lambda: np.array([f"digit-{i}" for i in range(first, last)]),
             labels=labels[first:last],
             shards=np.array_split(images[first:last], shards),
         )

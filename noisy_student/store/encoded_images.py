@@ -4,10 +4,10 @@ N images, H x W pixels, C channels.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, ClassVar
@@ -36,7 +36,8 @@ class EncodedImages:
 
     shard: Shard
     folder: Path  # of the list of shards
-    places: np.ndarray  # PLACE (N,), rising
+    count: int  # N
+    read_places: Callable[[], np.ndarray]  # gives PLACE (N,), rising
     how: Preparation
     channels: int  # C
 
@@ -45,10 +46,10 @@ class EncodedImages:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """N, H, W and C."""
-        return len(self.places), self.how.image_size, self.how.image_size, self.channels
+        return self.count, self.how.image_size, self.how.image_size, self.channels
 
     def __len__(self) -> int:
-        return len(self.places)
+        return self.count
 
     def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
         rows = np.arange(len(self))[part]
@@ -64,19 +65,18 @@ class EncodedImages:
             list(executor.map(decode_every, range(threads), [threads] * threads))
         return pixels
 
-    @cached_property
     def blocks(self) -> np.ndarray:
         """The block of each image, int64 (N,), rising: what is read of the shard at once."""
-        return block_numbers(self.places, np.array(self.shard.is_tar))
+        return block_numbers(self.read_places(), np.array(self.shard.is_tar))
 
     def _encoded(self, rows: np.ndarray) -> list[bytes | BadImage]:
         """The bytes of the images at `rows` (n,)."""
         found: dict[int, bytes | BadImage] = {}
-        for block in np.unique(self.blocks[rows]).tolist():
-            first = int(np.searchsorted(self.blocks, block))
+        blocks = self.blocks()
+        for block in np.unique(blocks[rows]).tolist():
+            first = int(np.searchsorted(blocks, block))
             of_block = _of_block(self, block)
-            wanted = rows[self.blocks[rows] == block].tolist()
-            found |= {row: of_block[row - first] for row in wanted}
+            found |= {row: of_block[row - first] for row in rows[blocks[rows] == block].tolist()}
         return [found[row] for row in rows.tolist()]
 
     def _decoded(self, content: bytes | BadImage) -> np.ndarray:
@@ -103,8 +103,10 @@ class Placed:
         places = self.places[rows]
         edges = np.flatnonzero(np.diff(places["shard"], prepend=-1)).tolist()
         parts = [places[start:end] for start, end in zip(edges, [*edges[1:], len(places)], strict=True)]
+        made = self.how, self.channels
         return [
-            EncodedImages(self.shards[part["shard"][0]], self.folder, part, self.how, self.channels) for part in parts
+            EncodedImages(self.shards[part["shard"][0]], self.folder, len(part), partial(np.asarray, part), *made)
+            for part in parts
         ]
 
     def in_order(self, rows: np.ndarray) -> np.ndarray:
@@ -123,8 +125,8 @@ def block_numbers(places: np.ndarray, in_tar: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=BLOCKS_KEPT)
 def _of_block(images: EncodedImages, block: int) -> list[bytes | BadImage]:
     """The encoded `images` of a block."""
-    first, last = np.searchsorted(images.blocks, [block, block + 1])
-    return list(contents(images.shard, images.folder, images.places[first:last]))
+    first, last = np.searchsorted(images.blocks(), [block, block + 1])
+    return list(contents(images.shard, images.folder, images.read_places()[first:last]))
 
 
 def contents(shard: Shard, folder: Path, places: np.ndarray) -> Iterator[bytes | BadImage]:

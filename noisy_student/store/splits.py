@@ -5,14 +5,15 @@
     index.parquet      a row for each image, in order: id, label (not there for the pool), sha256 of the pixels
 
 Where the images stay in a user's shards, split.json names these with their versions, there are no files of images, and
-the index also has an image's place in its shard: start and length.
+each shard has an index of its own, index-00000.parquet, with the place of each image: start and length.
 
 The same images give the same bytes. n images in a shard, N in the split, H x W pixels, C channels.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ from noisy_student.core.files import (
 )
 from noisy_student.store import shard_files
 from noisy_student.store.decoding import Preparation
-from noisy_student.store.encoded_images import PLACE, EncodedImages, Placed
+from noisy_student.store.encoded_images import BLOCKS_KEPT, PLACE, EncodedImages
 
-DESCRIPTION, INDEX = "split.json", "index.parquet"
+DESCRIPTION, INDEX, INDEX_OF_SHARD = "split.json", "index.parquet", "index-{:05}.parquet"
+INDICES_KEPT = 2 * BLOCKS_KEPT  # in memory
 INDEX_COLUMNS = {
     "id": pa.string(),
     "label": pa.int64(),
@@ -103,7 +105,7 @@ class Selection:
             return None
         numbers: list[np.ndarray] = []
         for array in self.arrays:
-            numbers.append(array.blocks + (numbers[-1][-1] + 1 if numbers else 0))
+            numbers.append(array.blocks() + (numbers[-1][-1] + 1 if numbers else 0))
         return np.concatenate(numbers)[self.rows]
 
 
@@ -115,12 +117,17 @@ class Split:
     image_size: tuple[int, int]  # height and width, pixels
     channels: int
     preparation: dict[str, Any]  # how an image of any size and kind is made one of these
-    ids: np.ndarray  # str (N,)
+    read_ids: Callable[[], np.ndarray]  # gives str (N,)
     labels: Any  # int64 (N,), positions in `classes`; None for the pool
     shards: list[Any]  # uint8 (n,H,W,C), memory-mapped or `EncodedImages`, together N images
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return sum(map(len, self.shards))
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """The name of each image, str (N,)."""
+        return self.read_ids()
 
     def selection(self, rows: np.ndarray | None = None) -> Selection:
         """The images at `rows` (n,), or all, which are read when they are indexed."""
@@ -191,14 +198,17 @@ def write_places(
     """
     _check_folder(folder)
     shape = sum(map(len, images)), *images[0].shape[1:]
-    places = np.concatenate([each.places for each in images])
+    starts = np.cumsum([0, *map(len, images)])
     shards = [UserShard(**each.shard._asdict(), images=len(each)) for each in images]
     description = _described(
         shape, classes, preparation, shards=[], user_shards=shards, user_folder=str(images[0].folder)
     )
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
-        _write_table(temporary / INDEX, index.assign(start=places["start"], length=places["length"]))
+        for number, (start, of_shard) in enumerate(zip(starts, images, strict=False)):
+            places, rows = of_shard.read_places(), index.iloc[start : start + len(of_shard)]
+            table = rows.assign(start=places["start"], length=places["length"])
+            _write_table(temporary / INDEX_OF_SHARD.format(number), table)
         write_json(temporary / DESCRIPTION, description.model_dump(exclude_defaults=True))
 
 
@@ -238,18 +248,18 @@ def _shard_ends(images: int, each: int, drops: np.ndarray | None) -> list[tuple[
 def read_split(folder: Path) -> Split:
     """The split in `folder`. Raises `UserError` when a part of it is missing, damaged or at odds with another part."""
     description = _read_description(folder / DESCRIPTION)
-    index = _read_table(folder / INDEX)
-    shards: list[Any] = [_read_shard(folder, shard, description) for shard in description.shards]
+    of_images = description.image_size[0], description.image_size[1]
+    made = description.classes, of_images, description.channels, description.preparation
     if description.user_shards:
-        shards = _in_user_shards(folder, description, index)
+        return Split(*made, partial(_ids_in_user_shards, folder, description), None, _user_shards(folder, description))
+    index = _read_table(folder / INDEX)
+    shards = [_read_shard(folder, shard, description) for shard in description.shards]
     if not len(index) == description.images == sum(len(shard) for shard in shards):
         raise UserError(f"{folder} has {sum(map(len, shards)):,} images and {len(index):,} rows in its index; {REMEDY}")
     labels = index["label"].to_numpy(copy=True) if "label" in index else None
     if labels is not None and not ((labels >= 0) & (labels < len(description.classes))).all():
         raise UserError(f"{folder / INDEX} has labels outside 0 to {len(description.classes) - 1}; {REMEDY}")
-    height, width = description.image_size
-    ids, of_images = index["id"].to_numpy(str), (height, width)
-    return Split(description.classes, of_images, description.channels, description.preparation, ids, labels, shards)
+    return Split(*made, partial(np.asarray, index["id"].to_numpy(str)), labels, shards)
 
 
 def write_truth(path: Path, ids: Iterable[str], labels: np.ndarray) -> None:
@@ -286,18 +296,35 @@ def _read_shard(folder: Path, shard: Shard, description: Description) -> np.ndar
     return array
 
 
-def _in_user_shards(folder: Path, description: Description, index: pd.DataFrame) -> list[EncodedImages]:
-    """The images that stay in a user's shards; nothing of these is read."""
-    counts = [shard.images for shard in description.user_shards]
-    if not {"start", "length"} <= set(index) or sum(counts) != len(index):
-        raise UserError(f"{folder / INDEX} does not say where the images are in their shards; {REMEDY}")
-    places = np.zeros(len(index), PLACE)
-    places["shard"] = np.repeat(np.arange(len(counts)), counts)
+def _user_shards(folder: Path, description: Description) -> list[EncodedImages]:
+    """The images that stay in a user's shards; nothing of these is read, nor of their indices."""
+    made = Preparation(**description.preparation), description.channels
+    return [
+        EncodedImages(
+            shard_files.Shard(shard.url, shard.bytes, shard.version),
+            Path(description.user_folder or ""),
+            shard.images,
+            partial(_read_places, folder / INDEX_OF_SHARD.format(number), shard.images),
+            *made,
+        )
+        for number, shard in enumerate(description.user_shards)
+    ]
+
+
+def _ids_in_user_shards(folder: Path, description: Description) -> np.ndarray:
+    tables = [_read_table(folder / INDEX_OF_SHARD.format(number)) for number in range(len(description.user_shards))]
+    return np.concatenate([table["id"].to_numpy(str) for table in tables])
+
+
+@lru_cache(maxsize=INDICES_KEPT)
+def _read_places(path: Path, images: int) -> np.ndarray:
+    """The places PLACE (N,) in the index of a user's shard."""
+    index = _read_table(path)
+    if not {"start", "length"} <= set(index) or len(index) != images:
+        raise UserError(f"{path} does not say where {images:,} images are in their shard; {REMEDY}")
+    places = np.zeros(images, PLACE)
     places["start"], places["length"] = index["start"], index["length"]
-    shards = [shard_files.Shard(each.url, each.bytes, each.version) for each in description.user_shards]
-    how = Preparation(**description.preparation)
-    placed = Placed(shards, Path(description.user_folder or ""), places, how, description.channels)
-    return placed.at(np.arange(len(index)))
+    return places
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:

@@ -56,7 +56,11 @@ def test_a_streamed_pool_has_the_images_of_a_copied_one(shards, more):
     copied, streamed = (by_id(shards / out / "pool") for out in ("copied", "streamed"))
     assert len(streamed) >= 145
     pd.testing.assert_frame_equal(streamed, copied)
-    assert sorted(path.name for path in (shards / "streamed/pool").iterdir()) == ["index.parquet", "split.json"]
+    assert sorted(path.name for path in (shards / "streamed/pool").iterdir()) == [
+        "index-00000.parquet",
+        "index-00001.parquet",
+        "split.json",
+    ]
     same_files(shards / "copied", shards / "streamed", ["labeled", "calibration", "validation", "test"])
     for table in ("quarantine.csv", "left_out.csv", "report.json"):
         assert (shards / "streamed" / table).read_text() == (shards / "copied" / table).read_text()
