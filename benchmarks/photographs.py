@@ -77,6 +77,15 @@ LONGER = {  # a third iteration, taught by the second
     "controls.same_size.of": "iter3",
     "distilled.small.teacher": "iter3",
 }
+BRIEF = {"data.image_size": 32, "teacher.training.steps": 150, "iterations.iter1.training.steps": 150, "distilled": {}}
+SCRATCH = {  # nets and weights alone
+    "pretraining.source": "none",
+    "teacher.model": "cnn_16",
+    "iterations.iter1.model": "cnn_24",
+    "iterations.iter2.model": "cnn_32",
+    "training.initial": "scratch",
+    "training.frozen": 0.0,  # of a pretrained body
+}
 RUNS = {
     "clothing_20": Run("clothing", 20, (0, 1, 2), oracle=True),
     "clothing_20_longer": Run("clothing", 20, (0, 1, 2), LONGER),
@@ -86,6 +95,8 @@ RUNS = {
     "tiles_balanced": Run("tiles", 15, (0, 1, 2), {"pseudo_labels.balance": True}),
     "cifar10_bundled": Run("cifar10", 50, (0,), {"data.image_size": 32}),
     "cifar10_from_scratch": Run("cifar10", 50, (0,), config="folder"),
+    "cifar10_bundled_150_steps": Run("cifar10", 50, (0,), BRIEF),
+    "cifar10_from_scratch_150_steps": Run("cifar10", 50, (0,), BRIEF | SCRATCH),
 }
 
 
@@ -117,7 +128,7 @@ def run_draw(name: str, draw: int, source: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=name) as folder:
         stages = run_stages(Path(folder), params, run, draw, source)
         rows = list(models(Path(folder)))
-        if run.config == "photos":
+        if params["pretraining"]["source"] != "none":
             rows += regressions(Path(folder), params)
     for table, new in (("photographs_stages", stages), ("photographs", rows)):  # the latter says that the draw is done
         old = found[table]

@@ -7,6 +7,7 @@ run of that size was made.
 
 import hashlib
 import io
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from benchmarks.limits import per_second
-from benchmarks.processes import ROOT, hardware
+from benchmarks.processes import ROOT, hardware, run
 from commands.docs import markdown_table
 from noisy_student.core.errors import cli_main
 from noisy_student.core.files import write_bytes, write_csv
@@ -80,6 +81,7 @@ def measured() -> dict[str, tuple[float, str]]:
         "bytes of a JPEG of 640 x 427 pixels": (float(np.mean([len(photo) for photo in photos])), "bytes"),
         f"decoding it to {SIDE} pixels": (1 / float(np.mean([1 / rate for rate in rates])), "images/s"),
         "listing a tar": (listing_rate(photos[0]), "images/s"),
+        **beginning(),
         "MD5, by which DVC knows a file": (
             per_second(lambda: hashlib.md5(bytes(10**8), usedforsecurity=False), 1e8),
             "bytes/s",
@@ -104,6 +106,22 @@ def listing_rate(photo: bytes) -> float:
                 archive.addfile(member, io.BytesIO(photo))
         (shard,) = found_shards([f"{folder}/a.tar"], Path(folder))
         return per_second(lambda: images_in(shard, Path(folder)), number)
+
+
+def beginning() -> dict[str, tuple[float, str]]:
+    """What a labeling of 3·10^8 images in 30,000 shards takes before it decodes one, half of them being done."""
+    with tempfile.TemporaryDirectory() as folder:
+        call = (sys.executable, "-m", "benchmarks.many_shards")
+        run(ROOT, *call, "lay_out", folder)
+        done = run(ROOT, *call, "begin", folder)
+    found = done.figures()
+    return {
+        "reading the list of 30,000 shards": (found["list"], "s"),
+        "reading a split of 30,000 shards": (found["split"], "s"),
+        "finding which of 30,000 small files of logits are there": (found["done"], "s"),
+        "all of that in a process of its own": (1 / done.speed, "s"),
+        "its memory": (done.peak_mb, "MB"),
+    }
 
 
 def sums(of: dict[str, float], gpus: int) -> dict[str, str]:
