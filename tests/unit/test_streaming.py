@@ -10,18 +10,33 @@ import store
 import torch
 from preparing import DATA, NO_CORRECTIONS, run_prepare
 from test_shards import encoded, labeled_tar
+from torch import nn
 
 from commands import list_shards as command
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import read_csv
+from noisy_student.models.classifier import Classifier
+from noisy_student.models.prediction import predict_split
 from noisy_student.store import encoded_images, shard_files
 from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.splits import read_split, read_truth
-from noisy_student.training.batches import Batches, resident
+from noisy_student.training.batches import Batches, ResidentDataset, resident
 
 OWN = {**DATA, "source": "shards", "path": "shards.csv", "test": 8, "labeled_per_class": None, "calibration": 4}
 OWN |= {"validation": 4, "near_duplicates": 0.96, "image_size": 16, "max_bad_fraction": 0.5}
 COPIED, STREAMED = OWN, OWN | {"streamed_pool": True}
+
+
+CPU = torch.device("cpu")
+
+
+def training_data(folder) -> tuple[ResidentDataset, ResidentDataset]:
+    """Some made-up labeled images, and the pool."""
+    split = read_split(folder)
+    images = np.zeros((10, 16, 16, split.channels), np.uint8)
+    labeled = LabeledImages(images, np.eye(3, dtype=np.float32)[[0] * 10])
+    pool = LabeledImages(split.selection(), np.full((len(split), 3), 1 / 3, np.float32))
+    return resident(labeled, CPU), resident(pool, CPU)
 
 
 @pytest.fixture
@@ -85,18 +100,53 @@ def test_a_block_is_read_once_while_a_training_stays_near_it(shards, monkeypatch
     read = []
     real = encoded_images.contents
     monkeypatch.setattr(encoded_images, "contents", lambda *place: read.append(place) or real(*place))
-    targets = np.full((len(split), 3), 1 / 3, np.float32)
-    pool = resident(LabeledImages(split.selection(), targets), torch.device("cpu"))
+    labeled, pool = training_data(shards / "out/pool")
     blocks = len(np.unique(pool.order.blocks))
     assert blocks > 4
-    images = np.zeros((10, 16, 16, split.channels), np.uint8)
-    labeled = resident(LabeledImages(images, np.eye(3, dtype=np.float32)[[0] * 10]), torch.device("cpu"))
-    recipe = make_recipe(batch_size=24, pool_ratio=2, steps=20)
-    batches = Batches(recipe, labeled, pool, seed=0)
+    batches = Batches(make_recipe(batch_size=24, pool_ratio=2, steps=20), labeled, pool, seed=0)
     parts = [part for step in range(10) for part in batches.parts(step)]  # of 16 pool images each: an epoch
     seen = torch.cat([part.images[part.from_pool.bool()] for part in parts]).permute(0, 2, 3, 1).numpy()
     assert len(read) == blocks
     assert sorted(image.tobytes() for image in seen) == sorted(image.tobytes() for image in split.images())
+
+
+def test_a_training_that_begins_in_the_middle_gets_the_same_batches(shards, make_recipe):
+    run_prepare(STREAMED, out="out")
+    recipe = make_recipe(
+        batch_size=24, pool_ratio=2, steps=40, noise={"operations": 2, "magnitude": 15.0, "flip": True}
+    )
+    whole = Batches(recipe, *training_data(shards / "out/pool"), seed=0)
+    parts = [[part.images for part in whole.parts(step)] for step in range(40)]
+    for start in (7, 16, 33):
+        resumed = Batches(recipe, *training_data(shards / "out/pool"), seed=0)
+        for step in range(start, min(start + 20, 40)):
+            for one, other in zip(resumed.parts(step), parts[step], strict=True):
+                assert torch.equal(one.images, other)
+
+
+def test_a_streamed_pool_gets_the_logits_of_a_copied_one(shards, runtime):
+    logits = []
+    for data, out in ((COPIED, "copied"), (STREAMED, "streamed")):
+        run_prepare(data, out=out)
+        split = read_split(shards / out / "pool")
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(16 * 16 * split.channels, 3))
+        classifier = Classifier(network, torch.zeros(split.channels), torch.ones(split.channels))
+        found = np.concatenate([seen.logits for _, seen in predict_split(classifier, split, runtime, "pool")])
+        logits.append(found[np.argsort(split.ids)])
+    assert np.array_equal(*logits)
+
+
+def test_a_damaged_index_of_a_shard_is_refused(shards):
+    run_prepare(STREAMED, out="out")
+    index = shards / "out/pool/index-00001.parquet"
+    pq.write_table(pq.read_table(index).slice(1), index)
+    with pytest.raises(UserError, match=r"index-00001.parquet does not say where 80 images are in their shard; "):
+        read_split(shards / "out/pool").images()
+    index.unlink()
+    assert len(read_split(shards / "out/pool")) == 160
+    with pytest.raises(UserError, match=r"index-00001.parquet"):
+        _ = read_split(shards / "out/pool").ids
 
 
 def test_a_shard_that_changed_after_it_was_prepared_is_refused(shards):
