@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -104,9 +104,9 @@ class Project:
             self.seconds[name] = time.monotonic() - started
             self.made[name] = self.hashes(name)
 
-    def start(self, line: list[str]) -> Run:
-        """Start a command of dvc.yaml."""
-        return Run([sys.executable, *line], self.folder)
+    def start(self, line: list[str], within: Sequence[str] = ()) -> Run:
+        """Start a command of dvc.yaml, `within` another one that runs it."""
+        return Run([*within, sys.executable, *line], self.folder)
 
     def repro(self, name: str) -> Run:
         """Start DVC on one stage, whatever is there of it."""

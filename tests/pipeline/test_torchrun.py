@@ -3,9 +3,13 @@
 A sample of what `python -m benchmarks.ranks` measures.
 """
 
+import os
 import re
+import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -17,6 +21,7 @@ from benchmarks.small_run import Project, Run
 from noisy_student.core.launch import TORCHRUN
 
 STAGES = ["check", "prepare", "pretrain", "extract_features", "train_teacher"]
+ADDRESSES = ("192.0.2.1", "192.0.2.2")  # of no machine (RFC 5737)
 LABELING = "predict_pool@iter1"
 SHORT = {"steps": 60, "batch_size": 64}
 PLAIN = {  # what two ranks and one process compute alike: no batch norm, no dropout, no average of statistics
@@ -130,6 +135,42 @@ def test_two_nodes_make_the_bytes_of_two_ranks_on_one_whichever_is_killed(projec
     said = "".join(node.ended() for node in nodes)
     assert [node.returncode for node in nodes] == [0, 0]
     assert said.count("goes on after step") == 1
+    assert project.hashes(TEACHER) == expected
+
+
+@pytest.fixture
+def two_networks() -> Iterator[list[list[str]]]:
+    """What runs a command on each of two machines, which have networks of their own and a line between them."""
+    names = [f"node{number}-{os.getpid()}" for number in range(2)]
+    if os.geteuid() or not shutil.which("ip"):
+        pytest.skip("only root can make networks, with iproute2's ip")
+    setup = ["ip link add name one type veth peer name two"]
+    for number, (name, line) in enumerate(zip(names, ("one", "two"), strict=True)):
+        setup += [f"ip netns add {name}", f"ip link set {line} netns {name}"]
+        of_node = [f"link set {line} name node", f"address add {ADDRESSES[number]}/24 dev node"]
+        setup += [f"ip -n {name} {each}" for each in [*of_node, "link set node up", "link set lo up"]]
+    try:
+        for command in setup:
+            subprocess.run(command.split(), check=True)
+        yield [["ip", "netns", "exec", name] for name in names]
+    finally:
+        for name in names:  # and the line between them with them
+            subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@pytest.mark.slow
+def test_two_machines_with_networks_of_their_own_make_the_bytes_of_two_ranks_on_one(project, two_ranks, two_networks):
+    expected = uninterrupted(project)
+    project.forget(TEACHER)
+    options = "--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-id tests "
+    options += f"--rdzv-endpoint {ADDRESSES[0]}:{free_port()}"
+    nodes = []
+    for number, (network, address) in enumerate(zip(two_networks, ADDRESSES, strict=True)):
+        own = f"--local-addr {address} --rdzv-conf is_host={number == 0}"
+        settings = ["env", f"{TORCHRUN}={options} {own}", "GLOO_SOCKET_IFNAME=node"]
+        nodes.append(project.start(project.lines[TEACHER][0], within=[*network, *settings]))
+    said = "".join(node.ended() for node in nodes)
+    assert [node.returncode for node in nodes] == [0, 0], said
     assert project.hashes(TEACHER) == expected
 
 
