@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from noisy_student.core.errors import UserError
 from noisy_student.core.progress import meter
 from noisy_student.data.listing import LISTING_COLUMNS, Listing, in_order, typed
 from noisy_student.data.shard_contents import images_in
@@ -46,7 +47,15 @@ class ShardListing(Listing):
         return [f"{url}/{key}" for url, key in zip(shards, super().names(rows), strict=True)]
 
     def placed(self, rows: np.ndarray, how: Preparation, channels: int) -> Placed:
-        """Where the images at `rows` (n,) are in the shards."""
+        """Where the images at `rows` (n,) are in the shards.
+
+        Raises `UserError` for a shard without a version, which could change unseen.
+        """
+        if nameless := [shard.url for shard in self.shards if not shard.version]:
+            raise UserError(
+                f"the store tells no version of {nameless[0]}, so a streamed pool could change unseen; set "
+                "data.streamed_pool to false, or copy the shards to a disk"
+            )
         return Placed(self.shards, self.root, self.places[rows], how, channels)
 
     def contents(self, rows: range) -> Iterator[bytes | BadImage]:

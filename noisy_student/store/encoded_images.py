@@ -4,11 +4,11 @@ N images, H x W pixels, C channels.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -24,7 +24,8 @@ IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image", "image_bytes", "bytes") 
 ROWS_AT_ONCE = 64  # of a Parquet file
 PLACE = np.dtype([("shard", "i4"), ("start", "i8"), ("length", "i8")])  # of an image: bytes of a tar, or its row and
 # that row's group in a Parquet file
-BLOCKS_KEPT = 16  # in memory; a training draws from as many at once
+WINDOW = 16  # blocks from which a training draws at once
+BLOCKS_KEPT = 2 * WINDOW  # in memory: a batch may be of two windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,23 +54,13 @@ class EncodedImages:
 
     def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
         rows = np.arange(len(self))[part]
-        pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        encoded = self._encoded(rows)
-
-        def decode_every(first: int, step: int) -> None:
-            for at in range(first, len(rows), step):
-                pixels[at] = self._decoded(encoded[at])
-
-        threads = len(os.sched_getaffinity(0))
-        with ThreadPoolExecutor(threads) as executor:  # decoders let go of Python's lock
-            list(executor.map(decode_every, range(threads), [threads] * threads))
-        return pixels
+        return gathered([self], np.zeros(len(rows), np.int64), rows)
 
     def blocks(self) -> np.ndarray:
         """The block of each image, int64 (N,), rising: what is read of the shard at once."""
         return block_numbers(self.read_places(), np.array(self.shard.is_tar))
 
-    def _encoded(self, rows: np.ndarray) -> list[bytes | BadImage]:
+    def encoded(self, rows: np.ndarray) -> list[bytes | BadImage]:
         """The bytes of the images at `rows` (n,)."""
         found: dict[int, bytes | BadImage] = {}
         blocks = self.blocks()
@@ -79,13 +70,32 @@ class EncodedImages:
             found |= {row: of_block[row - first] for row in rows[blocks[rows] == block].tolist()}
         return [found[row] for row in rows.tolist()]
 
-    def _decoded(self, content: bytes | BadImage) -> np.ndarray:
+    def decoded(self, content: bytes | BadImage) -> np.ndarray:
+        """The image in `content`, uint8 (H,W,C)."""
         try:
             if isinstance(content, BadImage):
                 raise content
             return with_channels(decode(content, self.how).pixels, self.channels)
         except BadImage as bad:
             raise UserError(f"an image of {self.shard.url} can no longer be decoded ({bad}); {AGAIN}") from None
+
+
+def gathered(arrays: Sequence[EncodedImages], which: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The images uint8 (n,H,W,C) at `rows` int64 (n,) of the arrays numbered `which` (n,), decoded on all cores."""
+    contents: dict[int, bytes | BadImage] = {}
+    for number in np.unique(which):
+        here = np.flatnonzero(which == number)
+        contents |= zip(here.tolist(), arrays[number].encoded(rows[here]), strict=True)
+    pixels = np.empty((len(rows), *arrays[0].shape[1:]), np.uint8)
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def decode_every(first: int) -> None:
+        for at in range(first, len(rows), threads):
+            pixels[at] = arrays[which[at]].decoded(contents[at])
+
+    with ThreadPoolExecutor(threads) as executor:  # decoders let go of Python's lock
+        list(executor.map(decode_every, range(threads)))
+    return pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +112,7 @@ class Placed:
         """The images at `rows` (n,), of which those of a shard follow one another: an item for each such shard."""
         places = self.places[rows]
         edges = np.flatnonzero(np.diff(places["shard"], prepend=-1)).tolist()
-        parts = [places[start:end] for start, end in zip(edges, [*edges[1:], len(places)], strict=True)]
+        parts = [places[start:end] for start, end in pairwise([*edges, len(places)])]
         made = self.how, self.channels
         return [
             EncodedImages(self.shards[part["shard"][0]], self.folder, len(part), partial(np.asarray, part), *made)

@@ -25,6 +25,7 @@ BLOCK = 8_000_000  # bytes that are asked of an object store at once
 VERSIONS = ("ETag", "etag", "mtime", "last_modified", "LastModified")  # what a store may call a file's version
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds between tries to read what a store does not give
 LASTING = (PermissionError, tarfile.TarError, pa.ArrowException, ValueError)  # what another try does not mend
+GONE = (404, 410)  # answers of HTTP
 AGAIN = "run `noisy-student list-shards` again"
 
 
@@ -110,15 +111,22 @@ def told(url: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        cause = error.__cause__  # of HTTP, whose every failure fsspec tells as a file that is not there
+        if isinstance(cause, OSError) or getattr(cause, "status", GONE[0]) not in GONE:
+            raise _unreadable(url, cause or error) from None
         raise UserError(f"{url} is gone; {AGAIN}") from None
     except ImportError as error:
         raise UserError(f"{url} cannot be read ({one_line(error)}); for s3:// run pip install '.[s3]'") from None
     except Exception as error:  # stores raise kinds of their own
-        lasting = "://" not in url or isinstance(error, LASTING)
-        reason = one_line(error) or type(error).__name__
-        kind = UserError if lasting else Unreachable
-        raise kind(f"{url} cannot be read ({reason}); check it and the way to it, then run again") from None
+        raise _unreadable(url, error) from None
+
+
+def _unreadable(url: str, error: BaseException) -> UserError:
+    lasting = "://" not in url or isinstance(error, LASTING)
+    reason = one_line(error) or type(error).__name__
+    kind = UserError if lasting else Unreachable
+    return kind(f"{url} cannot be read ({reason}); check it and the way to it, then run again")
 
 
 def wait_for(problem: Unreachable, tries: int) -> None:

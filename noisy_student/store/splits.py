@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ from noisy_student.core.files import (
 )
 from noisy_student.store import shard_files
 from noisy_student.store.decoding import Preparation
-from noisy_student.store.encoded_images import BLOCKS_KEPT, PLACE, EncodedImages
+from noisy_student.store.encoded_images import BLOCKS_KEPT, PLACE, EncodedImages, gathered
 
 DESCRIPTION, INDEX, INDEX_OF_SHARD = "split.json", "index.parquet", "index-{:05}.parquet"
 INDICES_KEPT = 2 * BLOCKS_KEPT  # in memory
@@ -50,6 +50,9 @@ INDEX_COLUMNS = {
 }
 BATCH_BYTES = 4_000_000  # of images that are held in memory at once while they are written
 NPY_HEADER = 128  # bytes that numpy writes before the pixels
+
+
+M = TypeVar("M", bound=ParamsModel)
 
 
 class Shard(ParamsModel):
@@ -143,12 +146,15 @@ def gather(arrays: Sequence[Any], rows: np.ndarray) -> np.ndarray:
     ends = np.cumsum([len(array) for array in arrays])
     if len(rows) and (rows.min() < 0 or rows.max() >= ends[-1]):
         raise IndexError(f"rows go from 0 to {ends[-1] - 1}; asked for {rows.min()} to {rows.max()}")
-    gathered = np.empty((len(rows), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
     which = np.searchsorted(ends, rows, side="right")
+    within = rows - np.concatenate([[0], ends])[which]
+    if all(isinstance(array, EncodedImages) for array in arrays):
+        return gathered(arrays, which, within)
+    found = np.empty((len(rows), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
     for number in np.unique(which):
         here = which == number
-        gathered[here] = arrays[number][rows[here] - (ends[number] - len(arrays[number]))]
-    return gathered
+        found[here] = arrays[number][within[here]]
+    return found
 
 
 def pixel_hash(images: Iterable[np.ndarray]) -> list[str]:
@@ -276,9 +282,13 @@ def read_truth(path: Path) -> np.ndarray:
 
 
 def _read_description(path: Path) -> Description:
-    value = read_json(path)
+    return _validated(Description, read_json(path), path)
+
+
+def _validated(model: type[M], value: Any, path: Path) -> M:
+    """The `value` of the file at `path` as a `model`. Raises `UserError` where it is none."""
     try:
-        return validated(Description, value, "split", path)
+        return validated(model, value, "split", path)
     except UserError as error:
         raise UserError(f"{error}; {REMEDY}") from None
 
@@ -298,13 +308,14 @@ def _read_shard(folder: Path, shard: Shard, description: Description) -> np.ndar
 
 def _user_shards(folder: Path, description: Description) -> list[EncodedImages]:
     """The images that stay in a user's shards; nothing of these is read, nor of their indices."""
-    made = Preparation(**description.preparation), description.channels
+    how = _validated(Preparation, description.preparation, folder / DESCRIPTION)
+    made = how, description.channels
     return [
         EncodedImages(
             shard_files.Shard(shard.url, shard.bytes, shard.version),
             Path(description.user_folder or ""),
             shard.images,
-            partial(_read_places, folder / INDEX_OF_SHARD.format(number), shard.images),
+            partial(_places, folder / INDEX_OF_SHARD.format(number), shard.images),
             *made,
         )
         for number, shard in enumerate(description.user_shards)
@@ -316,9 +327,14 @@ def _ids_in_user_shards(folder: Path, description: Description) -> np.ndarray:
     return np.concatenate([table["id"].to_numpy(str) for table in tables])
 
 
-@lru_cache(maxsize=INDICES_KEPT)
-def _read_places(path: Path, images: int) -> np.ndarray:
+def _places(path: Path, images: int) -> np.ndarray:
     """The places PLACE (N,) in the index of a user's shard."""
+    return _read_places(path, images, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@lru_cache(maxsize=INDICES_KEPT)
+def _read_places(path: Path, images: int, changed: int) -> np.ndarray:
+    """The same of an index that was `changed` at that time, nanoseconds."""
     index = _read_table(path)
     if not {"start", "length"} <= set(index) or len(index) != images:
         raise UserError(f"{path} does not say where {images:,} images are in their shard; {REMEDY}")

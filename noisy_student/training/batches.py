@@ -6,9 +6,9 @@ B images in a batch, N in a split, C channels, H x W pixels, K classes.
 import math
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noisy_student.core import ranks
+from noisy_student.core.ahead import Worker
 from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import generator
-from noisy_student.store.encoded_images import BLOCKS_KEPT
+from noisy_student.store.encoded_images import WINDOW
 from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.splits import Selection
 from noisy_student.training.augmentation import policy
@@ -51,7 +52,7 @@ class Order:
         if self.blocks is None:
             return self.rows[random.permutation(len(self))]
         names, block = np.unique(self.blocks, return_inverse=True)
-        window = random.permutation(len(names))[block] // BLOCKS_KEPT
+        window = random.permutation(len(names))[block] // WINDOW
         return self.rows[np.lexsort((random.permutation(len(self)), window))]
 
 
@@ -116,7 +117,7 @@ class Batches:
         self.recipe, self.labeled, self.pool, self.seed = recipe, labeled, pool, seed
         self.ahead = steps_ahead(recipe.training.batch_size * labeled.values)
         self.ahead_batches: dict[int, MicroBatch] = {}  # the batches of the next steps
-        self.reader = ThreadPoolExecutor(1)
+        self.reader = Worker()
         self.coming: dict[tuple[str, int], Future[np.ndarray]] = {}  # images of the steps after these, by source
 
     def parts(self, step: int) -> Iterator[MicroBatch]:
@@ -142,7 +143,7 @@ class Batches:
             if of.order.blocks is not None and not isinstance(of.images, Tensor):
                 for step in steps:
                     rows = self._rows(name, of, count, step)
-                    self.coming[name, step] = self.reader.submit(of.images.__getitem__, rows)
+                    self.coming[name, step] = self.reader.submit(partial(of.images.__getitem__, rows))
 
     def _make(self, steps: range) -> dict[int, MicroBatch]:
         """The batches of `steps`, which are of one phase."""

@@ -13,8 +13,8 @@ from noisy_student.store.splits import Selection
 from noisy_student.training import batches
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.batches import (
-    BLOCKS_KEPT,
     MAX_STEPS_AHEAD,
+    WINDOW,
     Batches,
     Order,
     ResidentDataset,
@@ -97,10 +97,10 @@ def test_rows_that_are_read_together_stay_near_one_another():
     order = Order(np.arange(500), blocks)
     first, second = (rows_of_step(order, 500, 0, "pool", epoch) for epoch in range(2))
     assert sorted(first) == sorted(second) == list(range(500))
-    windows = [np.unique(blocks[first[start : start + 5 * BLOCKS_KEPT]]) for start in range(0, 500, 5 * BLOCKS_KEPT)]
+    windows = [np.unique(blocks[first[start : start + 5 * WINDOW]]) for start in range(0, 500, 5 * WINDOW)]
     assert sum(map(len, windows)) == 100  # each block is in one window alone
     assert len(np.unique(np.diff(first[:20]))) > 10
-    assert set(blocks[first[: 5 * BLOCKS_KEPT]]) != set(blocks[second[: 5 * BLOCKS_KEPT]])
+    assert set(blocks[first[: 5 * WINDOW]]) != set(blocks[second[: 5 * WINDOW]])
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1, 3, 7])

@@ -1,5 +1,11 @@
 """A pool that stays in its shards: it gives what a copied one gives, from the disk and over a bad line to a store."""
 
+import http.server
+import subprocess
+import sys
+import threading
+import time
+
 import fsspec
 import numpy as np
 import pandas as pd
@@ -15,9 +21,11 @@ from torch import nn
 from commands import list_shards as command
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import read_csv
+from noisy_student.data.shard_contents import images_in
 from noisy_student.models.classifier import Classifier
 from noisy_student.models.prediction import predict_split
 from noisy_student.store import encoded_images, shard_files
+from noisy_student.store.encoded_images import WINDOW
 from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.splits import read_split, read_truth
 from noisy_student.training.batches import Batches, ResidentDataset, resident
@@ -44,7 +52,7 @@ def shards(tmp_path, monkeypatch):
     """A folder with a tar and a Parquet file, some of whose images are bad or the same."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "corrections.csv").write_text(NO_CORRECTIONS)
-    monkeypatch.setattr(encoded_images, "BLOCK", 20_000)  # so that a tar has several
+    monkeypatch.setattr(encoded_images, "BLOCK", 1500)  # so that a tar has many
     labeled_tar(tmp_path / "a.tar", range(40), pool=range(40, 120))
     images = [*(encoded(n) for n in range(115, 200)), b"no image"]
     pq.write_table(pa.table({"jpg": images}), tmp_path / "b.parquet", row_group_size=32)
@@ -102,8 +110,8 @@ def test_a_block_is_read_once_while_a_training_stays_near_it(shards, monkeypatch
     monkeypatch.setattr(encoded_images, "contents", lambda *place: read.append(place) or real(*place))
     labeled, pool = training_data(shards / "out/pool")
     blocks = len(np.unique(pool.order.blocks))
-    assert blocks > 4
-    batches = Batches(make_recipe(batch_size=24, pool_ratio=2, steps=20), labeled, pool, seed=0)
+    assert blocks > 2 * WINDOW
+    batches = Batches(make_recipe(batch_size=24, pool_ratio=2, steps=10), labeled, pool, seed=0)
     parts = [part for step in range(10) for part in batches.parts(step)]  # of 16 pool images each: an epoch
     seen = torch.cat([part.images[part.from_pool.bool()] for part in parts]).permute(0, 2, 3, 1).numpy()
     assert len(read) == blocks
@@ -135,6 +143,74 @@ def test_a_streamed_pool_gets_the_logits_of_a_copied_one(shards, runtime):
         found = np.concatenate([seen.logits for _, seen in predict_split(classifier, split, runtime, "pool")])
         logits.append(found[np.argsort(split.ids)])
     assert np.array_equal(*logits)
+
+
+@pytest.mark.parametrize(("more", "left"), [({}, 0), ({"labeled_per_class": 3}, 18)], ids=["no pool", "leftovers"])
+def test_shards_without_a_pool_image_are_as_with_a_copied_pool(shards, more, left, capsys):
+    labeled_tar(shards / "a.tar", range(40))
+    command.main(["a.tar"])
+    if left:
+        run_prepare(STREAMED | more, out="out")
+        assert len(read_split(shards / "out/pool")) == left
+    else:
+        with pytest.raises(SystemExit):
+            run_prepare(STREAMED | more, out="out")
+        assert "lists no usable image without a label; list shards of images without labels" in capsys.readouterr().err
+
+
+def test_a_pool_that_is_prepared_anew_is_read_anew(shards):
+    for seed in (0, 5):
+        run_prepare(STREAMED | {"labeled_per_class": 3}, seed=seed, out="out")
+        table = by_id(shards / "out/pool").set_index("id")["image"]
+        run_prepare(COPIED | {"labeled_per_class": 3}, seed=seed, out="copied")
+        assert table.to_dict() == by_id(shards / "copied/pool").set_index("id")["image"].to_dict()
+
+
+def test_a_store_that_tells_no_version_is_refused(shards, capsys):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(shards / "a.tar"), "/photos/a.tar")
+    command.main(["memory://photos/a.tar"])
+    listed = read_csv(shards / "shards.csv").assign(version="")
+    listed.to_csv(shards / "shards.csv", index=False)
+    with pytest.raises(SystemExit):
+        run_prepare(STREAMED)
+    assert "so a streamed pool could change unseen" in capsys.readouterr().err
+
+
+def test_a_web_server_that_does_not_answer_is_asked_again(shards, monkeypatch, capsys):
+    answers = [503, 503, 404]
+
+    class Busy(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_error(answers[0])
+
+        def do_GET(self) -> None:
+            self.send_error(answers.pop(0))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(shard_files, "WAITS", (0.01,) * 5)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Busy) as busy:
+        threading.Thread(target=busy.serve_forever, daemon=True).start()
+        shard = shard_files.Shard(f"http://127.0.0.1:{busy.server_address[1]}/a.tar", 10, "")
+        with pytest.raises(UserError, match="is gone; run `noisy-student list-shards` again"):
+            images_in(shard, shards)
+        busy.shutdown()
+    with pytest.raises(UserError, match=r"a\.tar cannot be read \(Cannot connect to host"):
+        images_in(shard, shards)  # the server is gone
+    assert "trying again" in capsys.readouterr().out
+
+
+def test_a_process_ends_at_once_where_a_thread_still_waits():
+    code = (
+        "import time; from noisy_student.core.ahead import ahead, Worker; worker = Worker()\n"
+        "for _ in range(3): worker.submit(lambda: time.sleep(60))\n"
+        "for _ in ahead(time.sleep(60 * n) for n in range(3)): raise SystemExit(3)"
+    )
+    started = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 3
+    assert time.monotonic() - started < 30
 
 
 def test_a_damaged_index_of_a_shard_is_refused(shards):
