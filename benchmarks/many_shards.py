@@ -1,4 +1,4 @@
-"""What a labeling of 3·10^8 images in 30,000 shards does before it decodes the first one.
+"""What a run over 3·10^8 images in 30,000 shards does before a labeling decodes the first one.
 
     python -m benchmarks.many_shards lay_out FOLDER    # a list, a split, and logits of half the shards
     python -m benchmarks.many_shards begin FOLDER      # prints the seconds of each step as JSON

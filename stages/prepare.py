@@ -23,7 +23,7 @@ from noisy_student.data.data_card import CARD, write_card
 from noisy_student.data.image_folder import check_pool
 from noisy_student.data.near_duplicates import leaks
 from noisy_student.data.sources import DataParams, check_sizes, load
-from noisy_student.store.splits import Selection, write_places, write_split, write_truth
+from noisy_student.store.splits import Selection, write_split, write_streamed_split, write_truth
 
 MEGABYTE = 1_000_000
 
@@ -60,17 +60,17 @@ def main(
         if data.near_duplicates:
             splits = without_near_duplicates(splits, images, data.near_duplicates, card / CARD)
         splitting.check_every_class_has_labels(splits, labels, dataset.classes)
-        if dataset.placed:
-            splits = splits.with_pool(dataset.placed.in_order(splits.rows["pool"]))
+        if places := dataset.image_places:
+            splits = splits.with_pool(places.in_shard_order(splits.rows["pool"]))
 
         preparation = data.preparation() | dataset.found_preparation()
         for name, rows in splits.rows.items():
             table, drops = index_of_split(name, rows, ids, index, labels)
-            if dataset.placed and name == "pool":
-                write_places(folders[name], dataset.placed.at(rows), table, dataset.classes, preparation)
+            if places and name == "pool":
+                write_streamed_split(folders[name], places.by_shard(rows), table, dataset.classes, preparation)
             else:
-                how = preparation, data.shard_megabytes * MEGABYTE, drops
-                write_split(folders[name], images.at(rows), table, dataset.classes, *how)
+                most = data.shard_megabytes * MEGABYTE
+                write_split(folders[name], images.at(rows), table, dataset.classes, preparation, most, drops)
         write_truth(pool_truth, ids.iloc[splits.rows["pool"]].array, labels[splits.rows["pool"]])
         figures = splitting.report(splits, labels, dataset.classes)
         print(*splitting.sizes_sentences(figures["images"]), sep="\n", flush=True)

@@ -138,7 +138,10 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def release(array: Any) -> None:
-    """Let go of the memory of an array of `read_array`; what is asked for again is read again. Others stay."""
+    """Let go of the memory of an array of `read_array`; what is asked for again is read again.
+
+    Anything else is left as it is.
+    """
     if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         array.base.madvise(mmap.MADV_DONTNEED)
 

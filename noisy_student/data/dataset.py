@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from noisy_student.data.splitting import Index
-from noisy_student.store.encoded_images import Placed
+from noisy_student.store.encoded_images import ImagePlaces
 from noisy_student.store.splits import Selection, pixel_hash
 
 
@@ -33,7 +33,7 @@ class UserFiles:
     drops: np.ndarray  # int64 (N,)
     quarantine: pd.DataFrame  # the files that are not among them: path, sha256, reason
     white: int | None = None  # value of white in 16-bit gray files that do not tell it; None where there are none
-    placed: Placed | None = None  # where the images are in shards; None where all are copied
+    image_places: ImagePlaces | None = None  # where the images are in shards; None where all are copied
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +52,9 @@ class Dataset(Images):
         return [part for part in (self.test, self, self.unlabeled) if part]
 
     @property
-    def placed(self) -> Placed | None:
+    def image_places(self) -> ImagePlaces | None:
         """Where the images are in shards, if the pool stays there."""
-        return self.user_files.placed if self.user_files else None
+        return self.user_files.image_places if self.user_files else None
 
     def found_preparation(self) -> dict[str, int]:
         """What the files told of their preparation, to be kept with that of `params.yaml`."""

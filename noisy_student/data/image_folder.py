@@ -75,7 +75,7 @@ def load_image_folder(
         classes=classes,
         test=Images(**test) if len(test["ids"]) else None,
         unlabeled=Images(**unlabeled) if len(unlabeled["ids"]) else None,
-        user_files=UserFiles(*found, staging.white, staging.placed),
+        user_files=UserFiles(*found, staging.white, staging.image_places),
     )
 
 

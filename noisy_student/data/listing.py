@@ -20,7 +20,7 @@ import pandas as pd
 from noisy_student.core.errors import UserError
 from noisy_student.data.manifest import class_name, read_manifest
 from noisy_student.store.decoding import BadImage, Preparation, read_inside
-from noisy_student.store.encoded_images import Placed
+from noisy_student.store.encoded_images import ImagePlaces
 
 SPLITS = ("test", "labeled", "pool")  # in the order in which rows are counted
 LISTING_COLUMNS = ("path", "label", "split", "group", "drop")
@@ -52,9 +52,9 @@ class Listing:
         """What a person finds the files at `rows` (n,) by."""
         return self.files["path"].iloc[rows].tolist()
 
-    def placed(self, rows: np.ndarray, how: Preparation, channels: int) -> Placed:
-        """Where the images at `rows` (n,) are in shards."""
-        raise NotImplementedError(f"{self.root} has files, no shards")
+    def image_places(self, rows: np.ndarray, how: Preparation, channels: int) -> ImagePlaces | None:
+        """Where the images at `rows` (n,) are in shards; None: they are files of their own."""
+        return None
 
     def contents(self, rows: range) -> Iterator[bytes | BadImage]:
         """The bytes of each file at `rows`, or why it cannot be read."""

@@ -1,6 +1,6 @@
 """Decodes the images of a listing on all cores into one file; memory does not grow with their number.
 
-Images that stay in their shards are decoded, too, for they may be bad or duplicates, but their pixels are not kept.
+Of a streamed pool no pixels are kept: its images are decoded to find bad ones and duplicates.
 
 N images, H x W pixels, C channels.
 """
@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 
+from noisy_student.core.ahead import cores
 from noisy_student.core.errors import UserError
 from noisy_student.core.progress import meter
 from noisy_student.data.listing import CHUNK, Listing
@@ -36,7 +37,7 @@ from noisy_student.store.decoding import (
     to_gray,
     white_of,
 )
-from noisy_student.store.encoded_images import Placed
+from noisy_student.store.encoded_images import ImagePlaces
 from noisy_student.store.splits import Selection, pixel_hash
 
 COPIES = 2  # of the pixels on the disk: here and in the splits' shards
@@ -76,7 +77,7 @@ class Staging:
     sizes: np.ndarray  # int32 (N,2), width and height of the files' images
     quarantine: pd.DataFrame  # of the others: path, sha256 of the file ("" for one that could not be read), reason
     white: int | None  # value of white in 16-bit gray files that do not tell it; None where there are none
-    placed: Placed | None  # where the images are in shards; None where all are copied
+    image_places: ImagePlaces | None  # where the images are in shards; None where all are copied
 
 
 def stage(listing: Listing, how: Preparation, file: BinaryIO, streamed: bool = False) -> Staging:
@@ -85,36 +86,36 @@ def stage(listing: Listing, how: Preparation, file: BinaryIO, streamed: bool = F
     With `streamed`, the pool of a `ShardListing` stays in its shards. Raises `UserError` when the disk has too little
     room.
     """
-    kept = int((listing.files["split"] != "pool").sum()) if streamed else len(listing.files)  # the pool comes last
+    in_pool = (listing.files["split"] == "pool").to_numpy()
+    kept = int((~in_pool).sum()) if streamed else len(in_pool)  # the pool comes last
     _check_disk_space(len(listing.files), kept, how, file.fileno())
     found, reasons, white = _decoded(listing, how, file.fileno(), kept)
     bad = np.isin(np.arange(len(found)), list(reasons))
     columns = {"path": listing.names(np.flatnonzero(bad)), "sha256": found["sha256"][bad].astype(str)}
     unusable = pd.DataFrame(columns | {"reason": list(reasons.values())})
     quarantine = pd.concat([listing.unusable.assign(sha256=""), unusable], ignore_index=True)[list(unusable)]
-    labeled = (listing.files["split"] != "pool").to_numpy() & ~bad  # not the pool: new drops must not change `gray`
-    gray = bool((found["gray_sha256"][labeled] != b"").all())
+    # not the pool: new drops must not change `gray`
+    gray = bool((found["gray_sha256"][~in_pool & ~bad] != b"").all())
     rows, channels = np.flatnonzero(~bad), 1 if gray else CHANNELS
     arrays: list[Any] = [Staged(file, rows[rows < kept], how.image_size, channels)]
-    placed = listing.placed(rows, _with_white(how, white), channels) if streamed else None
-    if placed:
-        arrays += placed.at(np.flatnonzero(rows >= kept))
+    places = listing.image_places(rows, _with_white(how, white), channels) if streamed else None
+    if places:
+        arrays += places.by_shard(np.flatnonzero(rows >= kept))
     images = Selection(arrays, np.arange(len(rows)))
     hashes = found["gray_sha256" if gray else "sha256"][~bad]
     for row in np.flatnonzero(hashes == b""):  # color images of the pool: turned to gray
         hashes[row] = pixel_hash(images[row : row + 1])[0]
-    return Staging(images, listing.files[~bad], hashes, found["size"][~bad], quarantine, white, placed)
+    return Staging(images, listing.files[~bad], hashes, found["size"][~bad], quarantine, white, places)
 
 
 def _decoded(listing: Listing, how: Preparation, file: int, kept: int) -> tuple[np.ndarray, dict[int, str], int | None]:
     """An element of `FOUND` for each file, the reasons of the bad files by row, rising, and the white of 16-bit files.
 
-    The pixels of the first `kept` files are written.
-
-    16-bit gray files that do not tell their white are decoded again, once the largest value of all is known.
+    The pixels of the first `kept` files are written. 16-bit gray files that do not tell their white are decoded again,
+    once the largest value of all is known.
     """
     formats()  # the decoders are loaded once: forked processes share them, the listing and the file
-    executor = ProcessPoolExecutor(_cores(), multiprocessing.get_context("fork"), _begin, (listing, how, file, kept))
+    executor = ProcessPoolExecutor(cores(), multiprocessing.get_context("fork"), _begin, (listing, how, file, kept))
     found = np.zeros(len(listing.files), FOUND)
     reasons: dict[int, str] = {}
     try:
@@ -150,10 +151,6 @@ def _white(listing: Listing, found: np.ndarray) -> int:
     so that a new drop in the pool does not change it."""
     largest, in_pool = found["largest"], (listing.files["split"] == "pool").to_numpy()
     return white_of(largest[~in_pool].max(initial=0) or largest.max())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _begin(*setting: Any) -> None:
@@ -235,10 +232,12 @@ def _check_disk_space(images: int, kept: int, how: Preparation, file: int) -> No
     found = os.fstatvfs(file)
     free = found.f_bavail * found.f_frsize
     print(
-        f"{images:,} files, which take up to {wanted / 1e9:.2f} GB on the disk; {free / 1e9:.1f} GB are free",
+        f"{images:,} files, of which {kept:,} are copied; they take up to {wanted / 1e9:.2f} GB on the disk, and "
+        f"{free / 1e9:.1f} GB are free",
         flush=True,
     )
     if wanted > free:
         raise UserError(
-            f"the images take {wanted / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; lower data.image_size"
+            f"the images take {wanted / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; lower data.image_size, or for "
+            "images in shards set data.streamed_pool to true"
         )

@@ -10,7 +10,6 @@ Nothing is unpacked: an image has a place, from which its bytes are read.
 import posixpath
 import tarfile
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -52,13 +51,13 @@ def images_in(shard: Shard, folder: Path) -> Found:
 
     What a store does not give is asked for again. Raises `UserError` as `opened`.
     """
-    for tries in count(1):
+    tries = 0
+    while True:
         try:
             with opened(shard, folder, ahead=shard.is_tar) as file:
                 return _Tar(shard).found(file) if shard.is_tar else _in_parquet(shard, file)
         except Unreachable as problem:
-            wait_for(problem, tries)
-    raise AssertionError("the last try returns or raises")
+            wait_for(problem, tries := tries + 1)
 
 
 class _Tar:
@@ -87,6 +86,7 @@ class _Tar:
         members = self.images.values()
         places = np.zeros(len(members), PLACE)
         places["start"], places["length"] = [each.offset_data for each in members], [each.size for each in members]
+        places["group"] = -1
         return Found(list(self.images), [self.labels.get(key, "") for key in self.images], places, self.unusable)
 
     def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
@@ -188,7 +188,7 @@ def _in_parquet(shard: Shard, file: BinaryIO) -> Found:
             keys += [key or place for key, place in zip(given, own, strict=True)]
             labels += [class_name(label) for label in _texts(shard, table, used.get("label"), count, UNLABELED)]
             place = np.zeros(count, PLACE)
-            place["start"], place["length"] = np.arange(count), group
+            place["start"], place["group"] = np.arange(count), group
             places.append(place)
     return Found(keys, labels, np.concatenate([np.zeros(0, PLACE), *places]), [])
 

@@ -17,7 +17,7 @@ from noisy_student.core.progress import meter
 from noisy_student.data.listing import LISTING_COLUMNS, Listing, in_order, typed
 from noisy_student.data.shard_contents import images_in
 from noisy_student.store.decoding import BadImage, Preparation
-from noisy_student.store.encoded_images import Placed, block_numbers, contents
+from noisy_student.store.encoded_images import ImagePlaces, block_numbers, read_encoded
 from noisy_student.store.shard_files import Shard, read_list
 
 AT_ONCE = 8  # shards that are listed at the same time: a store makes each wait
@@ -34,8 +34,7 @@ class ShardListing(Listing):
         """The rows that a process decodes at once: of a block of a tar, or of a row group of a Parquet file."""
         if not len(self.places):
             return []
-        in_tar = np.array([shard.is_tar for shard in self.shards])[self.places["shard"]]
-        part = block_numbers(self.places, in_tar)
+        part = block_numbers(self.places)
         changes = [np.diff(each, prepend=-1) != 0 for each in (self.places["shard"], part)]
         falls = np.diff(self.places["start"], prepend=-1) < 0  # labeled rows of a shard come before its pool
         edges = np.flatnonzero(changes[0] | changes[1] | falls).tolist()
@@ -46,17 +45,9 @@ class ShardListing(Listing):
         shards = [self.shards[number].url for number in self.places["shard"][rows]]
         return [f"{url}/{key}" for url, key in zip(shards, super().names(rows), strict=True)]
 
-    def placed(self, rows: np.ndarray, how: Preparation, channels: int) -> Placed:
-        """Where the images at `rows` (n,) are in the shards.
-
-        Raises `UserError` for a shard without a version, which could change unseen.
-        """
-        if nameless := [shard.url for shard in self.shards if not shard.version]:
-            raise UserError(
-                f"the store tells no version of {nameless[0]}, so a streamed pool could change unseen; set "
-                "data.streamed_pool to false, or copy the shards to a disk"
-            )
-        return Placed(self.shards, self.root, self.places[rows], how, channels)
+    def image_places(self, rows: np.ndarray, how: Preparation, channels: int) -> ImagePlaces:
+        """Where the images at `rows` (n,) are in the shards."""
+        return ImagePlaces(self.shards, self.root, self.places[rows], how, channels)
 
     def contents(self, rows: range) -> Iterator[bytes | BadImage]:
         """The encoded image at each of `rows`, which are of one task.
@@ -64,7 +55,7 @@ class ShardListing(Listing):
         Raises `UserError` for a shard that is gone or has changed.
         """
         places = self.places[rows.start : rows.stop]
-        return contents(self.shards[places["shard"][0]], self.root, places)
+        return read_encoded(self.shards[places["shard"][0]], self.root, places)
 
 
 def list_shards(path: Path) -> ShardListing:
@@ -95,6 +86,15 @@ def list_shards(path: Path) -> ShardListing:
     files = in_order(files[~again])
     listed = pd.DataFrame(unusable, columns=["path", "reason"]).sort_values("path", ignore_index=True)
     return ShardListing(path.parent, files[list(LISTING_COLUMNS)], listed, shards, place[files["row"].to_numpy(int)])
+
+
+def check_versions(path: Path) -> None:
+    """Raise `UserError` for a shard without a version in the list at `path`: a streamed pool could change unseen."""
+    if unversioned := [shard.url for shard in read_list(path) if not shard.version]:
+        raise UserError(
+            f"the store tells no version of {unversioned[0]}, so a streamed pool could change unseen; set "
+            "data.streamed_pool to false, or copy the shards to a disk"
+        )
 
 
 def about_how_many(path: Path) -> int:

@@ -21,6 +21,7 @@ from noisy_student.core.errors import UserError, one_line
 from noisy_student.data.dataset import Dataset, Images
 from noisy_student.data.image_folder import LISTS, BadFraction, load_image_folder
 from noisy_student.data.listing import check_folders
+from noisy_student.data.shards import check_versions
 from noisy_student.data.splitting import SplitParams, plan
 from noisy_student.store.decoding import Preparation
 
@@ -130,7 +131,7 @@ class DataParams(SplitParams, SourceParams):
 
 def check_sizes(params: DataParams) -> None:
     """Raise `UserError`, before anything is loaded, for more images than the source has, a user's folder that is
-    missing or has other folders than it should, and a streamed pool of another source than shards."""
+    missing or has other folders than it should, and a streamed pool of other images than shards with versions."""
     if params.streamed_pool and params.source != "shards":
         raise UserError("params.yaml: data.streamed_pool is for images in shards; set it to false, or list shards")
     if params.is_user_images:
@@ -138,6 +139,8 @@ def check_sizes(params: DataParams) -> None:
         kind = Path.is_dir if params.source == "folder" else Path.is_file
         if not kind(path):
             raise UserError(f"params.yaml: data.path was {params.path!r}; there is no such {NAMES[params.source]}")
+        if params.streamed_pool:
+            check_versions(path)
         if params.source == "folder":  # labeled images that are left fill the pool
             check_folders(path, needs_pool=params.labeled_per_class is None)
         return

@@ -3,7 +3,6 @@
 N images, H x W pixels, C channels.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,14 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from noisy_student.core.ahead import cores
 from noisy_student.core.errors import UserError
 from noisy_student.store.decoding import MAX_BYTES, BadImage, Preparation, decode, with_channels
-from noisy_student.store.shard_files import AGAIN, BLOCK, Shard, Unreachable, opened, wait_for
+from noisy_student.store.shard_files import BLOCK, Shard, Unreachable, opened, wait_for
 
 IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image", "image_bytes", "bytes")  # of a Parquet shard
 ROWS_AT_ONCE = 64  # of a Parquet file
-PLACE = np.dtype([("shard", "i4"), ("start", "i8"), ("length", "i8")])  # of an image: bytes of a tar, or its row and
-# that row's group in a Parquet file
+# where an image is: in a tar `length` bytes from `start` on, `group` -1; in a Parquet file row `start` of row `group`
+PLACE = np.dtype([("shard", "i4"), ("group", "i4"), ("start", "i8"), ("length", "i8")])  # `shard` counts the list's
 WINDOW = 16  # blocks from which a training draws at once
 BLOCKS_KEPT = 2 * WINDOW  # in memory: a batch may be of two windows
 
@@ -38,7 +38,7 @@ class EncodedImages:
     shard: Shard
     folder: Path  # of the list of shards
     count: int  # N
-    read_places: Callable[[], np.ndarray]  # gives PLACE (N,), rising
+    read_places: Callable[[], np.ndarray]  # gives PLACE (N,), in the order of the shard
     how: Preparation
     channels: int  # C
 
@@ -54,11 +54,11 @@ class EncodedImages:
 
     def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
         rows = np.arange(len(self))[part]
-        return gathered([self], np.zeros(len(rows), np.int64), rows)
+        return read_and_decode([self], np.zeros(len(rows), np.int64), rows)
 
     def blocks(self) -> np.ndarray:
         """The block of each image, int64 (N,), rising: what is read of the shard at once."""
-        return block_numbers(self.read_places(), np.array(self.shard.is_tar))
+        return block_numbers(self.read_places())
 
     def encoded(self, rows: np.ndarray) -> list[bytes | BadImage]:
         """The bytes of the images at `rows` (n,)."""
@@ -66,32 +66,35 @@ class EncodedImages:
         blocks = self.blocks()
         for block in np.unique(blocks[rows]).tolist():
             first = int(np.searchsorted(blocks, block))
-            of_block = _of_block(self, block)
+            of_block = _encoded_in_block(self, block)
             found |= {row: of_block[row - first] for row in rows[blocks[rows] == block].tolist()}
         return [found[row] for row in rows.tolist()]
 
-    def decoded(self, content: bytes | BadImage) -> np.ndarray:
-        """The image in `content`, uint8 (H,W,C)."""
+    def decoded(self, content: bytes | BadImage, row: int) -> np.ndarray:
+        """The image in `content`, which is that at `row`: uint8 (H,W,C)."""
         try:
             if isinstance(content, BadImage):
                 raise content
             return with_channels(decode(content, self.how).pixels, self.channels)
         except BadImage as bad:
-            raise UserError(f"an image of {self.shard.url} can no longer be decoded ({bad}); {AGAIN}") from None
+            raise UserError(
+                f"image {row} of {self.shard.url} in this split was decoded by prepare and now cannot be ({bad}); "
+                "install the Pillow that prepare ran with, or run `dvc repro --force prepare`"
+            ) from None
 
 
-def gathered(arrays: Sequence[EncodedImages], which: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def read_and_decode(arrays: Sequence[EncodedImages], which: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The images uint8 (n,H,W,C) at `rows` int64 (n,) of the arrays numbered `which` (n,), decoded on all cores."""
-    contents: dict[int, bytes | BadImage] = {}
+    encoded: dict[int, bytes | BadImage] = {}
     for number in np.unique(which):
         here = np.flatnonzero(which == number)
-        contents |= zip(here.tolist(), arrays[number].encoded(rows[here]), strict=True)
+        encoded |= zip(here.tolist(), arrays[number].encoded(rows[here]), strict=True)
     pixels = np.empty((len(rows), *arrays[0].shape[1:]), np.uint8)
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = cores()
 
     def decode_every(first: int) -> None:
         for at in range(first, len(rows), threads):
-            pixels[at] = arrays[which[at]].decoded(contents[at])
+            pixels[at] = arrays[which[at]].decoded(encoded[at], int(rows[at]))
 
     with ThreadPoolExecutor(threads) as executor:  # decoders let go of Python's lock
         list(executor.map(decode_every, range(threads)))
@@ -99,7 +102,7 @@ def gathered(arrays: Sequence[EncodedImages], which: np.ndarray, rows: np.ndarra
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
+class ImagePlaces:
     """Where N images are in shards, and how they are decoded."""
 
     shards: list[Shard]
@@ -108,38 +111,41 @@ class Placed:
     how: Preparation
     channels: int  # of the decoded images
 
-    def at(self, rows: np.ndarray) -> list[EncodedImages]:
-        """The images at `rows` (n,), of which those of a shard follow one another: an item for each such shard."""
+    def by_shard(self, rows: np.ndarray) -> list[EncodedImages]:
+        """The images at `rows` (n,), as one item for each run of rows that are in the same shard."""
         places = self.places[rows]
         edges = np.flatnonzero(np.diff(places["shard"], prepend=-1)).tolist()
         parts = [places[start:end] for start, end in pairwise([*edges, len(places)])]
-        made = self.how, self.channels
         return [
-            EncodedImages(self.shards[part["shard"][0]], self.folder, len(part), partial(np.asarray, part), *made)
+            EncodedImages(
+                self.shards[part["shard"][0]],
+                self.folder,
+                len(part),
+                partial(np.asarray, part),
+                self.how,
+                self.channels,
+            )
             for part in parts
         ]
 
-    def in_order(self, rows: np.ndarray) -> np.ndarray:
+    def in_shard_order(self, rows: np.ndarray) -> np.ndarray:
         """`rows` (n,) in the order in which their images are in the shards."""
-        in_tar = np.array([shard.is_tar for shard in self.shards])[self.places["shard"]]
-        blocks = block_numbers(self.places, in_tar)
-        return rows[np.lexsort([each[rows] for each in (self.places["start"], blocks, self.places["shard"])])]
+        return rows[np.lexsort([self.places[key][rows] for key in ("start", "group", "shard")])]
 
 
-def block_numbers(places: np.ndarray, in_tar: np.ndarray) -> np.ndarray:
-    """The block of each of `places` PLACE (N,) in its shard, int64 (N,): of a tar BLOCK bytes, of a Parquet file a row
-    group. `in_tar` is whether the shard is a tar, bool (N,) or one for all."""
-    return np.where(in_tar, places["start"] // BLOCK, places["length"])
+def block_numbers(places: np.ndarray) -> np.ndarray:
+    """The block of each of `places` PLACE (N,) in its shard, int64 (N,): BLOCK bytes of a tar, or a row group."""
+    return np.where(places["group"] < 0, places["start"] // BLOCK, places["group"])
 
 
 @lru_cache(maxsize=BLOCKS_KEPT)
-def _of_block(images: EncodedImages, block: int) -> list[bytes | BadImage]:
+def _encoded_in_block(images: EncodedImages, block: int) -> list[bytes | BadImage]:
     """The encoded `images` of a block."""
     first, last = np.searchsorted(images.blocks(), [block, block + 1])
-    return list(contents(images.shard, images.folder, images.read_places()[first:last]))
+    return list(read_encoded(images.shard, images.folder, images.read_places()[first:last]))
 
 
-def contents(shard: Shard, folder: Path, places: np.ndarray) -> Iterator[bytes | BadImage]:
+def read_encoded(shard: Shard, folder: Path, places: np.ndarray) -> Iterator[bytes | BadImage]:
     """The encoded image at each of `places` PLACE (n,), which rise. What a store does not give is asked for again.
 
     Raises `UserError` as `opened`.
@@ -166,7 +172,7 @@ def _from_tar(file: BinaryIO, places: np.ndarray) -> Iterator[bytes | BadImage]:
 def _from_parquet(file: BinaryIO, places: np.ndarray) -> Iterator[bytes | BadImage]:
     with pq.ParquetFile(file) as parquet:
         image = image_column(parquet.schema_arrow)
-        for group, rows in groupby(places, key=lambda place: int(place["length"])):
+        for group, rows in groupby(places, key=lambda place: int(place["group"])):
             yield from _in_group(parquet, str(image), group, [int(row["start"]) for row in rows])
 
 

@@ -14,7 +14,7 @@ from noisy_student.store.splits import Selection, Split
 
 @dataclass(frozen=True, eq=False)
 class LabeledImages:
-    """Images and their targets. Pixels are read from the disk when a slice is taken."""
+    """Images and their targets. Pixels are read, or decoded, when they are indexed."""
 
     images: Selection | np.ndarray  # uint8 (N,H,W,C)
     targets: np.ndarray  # float32 (N,K), rows sum to 1

@@ -26,6 +26,7 @@ VERSIONS = ("ETag", "etag", "mtime", "last_modified", "LastModified")  # what a 
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds between tries to read what a store does not give
 LASTING = (PermissionError, tarfile.TarError, pa.ArrowException, ValueError)  # what another try does not mend
 GONE = (404, 410)  # answers of HTTP
+CHECK = "check the file and the connection to its store, then run again"
 AGAIN = "run `noisy-student list-shards` again"
 
 
@@ -126,14 +127,14 @@ def _unreadable(url: str, error: BaseException) -> UserError:
     lasting = "://" not in url or isinstance(error, LASTING)
     reason = one_line(error) or type(error).__name__
     kind = UserError if lasting else Unreachable
-    return kind(f"{url} cannot be read ({reason}); check it and the way to it, then run again")
+    return kind(f"{url} cannot be read ({reason}); {CHECK}")
 
 
 def wait_for(problem: Unreachable, tries: int) -> None:
     """Wait before another try, after so many `tries` that failed. Raises the `problem` after the last one."""
     if tries > len(WAITS):
         raise problem
-    print(f"{problem.args[0].partition(';')[0]}; trying again in {WAITS[tries - 1]} s", flush=True)
+    print(f"{str(problem).removesuffix(f'; {CHECK}')}; trying again in {WAITS[tries - 1]} s", flush=True)
     time.sleep(WAITS[tries - 1])
 
 

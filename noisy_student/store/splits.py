@@ -5,7 +5,8 @@
     index.parquet      a row for each image, in order: id, label (not there for the pool), sha256 of the pixels
 
 Where the images stay in a user's shards, split.json names these with their versions, there are no files of images, and
-each shard has an index of its own, index-00000.parquet, with the place of each image: start and length.
+each shard has an index of its own, index-00000.parquet, with the place of each image: group, start and length (see
+PLACE).
 
 The same images give the same bytes. n images in a shard, N in the split, H x W pixels, C channels.
 """
@@ -35,9 +36,9 @@ from noisy_student.core.files import (
     write_parquet,
     write_parts,
 )
-from noisy_student.store import shard_files
 from noisy_student.store.decoding import Preparation
-from noisy_student.store.encoded_images import BLOCKS_KEPT, PLACE, EncodedImages, gathered
+from noisy_student.store.encoded_images import BLOCKS_KEPT, PLACE, EncodedImages, read_and_decode
+from noisy_student.store.shard_files import Shard
 
 DESCRIPTION, INDEX, INDEX_OF_SHARD = "split.json", "index.parquet", "index-{:05}.parquet"
 INDICES_KEPT = 2 * BLOCKS_KEPT  # in memory
@@ -45,9 +46,11 @@ INDEX_COLUMNS = {
     "id": pa.string(),
     "label": pa.int64(),
     "sha256": pa.string(),
+    "group": pa.int64(),
     "start": pa.int64(),
     "length": pa.int64(),
 }
+PLACE_COLUMNS = ("group", "start", "length")  # of a user's shard
 BATCH_BYTES = 4_000_000  # of images that are held in memory at once while they are written
 NPY_HEADER = 128  # bytes that numpy writes before the pixels
 
@@ -55,8 +58,8 @@ NPY_HEADER = 128  # bytes that numpy writes before the pixels
 M = TypeVar("M", bound=ParamsModel)
 
 
-class Shard(ParamsModel):
-    """A file of images."""
+class PixelShard(ParamsModel):
+    """A file of decoded images in a split's folder."""
 
     file: str = Field(pattern=r"^images-[0-9]{5}\.npy$")  # its name inside the split's folder
     images: int = Field(ge=1)
@@ -80,9 +83,9 @@ class Description(ParamsModel):
     channels: int = Field(ge=1)
     preparation: dict[str, Any]  # how an image of any size and kind is made one of these
     images: int = Field(ge=1)
-    shards: list[Shard]
+    shards: list[PixelShard]
     user_shards: list[UserShard] = []
-    user_folder: str | None = None  # of the list of `user_shards`
+    user_folder: str | None = None  # below which the paths in `user_shards` are
 
 
 class Selection:
@@ -149,7 +152,7 @@ def gather(arrays: Sequence[Any], rows: np.ndarray) -> np.ndarray:
     which = np.searchsorted(ends, rows, side="right")
     within = rows - np.concatenate([[0], ends])[which]
     if all(isinstance(array, EncodedImages) for array in arrays):
-        return gathered(arrays, which, within)
+        return read_and_decode(arrays, which, within)
     found = np.empty((len(rows), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
     for number in np.unique(which):
         here = which == number
@@ -189,13 +192,13 @@ def write_split(
             file, of_shard = f"images-{number:05}.npy", (end - start, *images.shape[1:])
             parts = (images[at : min(at + batch, end)] for at in range(start, end, batch))
             written = write_parts(temporary / file, of_shard, images.dtype, parts)
-            shards.append(Shard(file=file, images=end - start, sha256=written))
+            shards.append(PixelShard(file=file, images=end - start, sha256=written))
         _write_table(temporary / INDEX, index)
         description = _described(images.shape, classes, preparation, shards=shards)
         write_json(temporary / DESCRIPTION, description.model_dump(exclude_defaults=True))
 
 
-def write_places(
+def write_streamed_split(
     folder: Path, images: Sequence[EncodedImages], index: pd.DataFrame, classes: list[str], preparation: dict[str, Any]
 ) -> None:
     """Write to `folder` where the `images` of a split are, as a whole or not at all; they stay in their shards.
@@ -213,7 +216,7 @@ def write_places(
         temporary.mkdir(parents=True)
         for number, (start, of_shard) in enumerate(zip(starts, images, strict=False)):
             places, rows = of_shard.read_places(), index.iloc[start : start + len(of_shard)]
-            table = rows.assign(start=places["start"], length=places["length"])
+            table = rows.assign(**{name: places[name] for name in PLACE_COLUMNS})
             _write_table(temporary / INDEX_OF_SHARD.format(number), table)
         write_json(temporary / DESCRIPTION, description.model_dump(exclude_defaults=True))
 
@@ -293,7 +296,7 @@ def _validated(model: type[M], value: Any, path: Path) -> M:
         raise UserError(f"{error}; {REMEDY}") from None
 
 
-def _read_shard(folder: Path, shard: Shard, description: Description) -> np.ndarray:
+def _read_shard(folder: Path, shard: PixelShard, description: Description) -> np.ndarray:
     """The shard, memory-mapped."""
     array = read_array(folder / shard.file)
     expected = (shard.images, *description.image_size, description.channels)
@@ -312,7 +315,7 @@ def _user_shards(folder: Path, description: Description) -> list[EncodedImages]:
     made = how, description.channels
     return [
         EncodedImages(
-            shard_files.Shard(shard.url, shard.bytes, shard.version),
+            Shard(shard.url, shard.bytes, shard.version),
             Path(description.user_folder or ""),
             shard.images,
             partial(_places, folder / INDEX_OF_SHARD.format(number), shard.images),
@@ -336,10 +339,11 @@ def _places(path: Path, images: int) -> np.ndarray:
 def _read_places(path: Path, images: int, changed: int) -> np.ndarray:
     """The same of an index that was `changed` at that time, nanoseconds."""
     index = _read_table(path)
-    if not {"start", "length"} <= set(index) or len(index) != images:
+    if not set(PLACE_COLUMNS) <= set(index) or len(index) != images:
         raise UserError(f"{path} does not say where {images:,} images are in their shard; {REMEDY}")
     places = np.zeros(images, PLACE)
-    places["start"], places["length"] = index["start"], index["length"]
+    for name in PLACE_COLUMNS:
+        places[name] = index[name]
     return places
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -51,8 +51,8 @@ class Order:
         so that each block is read once."""
         if self.blocks is None:
             return self.rows[random.permutation(len(self))]
-        names, block = np.unique(self.blocks, return_inverse=True)
-        window = random.permutation(len(names))[block] // WINDOW
+        numbers, block = np.unique(self.blocks, return_inverse=True)
+        window = random.permutation(len(numbers))[block] // WINDOW
         return self.rows[np.lexsort((random.permutation(len(self)), window))]
 
 
@@ -117,7 +117,6 @@ class Batches:
         self.recipe, self.labeled, self.pool, self.seed = recipe, labeled, pool, seed
         self.ahead = steps_ahead(recipe.training.batch_size * labeled.values)
         self.ahead_batches: dict[int, MicroBatch] = {}  # the batches of the next steps
-        self.reader = Worker()
         self.coming: dict[tuple[str, int], Future[np.ndarray]] = {}  # images of the steps after these, by source
 
     def parts(self, step: int) -> Iterator[MicroBatch]:
@@ -128,8 +127,15 @@ class Batches:
             self.ahead_batches = self._make(steps)
             if steps.stop < self.recipe.training.steps:
                 self._read_ahead(self._together(steps.stop))
+            elif "reader" in vars(self):
+                self.reader.close()
         batch, count = self.ahead_batches.pop(step), self.recipe.training.accumulation
         return (batch.micro_batch(count, first) for first in range(count))
+
+    @cached_property
+    def reader(self) -> Worker:
+        """Reads what takes long; it is started for a streamed pool alone."""
+        return Worker()
 
     def _together(self, step: int) -> range:
         """The steps from `step` on whose batches are made together."""

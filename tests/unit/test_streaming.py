@@ -60,7 +60,7 @@ def shards(tmp_path, monkeypatch):
     return tmp_path
 
 
-def by_id(folder, truth=None) -> pd.DataFrame:
+def by_id(folder) -> pd.DataFrame:
     split = read_split(folder)
     found = {"id": split.ids, "image": [image.tobytes() for image in split.images()]}
     return pd.DataFrame(found).sort_values("id", ignore_index=True)
@@ -106,8 +106,8 @@ def test_a_block_is_read_once_while_a_training_stays_near_it(shards, monkeypatch
     run_prepare(STREAMED, out="out")
     split = read_split(shards / "out/pool")
     read = []
-    real = encoded_images.contents
-    monkeypatch.setattr(encoded_images, "contents", lambda *place: read.append(place) or real(*place))
+    real = encoded_images.read_encoded
+    monkeypatch.setattr(encoded_images, "read_encoded", lambda *place: read.append(place) or real(*place))
     labeled, pool = training_data(shards / "out/pool")
     blocks = len(np.unique(pool.order.blocks))
     assert blocks > 2 * WINDOW
