@@ -77,7 +77,6 @@ def test_the_schemas_refuse_what_is_misspelled():
         ("spec", "pytorchReplicaSpec", {}),
         ("spec.pytorchReplicaSpecs.Master", "restartpolicy", "Never"),
         ("spec.pytorchReplicaSpecs.Master.template.spec", "container", []),
-        ("spec.pytorchReplicaSpecs.Master.template.spec", "terminationGracePeriodSeconds", "soon"),
     ):
         job = manifest()
         part = job
