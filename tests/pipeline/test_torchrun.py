@@ -17,7 +17,9 @@ from running import TEACHER, in_training, refused
 from safetensors.torch import load_file
 from store import free_port
 
+from benchmarks import pictures
 from benchmarks.small_run import Project, Run
+from commands import list_shards
 from noisy_student.core.launch import TORCHRUN
 
 STAGES = ["check", "prepare", "pretrain", "extract_features", "train_teacher"]
@@ -29,6 +31,17 @@ PLAIN = {  # what two ranks and one process compute alike: no batch norm, no dro
     "teacher.noise": {"operations": 2, "magnitude": 10, "crop": 2},
     "teacher.training": {"steps": 20, "batch_size": 64, "accumulation": 2, "ema_decay": 0, "optimizer": "sgd"},
     "training.learning_rate": 0.05,
+}
+STREAMED = {
+    "data.source": "shards",
+    "data.streamed_pool": True,
+    "data.test": 6,
+    "data.labeled_per_class": 8,
+    "data.pool": 300,
+    "data.calibration": 6,
+    "data.validation": 6,
+    "data.image_size": 28,
+    "pseudo_labels.precision": 0.5,
 }
 VARIED = {
     "teacher.ensemble_size": 2,
@@ -172,6 +185,31 @@ def test_two_machines_with_networks_of_their_own_make_the_bytes_of_two_ranks_on_
     said = "".join(node.ended() for node in nodes)
     assert [node.returncode for node in nodes] == [0, 0], said
     assert project.hashes(TEACHER) == expected
+
+
+@pytest.mark.slow
+def test_a_streamed_pool_gets_the_logits_of_one_rank_and_survives_a_kill(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures.write_shards(tmp_path / "pictures", 400)
+    list_shards.main(["pictures/*.tar"])
+    student = "train_student@iter1"
+    project = Project(
+        tmp_path / "project",
+        [*STAGES, LABELING, "pseudo_label@iter1", student],
+        changes={"data.path": str(tmp_path / "shards.csv"), **STREAMED},
+    )
+    monkeypatch.setenv(TORCHRUN, "--nproc-per-node 2")
+    project.anew(LABELING)
+    assert project.hashes(LABELING) == project.made[LABELING]
+    project.anew(student)
+    expected = project.hashes(student)
+    project.forget(student)
+    run = project.start(project.lines[student][0])
+    assert run.until(lambda: project.checkpoints(student))
+    run.ranks()[1].send_signal(signal.SIGKILL)
+    assert refused(run).startswith("error: rank 1 on ")
+    assert "goes on after step" in project.finish(student)
+    assert project.hashes(student) == expected
 
 
 @pytest.mark.slow
