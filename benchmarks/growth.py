@@ -6,7 +6,6 @@ seconds of the same stages on START images are taken off, and what is left is he
 benchmarks/growth.csv and growth.md after each size; sizes that stand there are not measured again.
 """
 
-import os
 import sys
 import tempfile
 from argparse import ArgumentParser
@@ -20,6 +19,8 @@ from benchmarks import pictures
 from benchmarks.expand import expanded
 from benchmarks.processes import ROOT, hardware, pipeline, run
 from benchmarks.study import changed, copy_project
+from commands import list_shards
+from commands.docs import markdown_table
 from noisy_student.core.errors import cli_main
 from noisy_student.core.files import read_csv, write_bytes, write_csv
 
@@ -75,8 +76,7 @@ def measured(kind: str, size: int) -> dict[str, Any]:
             pictures.write(folder / PICTURES, size)
         else:
             pictures.write_shards(folder / PICTURES, size)
-            listing = (sys.executable, "-m", "commands.cli", "list-shards", f"{PICTURES}/*.tar")
-            run(folder, *listing, environment={**os.environ, "PYTHONPATH": str(ROOT)})
+            list_shards.main([f"{folder / PICTURES}/*.tar", "--out", str(folder / SHARDS)])
         row: dict[str, Any] = {"kind": kind, "images": size}
         names = {stage: what for what, stage in STAGES.items()}
         for stage in ALL_STAGES:
@@ -89,13 +89,12 @@ def measured(kind: str, size: int) -> dict[str, Any]:
 
 def table(rows: pd.DataFrame) -> str:
     """The growth from size to size, as Markdown."""
-    lines = ["# What ten times the images cost", ""]
-    lines += [ABOUT.format(start=START, hardware=rows["hardware"].iloc[-1])]
+    parts = ["# What ten times the images cost", ABOUT.format(start=START, hardware=rows["hardware"].iloc[-1])]
     for kind, of_kind in rows.groupby("kind"):
-        shown = growth(of_kind.set_index("images")).reset_index().rename(columns={"images": f"images in {NAMES[kind]}"})
-        cells = [[*shown], ["---:"] * len(shown.columns), *shown.astype(object).to_numpy()]
-        lines += ["", *(f"| {' | '.join('' if pd.isna(cell) else str(cell) for cell in line)} |" for line in cells)]
-    return "\n".join(lines) + "\n"
+        shown = growth(of_kind.set_index("images")).reset_index().astype(object)
+        cells = [["" if pd.isna(cell) else str(cell) for cell in line] for line in shown.to_numpy()]
+        parts.append(markdown_table([f"images in {NAMES[kind]}", *shown.columns[1:]], cells))
+    return "\n\n".join(parts) + "\n"
 
 
 def growth(rows: pd.DataFrame) -> pd.DataFrame:
