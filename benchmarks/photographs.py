@@ -80,6 +80,7 @@ LONGER = {  # a third iteration, taught by the second
 BRIEF = {"data.image_size": 32, "teacher.training.steps": 150, "iterations.iter1.training.steps": 150, "distilled": {}}
 SCRATCH = {  # nets and weights alone
     "pretraining.source": "none",
+    "pretraining.models": [],
     "teacher.model": "cnn_16",
     "iterations.iter1.model": "cnn_24",
     "iterations.iter2.model": "cnn_32",
@@ -116,10 +117,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run_draw(name: str, draw: int, source: Path) -> None:
     """Do a run, unless it stands in the tables with the same parameters, and add it to them."""
-    run = RUNS[name]
-    recipe = values(ROOT / f"configs/{run.config}.yaml")
-    oracle = {"pool_controls.oracle": {"kind": "oracle", "of": recipe["current"]}}
-    params = changed(recipe, {"seed": draw, **run.changes, **(oracle if run.oracle and draw == run.draws[0] else {})})
+    run, params = RUNS[name], params_of(RUNS[name], draw)
     key = dict(zip(KEYS, (name, draw, fingerprint(params)), strict=True))
     found = {table: read_csv(path) if path.exists() else pd.DataFrame(columns=KEYS) for table, path in TABLES.items()}
     if key in found["photographs"][KEYS].to_dict("records"):
@@ -136,6 +134,13 @@ def run_draw(name: str, draw: int, source: Path) -> None:
         found[table] = pd.concat([kept, pd.DataFrame([key | row for row in new])], ignore_index=True)
         found[table] = found[table].sort_values(["run", "draw"], kind="stable", ignore_index=True)
         write_csv(TABLES[table], found[table])
+
+
+def params_of(run: Run, draw: int) -> dict[str, Any]:
+    """The parameters of a run's draw."""
+    recipe = values(ROOT / f"configs/{run.config}.yaml")
+    oracle = {"pool_controls.oracle": {"kind": "oracle", "of": recipe["current"]}}
+    return changed(recipe, {"seed": draw, **run.changes, **(oracle if run.oracle and draw == run.draws[0] else {})})
 
 
 def run_stages(folder: Path, params: dict[str, Any], run: Run, draw: int, source: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,8 @@ from noisy_student.models.classifier import Classifier, load_classifier
 from noisy_student.models.device import RuntimeParams, machine, setup
 from noisy_student.models.features import logits_of, pretrained_body, read_features
 from noisy_student.models.prediction import LabelingParams, predict_split
-from noisy_student.store.splits import Selection, Split, read_split
+from noisy_student.store.selection import Selection
+from noisy_student.store.splits import Split, read_split
 
 
 @command

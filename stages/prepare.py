@@ -20,10 +20,13 @@ from noisy_student.core.workspace import guarded, work_folder
 from noisy_student.data import splitting
 from noisy_student.data.corrections import read_corrections
 from noisy_student.data.data_card import CARD, write_card
+from noisy_student.data.dataset import Dataset
 from noisy_student.data.image_folder import check_pool
 from noisy_student.data.near_duplicates import leaks
 from noisy_student.data.sources import DataParams, check_sizes, load
-from noisy_student.store.splits import Selection, write_split, write_streamed_split, write_truth
+from noisy_student.store.encoded_images import EncodedImages
+from noisy_student.store.selection import Selection
+from noisy_student.store.splits import write_split, write_streamed_split, write_truth
 
 MEGABYTE = 1_000_000
 
@@ -63,14 +66,10 @@ def main(
         if places := dataset.image_places:
             splits = splits.with_pool(places.in_shard_order(splits.rows["pool"]))
 
-        preparation = data.preparation() | dataset.found_preparation()
         for name, rows in splits.rows.items():
             table, drops = index_of_split(name, rows, ids, index, labels)
-            if places and name == "pool":
-                write_streamed_split(folders[name], places.by_shard(rows), table, dataset.classes, preparation)
-            else:
-                most = data.shard_megabytes * MEGABYTE
-                write_split(folders[name], images.at(rows), table, dataset.classes, preparation, most, drops)
+            stays = places.by_shard(rows) if places and name == "pool" else None
+            write(folders[name], stays or images.at(rows), table, drops, dataset, data)
         write_truth(pool_truth, ids.iloc[splits.rows["pool"]].array, labels[splits.rows["pool"]])
         figures = splitting.report(splits, labels, dataset.classes)
         print(*splitting.sizes_sentences(figures["images"]), sep="\n", flush=True)
@@ -105,6 +104,22 @@ def index_of_split(
     hashes = pd.arrays.ArrowExtensionArray(pa.array(index.hashes[rows]))  # no object for each
     drops = index.drops[rows] if index.drops is not None and name == "pool" else None
     return pd.DataFrame({"id": ids.iloc[rows].array, **known, "sha256": hashes}), drops
+
+
+def write(
+    folder: Path,
+    images: Selection | list[EncodedImages],
+    table: pd.DataFrame,
+    drops: np.ndarray | None,
+    dataset: Dataset,
+    data: DataParams,
+) -> None:
+    """Write a split of `images`, or of where they are in a user's shards; its index is `table`."""
+    preparation = data.preparation() | dataset.found_preparation()
+    if isinstance(images, Selection):
+        write_split(folder, images, table, dataset.classes, preparation, data.shard_megabytes * MEGABYTE, drops)
+    else:
+        write_streamed_split(folder, images, table, dataset.classes, preparation)
 
 
 if __name__ == "__main__":

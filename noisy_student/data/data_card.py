@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from noisy_student.core.files import replacing, write_bytes
-from noisy_student.store.splits import Selection
+from noisy_student.store.selection import Selection
 
 CARD = "card.md"
 ACROSS, DOWN = 12, 4  # images on a sheet

@@ -11,7 +11,8 @@ import pandas as pd
 
 from noisy_student.data.splitting import Index
 from noisy_student.store.encoded_images import ImagePlaces
-from noisy_student.store.splits import Selection, pixel_hash
+from noisy_student.store.selection import Selection
+from noisy_student.store.splits import pixel_hash
 
 
 @dataclass(frozen=True, eq=False)

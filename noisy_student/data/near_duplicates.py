@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from noisy_student.core.errors import UserError
-from noisy_student.store.splits import Selection
+from noisy_student.store.selection import Selection
 
 TRAINING = ("labeled", "pool")
 FREQUENCIES = 5  # the lowest ones in each direction

@@ -38,7 +38,8 @@ from noisy_student.store.decoding import (
     white_of,
 )
 from noisy_student.store.encoded_images import ImagePlaces
-from noisy_student.store.splits import Selection, pixel_hash
+from noisy_student.store.selection import Selection
+from noisy_student.store.splits import pixel_hash
 
 COPIES = 2  # of the pixels on the disk: here and in the splits' shards
 CHANNELS = 3  # in the file, also for gray images

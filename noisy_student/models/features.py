@@ -21,7 +21,7 @@ from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams
 from noisy_student.models.prediction import LabelingParams, predict
 from noisy_student.models.registry import heads
-from noisy_student.store.splits import Selection
+from noisy_student.store.selection import Selection
 
 ONE_VIEW = LabelingParams(tta="one", features=True)
 ROWS_AT_ONCE = 2**16  # images whose logits are computed at once

@@ -22,7 +22,8 @@ from noisy_student.core.progress import Meter, meter
 from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, autocast, memory_format, translate_torch_errors
 from noisy_student.models.registry import heads, input_size
-from noisy_student.store.splits import Selection, Split
+from noisy_student.store.selection import Selection
+from noisy_student.store.splits import Split
 
 BATCH_SIZE = 512  # images in a forward pass, at most; the logits do not depend on it
 BATCH_PIXELS = (

@@ -230,6 +230,7 @@ def _on_meta(name: str, dropout: float, stochastic_depth: float, classes: int = 
             return _build(*arguments).to("meta")
 
 
+@cache
 def _uses(name: str, dropout: float, stochastic_depth: float) -> bool:
     """Whether a model in training draws random numbers for the rate that is not 0."""
     if _is_builtin(name):  # they use what they have, and a process's first pass on the meta device costs a second

@@ -9,7 +9,8 @@ import numpy as np
 
 from noisy_student.core.metrics import one_hot, softmax
 from noisy_student.store.pseudo_labels import PseudoLabels
-from noisy_student.store.splits import Selection, Split
+from noisy_student.store.selection import Selection
+from noisy_student.store.splits import Split
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,8 @@ from noisy_student.core.files import (
     write_parts,
 )
 from noisy_student.store.decoding import Preparation
-from noisy_student.store.encoded_images import BLOCKS_KEPT, PLACE, EncodedImages, read_and_decode
+from noisy_student.store.encoded_images import BLOCKS_KEPT, PLACE, EncodedImages
+from noisy_student.store.selection import Selection
 from noisy_student.store.shard_files import Shard
 
 DESCRIPTION, INDEX, INDEX_OF_SHARD = "split.json", "index.parquet", "index-{:05}.parquet"
@@ -88,33 +89,6 @@ class Description(ParamsModel):
     user_folder: str | None = None  # below which the paths in `user_shards` are
 
 
-class Selection:
-    """Rows of several arrays as one array; only the rows that are indexed are read."""
-
-    def __init__(self, arrays: Sequence[Any], rows: np.ndarray):
-        self.arrays, self.rows = arrays, rows
-        self.shape, self.dtype = (len(rows), *arrays[0].shape[1:]), arrays[0].dtype
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
-        return gather(self.arrays, self.rows[part])
-
-    def at(self, rows: np.ndarray) -> "Selection":
-        """The images at `rows` (n,) of this selection."""
-        return Selection(self.arrays, self.rows[rows])
-
-    def blocks(self) -> np.ndarray | None:
-        """Which images are read together, int64 (N,); None where each is read alone."""
-        if not all(isinstance(array, EncodedImages) for array in self.arrays):
-            return None
-        numbers: list[np.ndarray] = []
-        for array in self.arrays:
-            numbers.append(array.blocks() + (numbers[-1][-1] + 1 if numbers else 0))
-        return np.concatenate(numbers)[self.rows]
-
-
 @dataclass(frozen=True, eq=False)
 class Split:
     """A split on the disk; pixels are read when they are indexed."""
@@ -142,22 +116,6 @@ class Split:
     def images(self, rows: np.ndarray | None = None) -> np.ndarray:
         """The images at `rows` (n,), in that order and as often as they stand there, or all: uint8 (n,H,W,C)."""
         return self.selection(rows)[:]
-
-
-def gather(arrays: Sequence[Any], rows: np.ndarray) -> np.ndarray:
-    """A new array of the `rows` (n,) of `arrays` laid end to end. Raises IndexError for a row that is not there."""
-    ends = np.cumsum([len(array) for array in arrays])
-    if len(rows) and (rows.min() < 0 or rows.max() >= ends[-1]):
-        raise IndexError(f"rows go from 0 to {ends[-1] - 1}; asked for {rows.min()} to {rows.max()}")
-    which = np.searchsorted(ends, rows, side="right")
-    within = rows - np.concatenate([[0], ends])[which]
-    if all(isinstance(array, EncodedImages) for array in arrays):
-        return read_and_decode(arrays, which, within)
-    found = np.empty((len(rows), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
-    for number in np.unique(which):
-        here = which == number
-        found[here] = arrays[number][within[here]]
-    return found
 
 
 def pixel_hash(images: Iterable[np.ndarray]) -> list[str]:

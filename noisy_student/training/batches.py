@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import generator
 from noisy_student.store.encoded_images import WINDOW
 from noisy_student.store.labeled_images import LabeledImages
-from noisy_student.store.splits import Selection
+from noisy_student.store.selection import Selection
 from noisy_student.training.augmentation import policy
 from noisy_student.training.augmentation.mixing import mix
 from noisy_student.training.augmentation.policy import NoiseParams
@@ -118,6 +118,7 @@ class Batches:
         self.ahead = steps_ahead(recipe.training.batch_size * labeled.values)
         self.ahead_batches: dict[int, MicroBatch] = {}  # the batches of the next steps
         self.coming: dict[tuple[str, int], Future[np.ndarray]] = {}  # images of the steps after these, by source
+        self.reader = Worker() if pool and pool.order.blocks is not None else None
 
     def parts(self, step: int) -> Iterator[MicroBatch]:
         """The batch of `step`, or this rank's share of it, in `accumulation` parts, among which its labeled and pool
@@ -127,15 +128,10 @@ class Batches:
             self.ahead_batches = self._make(steps)
             if steps.stop < self.recipe.training.steps:
                 self._read_ahead(self._together(steps.stop))
-            elif "reader" in vars(self):
+            elif self.reader:
                 self.reader.close()
         batch, count = self.ahead_batches.pop(step), self.recipe.training.accumulation
         return (batch.micro_batch(count, first) for first in range(count))
-
-    @cached_property
-    def reader(self) -> Worker:
-        """Reads what takes long; it is started for a streamed pool alone."""
-        return Worker()
 
     def _together(self, step: int) -> range:
         """The steps from `step` on whose batches are made together."""
@@ -143,10 +139,10 @@ class Batches:
         return range(step, min(step + self.ahead, end))
 
     def _read_ahead(self, steps: range) -> None:
-        """Begin to read the images of `steps` of sources that take long, because they are decoded."""
+        """Begin to read the images of `steps` of a pool that is decoded as it is read."""
         phase = phase_of(self.recipe.training, steps[0])
         for name, of, count in self._sources(phase):
-            if of.order.blocks is not None and not isinstance(of.images, Tensor):
+            if self.reader and of.order.blocks is not None and not isinstance(of.images, Tensor):
                 for step in steps:
                     rows = self._rows(name, of, count, step)
                     self.coming[name, step] = self.reader.submit(partial(of.images.__getitem__, rows))

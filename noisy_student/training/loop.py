@@ -27,7 +27,8 @@ from noisy_student.models.init import from_pretrained
 from noisy_student.models.prediction import predict_logits
 from noisy_student.models.registry import input_size, size_and_cost
 from noisy_student.store.labeled_images import LabeledImages
-from noisy_student.store.splits import Selection, Split
+from noisy_student.store.selection import Selection
+from noisy_student.store.splits import Split
 from noisy_student.training.batches import Batches, ResidentDataset, resident
 from noisy_student.training.forward import forward_passes
 from noisy_student.training.linear_probe import solve_head

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from noisy_student.core.errors import UserError
 from noisy_student.store.labeled_images import LabeledImages
-from noisy_student.store.splits import Selection
+from noisy_student.store.selection import Selection
 from noisy_student.training import batches
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.batches import (

@@ -14,7 +14,7 @@ from noisy_student.models.init import body, from_pretrained
 from noisy_student.models.networks import Resizing
 from noisy_student.models.prediction import predict_logits
 from noisy_student.models.registry import bare, check_head, heads
-from noisy_student.store.splits import Selection
+from noisy_student.store.selection import Selection
 from noisy_student.training.forward import forward_passes, learn_head
 from noisy_student.training.loop import TrainingData, TrainingRun, fit, save_trained
 from noisy_student.training.optim import make_optimizer, rate_shares, set_learning_rate

@@ -9,7 +9,7 @@ from noisy_student.models.classifier import new_classifier
 from noisy_student.models.features import features_of
 from noisy_student.models.prediction import predict_logits
 from noisy_student.store.labeled_images import LabeledImages
-from noisy_student.store.splits import Selection
+from noisy_student.store.selection import Selection
 from noisy_student.training.linear_probe import PENALTIES, PoolFeatures, choose_penalty, linear_probe, solve_head
 
 

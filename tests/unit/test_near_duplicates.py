@@ -20,7 +20,7 @@ from noisy_student.data.near_duplicates import (
     perceptual_hash,
     taken_out,
 )
-from noisy_student.store.splits import Selection
+from noisy_student.store.selection import Selection
 
 THRESHOLD = 0.96
 

@@ -5,6 +5,9 @@ import pandas as pd
 import pytest
 
 from benchmarks import photographs
+from commands.configure import dumped
+from noisy_student.check import check
+from noisy_student.core.config import ParamsFile
 from noisy_student.core.errors import UserError
 from noisy_student.store.splits import read_truth, write_split
 
@@ -19,6 +22,14 @@ def rows() -> pd.DataFrame:
             for name, found in accuracies.items()
         ]
     )
+
+
+@pytest.mark.parametrize("name", photographs.RUNS)
+def test_the_check_accepts_each_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images/labeled").mkdir(parents=True)
+    (tmp_path / "params.yaml").write_bytes(dumped(photographs.params_of(photographs.RUNS[name], 0)))
+    assert check(ParamsFile(tmp_path / "params.yaml")).recipes()
 
 
 def test_the_last_iteration_is_compared_with_each_other_model_by_draw():

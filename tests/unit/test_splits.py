@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from noisy_student.core.errors import UserError
-from noisy_student.store.splits import Selection, gather, pixel_hash, read_split, read_truth, write_split, write_truth
+from noisy_student.store.selection import Selection, gather
+from noisy_student.store.splits import pixel_hash, read_split, read_truth, write_split, write_truth
 
 PREPARATION = {"image_size": 8, "resize": "pad"}
 CLASSES = ["cat", "dog"]
