@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/installed
 CONFIGS := $(sort $(wildcard configs/*.yaml))
+PYTEST := python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder  # long files come first
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: configure config-is-named repro test test-slow lint study bench bench-check gpu clean-work lock docs
+.PHONY: configure config-is-named repro test test-slow coverage lint study bench bench-check gpu clean-work lock docs
 
 repro: $(INSTALLED)
 	@python -m commands.plan
@@ -14,7 +15,10 @@ repro: $(INSTALLED)
 	@python -m commands.table metrics/history.csv metrics/summary.json metrics/confusion.csv
 
 test: $(INSTALLED) lint
-	python -m pytest --numprocesses auto --dist loadfile --cov --cov-report term
+	$(PYTEST)
+
+coverage: $(INSTALLED)
+	$(PYTEST) --cov --cov-report term
 
 test-slow: $(INSTALLED)
 	python -m pytest -m slow

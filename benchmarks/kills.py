@@ -24,6 +24,7 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,7 @@ def _lost(rounds: pd.DataFrame) -> str:
     return f"{timed['seconds_lost'].sum() / timed['kills'].sum():.1f}" if len(timed) else ""
 
 
+@cache
 def code(kind: str) -> str:
     """A name for the code that is killed, 16 hex digits; whoever changes how a kind is judged removes its rows."""
     killed_stages = ROOT.glob("stages/*.py" if kind in OF_ALL else "stages/train_*.py")

@@ -65,9 +65,12 @@ def two_ranks(monkeypatch) -> None:
     monkeypatch.setenv(TORCHRUN, "--nproc-per-node 2")
 
 
-def uninterrupted(project: Project) -> dict[str, str]:
-    """What the teacher's training makes when nobody stops it."""
-    project.anew(TEACHER)
+@pytest.fixture(scope="module")
+def uninterrupted(project) -> dict[str, str]:
+    """What the teacher's training by two ranks makes when nobody stops it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(TORCHRUN, "--nproc-per-node 2")
+        project.anew(TEACHER)
     return project.hashes(TEACHER)
 
 
@@ -77,28 +80,25 @@ def test_two_ranks_label_as_one_does(project, two_ranks):
     assert project.hashes(LABELING) == project.made[LABELING]
 
 
-def test_a_killed_rank_is_named_and_the_run_goes_on_to_the_same_bytes(project, two_ranks):
-    expected = uninterrupted(project)
+def test_a_killed_rank_is_named_and_the_run_goes_on_to_the_same_bytes(project, uninterrupted, two_ranks):
     run = in_training(project)
     run.ranks()[1].send_signal(signal.SIGKILL)
     assert refused(run).startswith("error: rank 1 on ")
     assert "goes on after step" in project.finish(TEACHER)
-    assert project.hashes(TEACHER) == expected
+    assert project.hashes(TEACHER) == uninterrupted
 
 
 @pytest.mark.slow
-def test_torchrun_starts_killed_ranks_again(project, monkeypatch):
+def test_torchrun_starts_killed_ranks_again(project, uninterrupted, monkeypatch):
     monkeypatch.setenv(TORCHRUN, "--nproc-per-node 2 --max-restarts 1")
-    expected = uninterrupted(project)
     run = in_training(project)
     run.ranks()[1].send_signal(signal.SIGKILL)
     assert "goes on after step" in run.ended()
     assert run.returncode == 0
-    assert project.hashes(TEACHER) == expected
+    assert project.hashes(TEACHER) == uninterrupted
 
 
-def test_stopped_ranks_go_on_after_the_same_step(project, two_ranks):
-    expected = uninterrupted(project)
+def test_stopped_ranks_go_on_after_the_same_step(project, uninterrupted, two_ranks):
     run = in_training(project)
     ranks = run.ranks()
     run.send_signal(signal.SIGTERM)
@@ -106,7 +106,7 @@ def test_stopped_ranks_go_on_after_the_same_step(project, two_ranks):
     assert run.returncode == 128 + signal.SIGTERM
     assert not psutil.wait_procs(ranks, timeout=5)[1]
     assert f"goes on after step {step} " in project.finish(TEACHER)
-    assert project.hashes(TEACHER) == expected
+    assert project.hashes(TEACHER) == uninterrupted
 
 
 def test_ranks_end_when_what_started_them_is_killed(project, two_ranks):
@@ -133,8 +133,9 @@ def both_nodes(project: Project) -> list[Run]:
 
 
 @pytest.mark.slow
-def test_two_nodes_make_the_bytes_of_two_ranks_on_one_whichever_is_killed(project, two_ranks, monkeypatch):
-    expected = uninterrupted(project)
+def test_two_nodes_make_the_bytes_of_two_ranks_on_one_whichever_is_killed(
+    project, uninterrupted, two_ranks, monkeypatch
+):
     meeting = f"127.0.0.1:{free_port()}"
     options = f"--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-id tests --rdzv-endpoint {meeting}"
     monkeypatch.setenv(TORCHRUN, options)
@@ -148,7 +149,7 @@ def test_two_nodes_make_the_bytes_of_two_ranks_on_one_whichever_is_killed(projec
     said = "".join(node.ended() for node in nodes)
     assert [node.returncode for node in nodes] == [0, 0]
     assert said.count("goes on after step") == 1
-    assert project.hashes(TEACHER) == expected
+    assert project.hashes(TEACHER) == uninterrupted
 
 
 @pytest.fixture
@@ -172,8 +173,9 @@ def two_networks() -> Iterator[list[list[str]]]:
 
 
 @pytest.mark.slow
-def test_two_machines_with_networks_of_their_own_make_the_bytes_of_two_ranks_on_one(project, two_ranks, two_networks):
-    expected = uninterrupted(project)
+def test_two_machines_with_networks_of_their_own_make_the_bytes_of_two_ranks_on_one(
+    project, uninterrupted, two_ranks, two_networks
+):
     project.forget(TEACHER)
     options = "--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-id tests "
     options += f"--rdzv-endpoint {ADDRESSES[0]}:{free_port()}"
@@ -184,7 +186,7 @@ def test_two_machines_with_networks_of_their_own_make_the_bytes_of_two_ranks_on_
         nodes.append(project.start(project.lines[TEACHER][0], within=[*network, *settings]))
     said = "".join(node.ended() for node in nodes)
     assert [node.returncode for node in nodes] == [0, 0], said
-    assert project.hashes(TEACHER) == expected
+    assert project.hashes(TEACHER) == uninterrupted
 
 
 @pytest.mark.slow
