@@ -32,7 +32,9 @@ EXIF_ELSEWHERE = ("TIFF", "PNG")  # formats whose EXIF data Pillow may not read 
 OPAQUE = {"L", "RGB"}  # modes that are taken as they are
 CONVERTED = {"1", "P", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}  # that are opaque unless they name a transparent color
 BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE, TILE_WIDTH, TILE_LENGTH = 258, 262, 281, 322, 323  # tags of TIFF
-SAMPLE_FORMAT, SIGNED = 339, 2  # of TIFF
+SAMPLE_FORMAT, SIGNED, PLANAR, SEPARATE = 339, 2, 284, 2  # of TIFF
+J2K_SIZES, J2K_SSIZ = b"\xff\x4f\xff\x51", 42  # of JPEG 2000: how the part with sizes begins, and where Ssiz is in it
+J2K_SIGNED = 0x80
 WHITE_IS_ZERO = 0
 ORIENTATION = 0x0112  # of EXIF
 HOW_RESIZED = Image.Resampling.BILINEAR
@@ -42,7 +44,7 @@ REDUCING_GAP = (
 WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # gray, 16 bits a pixel; Pillow names some of them I
 WHITE = 2**16 - 1  # of 16-bit values
-DARK = 16  # what 12-bit values are below once they lost their lower 8 of 16 bits
+DARK = 64  # what 14-bit values do not exceed once they lost their lower 8 of 16 bits
 
 
 class Preparation(ParamsModel):
@@ -126,11 +128,12 @@ def decode(content: bytes, how: Preparation) -> Decoded:
             for width, height in (image.size, _tile(image)):
                 if width * height > how.max_megapixels * 1e6:
                     raise BadImage(f"larger than data.max_megapixels: {width} x {height}")
-            raw = _raw_mode(image)
+            _check_values(image, content)
+            bits = _bits(image, content)
             image.load()
-        told = _told_white(image, raw) if image.mode in DEEP else WHITE
+        told = _told_white(image, bits) if image.mode in DEEP else WHITE
         largest = 0 if told else int(np.asarray(image).max())
-        _check_deep_color(image, raw)
+        _check_deep_color(image, bits)
         plain = _upright(image, _plain(image, how, told or how.white or WHITE))
     except BadImage:
         raise
@@ -214,21 +217,43 @@ def _upright(image: Image.Image, plain: Image.Image) -> Image.Image:
         raise BadImage(f"its EXIF cannot be read: {one_line(error)}") from None
 
 
-def _raw_mode(image: Image.Image) -> str:
-    """How the values stand in the file, in Pillow's words, such as I;16B or RGB;16B; "" where it does not say."""
-    tiles = getattr(image, "tile", [])
-    arguments = tiles[0][3] if tiles else ""
-    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    return first if isinstance(first, str) else ""
+def _check_values(image: Image.Image, content: bytes) -> None:
+    """Raise `BadImage` for values that Pillow reads wrongly: below 0, or of 16 bits with each color by itself."""
+    tags = _tags(image)
+    if SIGNED in tags.get(SAMPLE_FORMAT, ()) or _component(image, content) & J2K_SIGNED:
+        raise BadImage("values below 0 have no known range; save them without a sign")
+    if tags.get(PLANAR) == SEPARATE and _bits(image, content) == 16 and len(tags.get(BITS_PER_SAMPLE, ())) > 1:
+        raise BadImage("16 bits a value, and each color by itself; save it with the colors of a pixel side by side")
 
 
-def _check_deep_color(image: Image.Image, raw: str) -> None:
-    """Raise `BadImage` for color or transparency of 16 bits with values of 12, of which Pillow keeps the upper 8."""
-    if image.mode in DEEP or ";16" not in raw:
+def _bits(image: Image.Image, content: bytes) -> int:
+    """Bits of a value in the file, as its header says; 8 where it does not say."""
+    tile = image.tile[0] if getattr(image, "tile", []) else None  # type: ignore[attr-defined]
+    arguments = tile[3] if tile else ""
+    if image.format == "PPM":
+        largest = arguments[1] if isinstance(arguments, tuple) else WHITE if arguments == "I;16B" else 255
+        return max(8, int(largest).bit_length())
+    if image.format == "JPEG2000":
+        return (_component(image, content) & ~J2K_SIGNED) + 1
+    if image.format == "PNG":
+        return 16 if ";16" in str(arguments) else 8
+    return int(max(_tags(image).get(BITS_PER_SAMPLE, (image.info.get("bit_depth") or 8,))))
+
+
+def _component(image: Image.Image, content: bytes) -> int:
+    """What a JPEG 2000 file says of its first component's values (ISO 15444-1, A.5.1, Ssiz); 7, as of 8 bits, for any
+    other file."""
+    at = content.find(J2K_SIZES) if image.format == "JPEG2000" else -1
+    return content[at + J2K_SSIZ] if at >= 0 else 7
+
+
+def _check_deep_color(image: Image.Image, bits: int) -> None:
+    """Raise `BadImage` for color or transparency of 16 bits with values of fewer, of which Pillow keeps the upper 8."""
+    if image.mode in DEEP or bits < 16:
         return
     bands = zip(image.getbands(), image.split(), strict=True)
-    if max(np.asarray(band).max() for name, band in bands if name not in "Aa") < DARK:
-        raise BadImage("nearly black, for it has values of 12 bits in 16, which only gray files may have")
+    if max(np.asarray(band).max() for name, band in bands if name not in "Aa") <= DARK:
+        raise BadImage("nearly black, for it has values of 14 bits or fewer in 16, which only gray files may have")
 
 
 def _tile(image: Image.Image) -> tuple[int, int]:
@@ -262,24 +287,19 @@ def _rescaled(image: Image.Image, how: Preparation, white: int) -> np.ndarray:
     return np.where(values == image.info.get("transparency", -1), np.uint8(how.background), gray)
 
 
-def _told_white(image: Image.Image, raw: str) -> int | None:
+def _told_white(image: Image.Image, bits: int) -> int | None:
     """The value of white in a gray image of more than 8 bits, as its file tells it; None where it does not.
 
-    16 bits tell nothing, since cameras write 12 into them. Pillow scales a PPM of fewer bits to 16. A TIFF may name its
-    largest value, which is white if it is all bits of some number and no value is larger.
+    16 bits tell nothing, since cameras write 12 into them. Pillow scales fewer bits to 16, but of a TIFF. A TIFF may
+    name its largest value, which is white if it is all bits of some number and no value is larger.
     """
-    if image.format == "PPM":
-        return None if raw.startswith("I;16") else WHITE
-    tags = _tags(image)
-    if (bits := tags.get(BITS_PER_SAMPLE, (16,))[0]) > 16:
+    if bits > 16:
         raise BadImage("gray values of more than 16 bits have no known range")
-    if tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED:
-        raise BadImage("gray values below 0 have no known range; save them without a sign")
     if bits < 16:
-        return int(2**bits - 1)
-    told = tags.get(MAX_SAMPLE_VALUE) or 0
+        return 2**bits - 1 if image.format == "TIFF" else WHITE
+    told = _tags(image).get(MAX_SAMPLE_VALUE) or 0
     white = int(told[0] if isinstance(told, tuple) else told)
-    return white if white < WHITE and white == white_of(white) and white >= np.asarray(image).max() else None
+    return white if 0 < white < WHITE and white == white_of(white) and white >= np.asarray(image).max() else None
 
 
 def _tags(image: Image.Image) -> Any:

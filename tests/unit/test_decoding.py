@@ -41,7 +41,7 @@ def tiled_tiff(side: int) -> bytes:
     return b"II*\0" + struct.pack("<I", 28) + bytes(20) + struct.pack("<H", len(tags)) + fields + bytes(4)
 
 
-COLOURS = Image.fromarray(np.stack([GRADIENT, GRADIENT.T, 255 - GRADIENT], axis=2))
+COLORS = Image.fromarray(np.stack([GRADIENT, GRADIENT.T, 255 - GRADIENT], axis=2))
 BAD = {
     "empty": b"",
     "text": b"not an image",
@@ -49,7 +49,7 @@ BAD = {
     "PDF": b"%PDF-1.4 ...",
     "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
     "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    "ICO": encoded(COLOURS, "ICO"),
+    "ICO": encoded(COLORS, "ICO"),
     "wide bomb": png_header(200_000, 200_000),
     "bomb between Pillow's limits": png_header(12_000, 12_000),
     "just too large": png_header(1001, 1000),
@@ -59,10 +59,10 @@ BAD = {
     "32 bits": encoded(Image.fromarray(GRADIENT.astype(np.int32) * 10**6), "TIFF"),
 }
 for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "HEIF"):
-    whole = encoded(COLOURS.resize((64, 64)), kind)
+    whole = encoded(COLORS.resize((64, 64)), kind)
     for share in (0.02, 0.1, 0.25, 0.5, 0.75, 0.9):
         BAD[f"{kind} cut at {share}"] = whole[: int(len(whole) * share)]
-png, jpeg = (encoded(COLOURS.resize((64, 64)), kind) for kind in ("PNG", "JPEG"))
+png, jpeg = (encoded(COLORS.resize((64, 64)), kind) for kind in ("PNG", "JPEG"))
 pixels, frame = png.index(b"IDAT") + 20, jpeg.index(b"\xff\xc0") + 5
 BAD |= {
     "signature alone": png[:8],
@@ -75,8 +75,8 @@ BAD |= {
     "PSD": b"8BPS\0\1" + bytes(100),
     "ZIP": b"PK\3\4" + bytes(100),
     "fork of a Mac's file": b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(100),
-    "TGA": encoded(COLOURS, "TGA"),
-    "GIF without a frame": encoded(COLOURS, "GIF")[:13] + b";",
+    "TGA": encoded(COLORS, "TGA"),
+    "GIF without a frame": encoded(COLORS, "GIF")[:13] + b";",
     "JPEG without a frame": b"\xff\xd8\xff\xd9",
     "JPEG of no size": jpeg[:frame] + bytes(4) + jpeg[frame + 4 :],
     "JPEG bomb": jpeg[:frame] + b"\xff" * 4 + jpeg[frame + 4 :],
@@ -98,12 +98,12 @@ def test_what_is_no_whole_image_of_a_known_kind_is_bad(content):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
 def test_every_kind_that_is_allowed_is_read(kind):
     lossless = {"quality": 100, "lossless": True} if kind == "WEBP" else {}
-    image = decode(encoded(COLOURS, kind, **lossless), HOW)
+    image = decode(encoded(COLORS, kind, **lossless), HOW)
     assert image.pixels.shape == (8, 8, 3)
     assert image.pixels.dtype == np.uint8
     assert (image.width, image.height) == (8, 8)
     if kind not in ("JPEG", "GIF"):
-        assert np.array_equal(image.pixels, np.asarray(COLOURS))
+        assert np.array_equal(image.pixels, np.asarray(COLORS))
 
 
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF", "JPEG2000", "PPM"])
@@ -118,7 +118,7 @@ def test_files_of_telephones_and_scanners_are_read_with_their_colors(kind):
 
 
 def test_heic_without_its_library_names_it(monkeypatch):
-    content = encoded(COLOURS.resize((64, 64)), "HEIF")
+    content = encoded(COLORS.resize((64, 64)), "HEIF")
     assert content[4:12] == b"ftypheic"
     monkeypatch.setattr(decoding, "formats", lambda: decoding.FORMATS)
     with pytest.raises(BadImage, match="a HEIC file, which only pillow-heif reads: pip install pillow-heif"):
@@ -140,7 +140,7 @@ def test_a_deep_file_that_tells_no_white_has_that_of_the_preparation():
         assert np.abs(decode(content, twelve).pixels[..., 0].astype(int) - GRADIENT).max() <= 1
     told = encoded(Image.fromarray(values), "TIFF", tiffinfo={281: 4095})  # MaxSampleValue
     assert np.abs(decode(told, HOW).pixels[..., 0].astype(int) - GRADIENT).max() <= 1
-    assert decode(told, HOW).largest == decode(encoded(COLOURS), HOW).largest == 0
+    assert decode(told, HOW).largest == decode(encoded(COLORS), HOW).largest == 0
     brighter = encoded(Image.fromarray(np.full((8, 8), 5000, np.uint16)))
     assert (decode(brighter, twelve).pixels == 255).all()
 
@@ -171,10 +171,70 @@ def test_a_turned_deep_image_keeps_its_range():
     assert found[0, :, 0].tolist() == (np.arange(8)[::-1] * 500 * 255 / 4095).round().astype(int).tolist()
 
 
-def test_signed_values_are_no_image():
-    unsigned = encoded(Image.fromarray(np.full((8, 8), 100, np.uint16)), "TIFF", tiffinfo={339: 2})
-    with pytest.raises(BadImage, match="values below 0 have no known range; save them without a sign"):
-        decode(unsigned, HOW)
+TWELVE = GRADIENT.astype(np.uint16) * 16
+BOX = b"\xff\x4f\xff\x51"
+
+
+def plain_map(kind: str, values: np.ndarray, largest: int) -> bytes:
+    return f"{kind} 8 8 {largest}\n{' '.join(map(str, values.ravel()))}".encode()
+
+
+def of_precision(content: bytes, precision: int) -> bytes:
+    """A JPEG 2000 file whose values have that many bits, by its header; with a sign where it is negative."""
+    at = content.index(BOX) + 42
+    count = struct.unpack(">H", content[at - 2 : at])[0]
+    said = abs(precision) - 1 | (0x80 if precision < 0 else 0)
+    parts = bytearray(content)
+    parts[at : at + 3 * count : 3] = bytes([said] * count)
+    return bytes(parts)
+
+
+def test_values_below_zero_are_no_image():
+    wide = Image.fromarray(np.full((8, 8), 100, np.uint16))
+    narrow = Image.fromarray(GRADIENT)
+    deep = encoded(Image.fromarray(TWELVE), "JPEG2000", irreversible=False)
+    for content in (*(encoded(each, "TIFF", tiffinfo={339: 2}) for each in (wide, narrow)), of_precision(deep, -16)):
+        with pytest.raises(BadImage, match="values below 0 have no known range; save them without a sign"):
+            decode(content, HOW)
+
+
+def test_sixteen_bits_of_each_color_by_itself_are_refused():
+    """Pillow mixes their bytes up."""
+    tags = {256: 4, 257: 4, 258: 16, 259: 1, 262: 2, 273: 200, 277: 3, 278: 4, 279: 32, 284: 2}
+    fields = b"".join(
+        struct.pack("<HHII", tag, 3, 3, 140) if tag == 258 else struct.pack("<HHII", tag, 4, 1, value)
+        for tag, value in tags.items()
+    )
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + fields + bytes(4)
+    content = content.ljust(140, b"\0") + struct.pack("<HHH", 16, 16, 16)
+    with pytest.raises(BadImage, match="each color by itself; save it with the colors of a pixel side by side"):
+        decode(content.ljust(400, b"\xff"), HOW)
+
+
+def test_gray_files_of_text_are_read_as_binary_ones():
+    tells = decode(plain_map("P2", TWELVE, 4095), HOW)
+    assert np.abs(tells.pixels[..., 0].astype(int) - GRADIENT).max() <= 1
+    assert tells.largest == 0
+    assert decode(plain_map("P2", TWELVE, 65535), HOW).largest == TWELVE.max()
+
+
+def test_twelve_bits_that_a_header_tells_need_no_white_of_other_files():
+    """Pillow scales them to 16, so another white would be wrong for them."""
+    gray = Image.fromarray(np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1)))
+    image = decode(encoded(gray, "HEIF", quality=-1), HOW.model_copy(update={"image_size": 64, "white": 4095}))
+    assert image.largest == 0
+    assert np.abs(image.pixels[0, :, 0].astype(int) - np.linspace(0, 255, 64)).max() < 4
+
+
+@pytest.mark.parametrize("largest", [4095, 16383])
+def test_colors_of_few_bits_in_sixteen_are_refused_in_any_format(largest):
+    values = (np.stack([GRADIENT, GRADIENT.T, 255 - GRADIENT], 2).astype(np.uint32) * largest // 255).astype(np.uint16)
+    binary = b"P6 8 8 65535\n" + values.astype(">u2").tobytes()
+    for content in (deep_png(values), plain_map("P3", values, 65535), binary):
+        with pytest.raises(BadImage, match="nearly black"):
+            decode(content, HOW)
+    told = decode(plain_map("P3", values, largest), HOW)
+    assert np.abs(told.pixels.astype(int) - np.asarray(COLORS)).max() <= 1
 
 
 def deep_png(values: np.ndarray) -> bytes:
@@ -197,7 +257,7 @@ def test_twelve_bits_of_a_color_file_of_sixteen_are_refused_and_sixteen_are_read
     assert np.array_equal(decode(deep_png(whole), HOW).pixels[..., 0], GRADIENT)
     dark = values * np.array([16, 1] if channels == 2 else [16], dtype=np.uint16)
     with pytest.raises(
-        BadImage, match="nearly black, for it has values of 12 bits in 16, which only gray files may have"
+        BadImage, match="nearly black, for it has values of 14 bits or fewer in 16, which only gray files may have"
     ):
         decode(deep_png(dark), HOW)
 
@@ -219,7 +279,7 @@ def test_gray_images_are_known_as_such_whatever_mode_they_have():
     for image in (gray, gray.convert("RGB"), gray.convert("RGBA"), gray.convert("LA")):
         found = np.broadcast_to(decode(encoded(image), HOW).pixels, (8, 8, 3))
         assert np.array_equal(found[..., 0], GRADIENT)
-        colors = decode(encoded(COLOURS), HOW).pixels
+        colors = decode(encoded(COLORS), HOW).pixels
         assert is_gray(np.stack([found, colors])).tolist() == [True, False]
 
 
@@ -255,39 +315,41 @@ def test_transparent_pixels_show_the_background():
 
 def test_cmyk_and_palettes_become_colors():
     for kind in ("TIFF", "JPEG"):
-        cmyk = decode(encoded(COLOURS.convert("CMYK"), kind), HOW).pixels
-        assert np.abs(cmyk.astype(int) - np.asarray(COLOURS)).mean() < 40
+        cmyk = decode(encoded(COLORS.convert("CMYK"), kind), HOW).pixels
+        assert np.abs(cmyk.astype(int) - np.asarray(COLORS)).mean() < 40
         assert cmyk.std() > 30
-    palette = COLOURS.quantize(64)
+    palette = COLORS.quantize(64)
     assert np.array_equal(decode(encoded(palette), HOW).pixels, np.asarray(palette.convert("RGB")))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
-def test_a_photo_is_turned_as_its_exif_says(kind):
-    upright = np.zeros((8, 16, 3), np.uint8)
-    upright[:, :8] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # held clockwise
-    turned = Image.fromarray(np.rot90(upright))
-    found = decode(encoded(turned, kind, exif=exif), HOW)
-    assert (found.width, found.height) == (16, 8)
+QUARTERS = np.kron([[250, 170], [90, 10]], np.ones((32, 32))).astype(np.uint8)
+TURNS = {  # EXIF's orientations: how the file has what is upright
+    1: lambda upright: upright,
+    2: np.fliplr,
+    3: lambda upright: np.rot90(upright, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: np.rot90,
+    7: lambda upright: np.rot90(upright, 2).T,
+    8: lambda upright: np.rot90(upright, 3),
+}
 
 
-def test_a_photo_of_a_telephone_is_turned_as_its_container_says():
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF"])
+def test_a_photo_is_turned_as_its_exif_says(kind, orientation):
     """HEIC files are turned by their property irot, which pillow-heif writes for an EXIF given as bytes."""
-    upright = np.zeros((64, 128, 3), np.uint8)
-    upright[:, :64] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6
-    content = encoded(Image.fromarray(np.rot90(upright)), "HEIF", exif=exif.tobytes())
-    assert b"irot" in content
-    found = decode(content, HOW)
-    assert (found.width, found.height) == (128, 64)
+    exif[0x0112] = orientation
+    turned = Image.fromarray(TURNS[orientation](QUARTERS)).convert("RGB")
+    content = encoded(turned, kind, exif=exif.tobytes() if kind == "HEIF" else exif)
+    found = decode(content, HOW.model_copy(update={"image_size": 64})).pixels[..., 0]
+    assert np.abs(found.astype(int) - QUARTERS).mean() < 5
 
 
 def test_a_broken_exif_or_profile_is_no_traceback():
-    broken = encoded(COLOURS, "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
-    profile = encoded(COLOURS, "JPEG", icc_profile=b"rubbish")
+    broken = encoded(COLORS, "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    profile = encoded(COLORS, "JPEG", icc_profile=b"rubbish")
     with pytest.warns(UserWarning, match="Corrupt EXIF"):
         assert decode(broken, HOW).pixels.shape == (8, 8, 3)
     assert decode(profile, HOW).pixels.shape == (8, 8, 3)
@@ -319,7 +381,7 @@ def test_crop_takes_the_middle_and_pad_keeps_all():
 
 
 def test_gray_values_are_those_of_pillow():
-    assert np.array_equal(to_gray(np.asarray(COLOURS))[..., 0], np.asarray(COLOURS.convert("L")))
+    assert np.array_equal(to_gray(np.asarray(COLORS))[..., 0], np.asarray(COLORS.convert("L")))
     gray = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
     assert np.array_equal(to_gray(gray)[..., 0], gray[..., 0])
 
