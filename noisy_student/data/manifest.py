@@ -1,9 +1,10 @@
 """Reads a manifest: a table of a user's images as CSV or Parquet, as spreadsheets and other tools write them.
 
-Columns are known by several names, in small or capital letters. A CSV may have commas, semicolons or tabs. It is UTF-8,
-or else Windows-1252, which spreadsheets write and which covers Latin-1.
+Columns are known by several names, in small or capital letters, with spaces or underscores. A CSV may have commas,
+semicolons or tabs. It is UTF-8, or else Windows-1252, which spreadsheets write and which covers Latin-1.
 """
 
+import csv
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ COLUMNS = {  # what a manifest has, and what its columns may be called
 }
 SPLIT_NAMES = {"": "", "test": "test", "train": "", "training": ""}  # what `split` may say, and what that means
 SEPARATORS = (",", ";", "\t")
+NAMED_SEPARATOR = "sep="  # how the line before the columns begins in which spreadsheets name it
+QUOTED = r'^"(.*)"$'  # a value that had spaces around its quotes
+NO_WIDTH = "\u200b\u2060\ufeff"  # that web pages leave around words
 OF_SPREADSHEETS = "cp1252"
 OF_OTHER_TABLES = (".xlsx", ".xls", ".ods", ".numbers")  # whose bytes are no text
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how such a file begins
@@ -33,18 +37,18 @@ ROWS_AT_ONCE = 1000  # of a Parquet file
 
 def class_name(label: str) -> str:
     """The class that a person's `label` or folder names: no spaces around it, one normal form of Unicode."""
-    return unicodedata.normalize("NFC", label.strip())
+    return unicodedata.normalize("NFC", label.strip().strip(NO_WIDTH).strip())
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
     """The columns of COLUMNS of the manifest at `path`, all text, "" where one is missing.
 
-    Spaces around a value are dropped, and labels are in one normal form of Unicode. Raises `UserError` for a file that
-    is no such table.
+    Spaces and quotes around a value are dropped, and labels are in one normal form of Unicode. Raises `UserError` for a
+    file that is no such table.
     """
     table = _table(path)
     for column in COLUMNS:
-        table[column] = table[column].fillna("").str.strip()
+        table[column] = table[column].fillna("").str.strip().str.replace(QUOTED, r"\1", regex=True)
     table["path"] = _with_slashes(table["path"], path.parent)
     table["label"] = table["label"].map(class_name)
     split = table["split"].str.lower()
@@ -56,7 +60,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
 
 def _used(path: Path, names: list[str]) -> dict[str, str]:
     """Which of the columns called `names` are used, and what COLUMNS calls them."""
-    plain = {name: name.strip().lower() for name in names}
+    plain = {name: _plain(name) for name in names}
     called = {column: [name for name in plain if plain[name] in known] for column, known in COLUMNS.items()}
     for column, found in called.items():
         if len(found) > 1 or (found and names.count(found[0]) > 1):
@@ -66,24 +70,32 @@ def _used(path: Path, names: list[str]) -> dict[str, str]:
             known = ", ".join(COLUMNS[column])
             seen = ", ".join(names)[:80]
             raise UserError(f"{path} has no column for the {column} among {seen}; call it one of {known}")
-    used = {found[0]: column for column, found in called.items() if found}
+    return {found[0]: column for column, found in called.items() if found}
+
+
+def _plain(name: str) -> str:
+    """The `name` of a column as COLUMNS has it."""
+    return name.strip().strip('"').lower().replace(" ", "_")
+
+
+def _renamed(path: Path, table: pd.DataFrame, used: dict[str, str], names: list[str]) -> pd.DataFrame:
+    """`table` with the columns of COLUMNS, empty where it has none. Says which of all `names` are not `used`."""
     if unused := [name for name in names if name not in used]:
         print(f"{path}: the columns {', '.join(unused)} are not used", flush=True)
-    return used
-
-
-def _renamed(table: pd.DataFrame, used: dict[str, str]) -> pd.DataFrame:
-    """`table` with the columns of COLUMNS, empty where it has none."""
     return table[list(used)].rename(columns=used).reindex(columns=list(COLUMNS), fill_value="")
 
 
 def _with_slashes(paths: pd.Series, root: Path) -> pd.Series:
-    """`paths` of Windows, which have backslashes and no slash, with slashes. Beside paths with slashes, one whose file
-    exists below `root` as it is written stays."""
-    windows = paths.str.contains("\\", regex=False) & ~paths.str.contains("/", regex=False)
-    if paths.str.contains("/", regex=False).any():
-        windows[windows] = ~paths[windows].map(lambda name: (root / name).is_file()).astype(bool)
-    return paths.where(~windows, paths.str.replace("\\", "/", regex=False))
+    """`paths` of Windows, which have backslashes, with slashes. If any of them has a slash, one stays as it is written
+    where its file exists below `root`, and one with both where the file with slashes does not."""
+    windows, mixed = (paths.str.contains(mark, regex=False) for mark in ("\\", "/"))
+    slashed = paths.str.replace("\\", "/", regex=False)
+    if mixed.any():
+        windows = pd.Series(
+            marked and not (root / name).is_file() and ("/" not in name or (root / other).is_file())
+            for marked, name, other in zip(windows, paths, slashed, strict=True)
+        )
+    return paths.where(~windows, slashed)
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -109,7 +121,8 @@ def _parquet(path: Path) -> pd.DataFrame:
                 raise UserError(f"{path} has no text but {field.type} in the column {field.name}; make it text")
         table = pa.Table.from_batches(_small_enough(path, file, schema.names), schema)
     table.validate(full=True)
-    return _renamed(table.cast(pa.schema([(name, pa.string()) for name in table.column_names])).to_pandas(), used)
+    as_text = table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
+    return _renamed(path, as_text.to_pandas(), used, file.schema_arrow.names)
 
 
 def _small_enough(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -123,26 +136,38 @@ def _small_enough(path: Path, file: pq.ParquetFile, columns: list[str]) -> Itera
 
 def _csv(path: Path) -> pd.DataFrame:
     with path.open("rb") as file:
-        header = file.readline(2**16)
-    if header.startswith(UTF_16):
+        first = file.readline(2**16)
+    if first.startswith(UTF_16):
         raise UserError(f"{path} is saved as UTF-16; save it as CSV in UTF-8")
-    separator = max(SEPARATORS, key=lambda each: header.count(each.encode()))
+    header = first.decode(errors="replace").lstrip("\ufeff")
+    named = header.lower().startswith(NAMED_SEPARATOR)
+    separator = header[len(NAMED_SEPARATOR)] if named else _separator(header)
+    parse = pyarrow.csv.ParseOptions(delimiter=separator)
     try:
-        return _csv_in(path, separator, "utf8")
+        return _csv_in(path, parse, pyarrow.csv.ReadOptions(skip_rows=int(named)))
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         if "UTF8" not in str(error) and not isinstance(error, UnicodeDecodeError):
             raise
     print(f"{path} is not UTF-8; it is read as Windows-1252, as spreadsheets save it", flush=True)
-    return _csv_in(path, separator, OF_SPREADSHEETS)
+    return _csv_in(path, parse, pyarrow.csv.ReadOptions(skip_rows=int(named), encoding=OF_SPREADSHEETS))
 
 
-def _csv_in(path: Path, separator: str, encoding: str) -> pd.DataFrame:
-    parse = pyarrow.csv.ParseOptions(delimiter=separator)
-    read = pyarrow.csv.ReadOptions(encoding=encoding)
+def _separator(header: str) -> str:
+    """What separates the columns: what finds the most of COLUMNS in the `header`, and of these the most frequent."""
+    known = {name for names in COLUMNS.values() for name in names}
+
+    def found(separator: str) -> tuple[int, int]:
+        names = next(csv.reader(header.splitlines()[:1], delimiter=separator), [])
+        return sum(_plain(name) in known for name in names), len(names)
+
+    return max(SEPARATORS, key=found)
+
+
+def _csv_in(path: Path, parse: pyarrow.csv.ParseOptions, read: pyarrow.csv.ReadOptions) -> pd.DataFrame:
     names = pyarrow.csv.open_csv(path, read_options=read, parse_options=parse).schema.names
     used = _used(path, names)
     as_text = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(used, pa.string()), strings_can_be_null=False, include_columns=list(used)
     )
     found = pyarrow.csv.read_csv(path, read_options=read, parse_options=parse, convert_options=as_text)
-    return _renamed(found.to_pandas(), used)
+    return _renamed(path, found.to_pandas(), used, names)

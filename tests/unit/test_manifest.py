@@ -34,8 +34,30 @@ def rows(path) -> list[list[str]]:
         b"path\tlabel\nin/a.jpg\tcat\nin/b.jpg\t\n",
         b"path,label\nin\\a.jpg,cat\nin\\b.jpg,\n",
         b"path , label\n in/a.jpg ,cat \nin/b.jpg, \n",
+        b'path, label\nin/a.jpg, "cat"\nin/b.jpg,\n',
+        "path,label\nin/a.jpg,\u200bcat \u200b\nin/b.jpg,\n".encode(),
+        b"File Name;Class\nin/a.jpg;cat\nin/b.jpg;\n",
+        b"sep=;\r\npath;label\r\nin/a.jpg;cat\r\nin/b.jpg;\r\n",
+        b'path;label;"date, time, place, person"\nin/a.jpg;cat;x\nin/b.jpg;;\n',
+        b"path;label;date, time, place, person\nin/a.jpg;cat;x\nin/b.jpg;;\n",
     ],
-    ids=["plain", "BOM", "filename", "capitals", "more columns", "semicolons", "tabs", "backslashes", "spaces"],
+    ids=[
+        "plain",
+        "BOM",
+        "filename",
+        "capitals",
+        "more columns",
+        "semicolons",
+        "tabs",
+        "backslashes",
+        "spaces",
+        "spaces around quotes",
+        "spaces of no width",
+        "spaces in names",
+        "named separator",
+        "quoted commas",
+        "commas in a name",
+    ],
 )
 def test_what_tools_write_is_read_alike(write, content):
     assert rows(write("m.csv", content)) == [["in/a.jpg", "cat"], ["in/b.jpg", ""]]
@@ -61,6 +83,20 @@ def test_a_windows_path_beside_slashes_is_one_unless_its_file_is_there(write):
     write("b\\c.jpg", b"")
     content = b"path,label\np/a.jpg,\nb\\c.jpg,cat\nb\\d.jpg,cat\n"
     assert [path for path, _ in rows(write("m.csv", content))] == ["p/a.jpg", "b\\c.jpg", "b/d.jpg"]
+
+
+def test_a_path_with_both_is_one_of_windows_where_its_file_is_there(write, tmp_path):
+    (tmp_path / "in/x").mkdir(parents=True)
+    write("in/x/a.jpg", b"")
+    assert rows(write("m.csv", b"path,label\nin/x\\a.jpg,cat\nin/x\\b.jpg,cat\n")) == [
+        ["in/x/a.jpg", "cat"],
+        ["in/x\\b.jpg", "cat"],
+    ]
+
+
+def test_a_column_that_is_not_used_is_named_once_in_any_encoding(write, capsys):
+    read_manifest(write("m.csv", "path,label,note\na,\xc9l\xe9phant,x\n".encode("latin-1")))
+    assert capsys.readouterr().out.count("the columns note are not used") == 1
 
 
 def test_columns_of_a_parquet_file_that_are_not_used_may_hold_anything(tmp_path):
