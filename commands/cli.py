@@ -7,7 +7,18 @@ from pathlib import Path
 
 from noisy_student.core.errors import did_you_mean
 
-COMMANDS = ("plan", "predict", "label-next", "table", "noise-sheet", "configure", "list-shards", "submit", "docs")
+COMMANDS = (
+    "plan",
+    "predict",
+    "label-next",
+    "table",
+    "noise-sheet",
+    "configure",
+    "list-shards",
+    "submit",
+    "follow",
+    "docs",
+)
 EXTRAS = {"submitit": "slurm"}  # modules of an extra, by name; those of `pipeline`:
 EXTRAS |= dict.fromkeys(("dvc", "networkx", "ruamel", "scipy", "mlxtend", "huggingface_hub"), "pipeline")
 

@@ -18,27 +18,42 @@ from noisy_student.core.launch import TORCHRUN
 FOLDER = Path("slurm")  # of the job's script and of what it prints
 REQUEUES = 1000  # after the time of the job was over; after preemption there is no limit
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # to all processes of a job, before SLURM ends it
+PORTS = range(20_000, 30_000)  # of the first machine, where the others meet it: one for each job
 KILLED_WITHIN = 3600  # seconds between such a signal and the end
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What the job does: `dvc repro` of some stages, or of all, each stage as so many ranks."""
+    """What the job does: `dvc repro` of some stages, or of all, each stage as so many ranks on each machine."""
 
     folder: Path
     stages: tuple[str, ...]
     ranks: int
+    nodes: int
 
     def __call__(self) -> None:
-        """Run it. Raises `UserError` when a stage fails."""
+        """Run it, or on all machines but the first one follow that. Raises `UserError` when a stage fails."""
+        job = submitit.JobEnvironment()
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        environment[TORCHRUN] = f"--nproc-per-node {self.ranks}" if self.ranks > 1 else ""
-        command = [sys.executable, "-m", "dvc", "repro", *self.stages]
-        done = subprocess.run(command, cwd=self.folder, env=environment, check=False)
+        environment[TORCHRUN] = self._torchrun(job)
+        over = self.folder / FOLDER / f"{job.job_id}_over"
+        follow = ["-m", "commands.follow", "--until", str(over)]
+        command = follow if job.node else ["-m", "dvc", "repro", *self.stages]
+        done = subprocess.run([sys.executable, *command], cwd=self.folder, env=environment, check=False)
         if -done.returncode in SIGNALS:
             time.sleep(KILLED_WITHIN)
+        if self.nodes > 1:
+            over.touch()
         if done.returncode:
             raise UserError("a stage failed; what it said stands above")
+
+    def _torchrun(self, job: submitit.JobEnvironment) -> str:
+        """The options of torchrun."""
+        if self.nodes == 1:
+            return f"--nproc-per-node {self.ranks}" if self.ranks > 1 else ""
+        first, port = job.hostnames[0], PORTS[int(job.raw_job_id) % len(PORTS)]
+        options = f"--nnodes {self.nodes} --nproc-per-node {self.ranks} --rdzv-backend c10d"
+        return f"{options} --rdzv-endpoint {first}:{port}"
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What the job does when it is started again: the same, for the stages keep their work in progress."""
@@ -50,21 +65,22 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.partition(": python -m ")[0])
     parser.add_argument("stages", nargs="*", help="stages of dvc.yaml, with all that they need; none: all")
     parser.add_argument("--minutes", type=int, default=240, help="after so many the job is started again and goes on")
-    parser.add_argument("--gpus", type=int, default=0, help="of the machine; each stage has as many ranks")
-    parser.add_argument("--ranks", type=int, help="of each stage, if not as many as GPUs")
-    parser.add_argument("--cpus", type=int, default=2, help="of the machine, for all ranks together")
+    parser.add_argument("--nodes", type=int, default=1, help="machines; they share the project's folder")
+    parser.add_argument("--gpus", type=int, default=0, help="of each machine; a stage has as many ranks there")
+    parser.add_argument("--ranks", type=int, help="of a stage on each machine, if not as many as GPUs")
+    parser.add_argument("--cpus", type=int, default=2, help="of each machine, for all its ranks together")
     parser.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="such as partition=long")
     args = parser.parse_args(argv)
-    for name, least in {"minutes": 1, "gpus": 0, "ranks": 1, "cpus": 1}.items():
+    for name, least in {"minutes": 1, "nodes": 1, "gpus": 0, "ranks": 1, "cpus": 1}.items():
         if (number := getattr(args, name)) is not None and number < least:
             raise UserError(f"--{name} was {number}; it must be at least {least}")
     options = {"requeue": True, **dict(_option(text) for text in args.sbatch)}
-    pipeline = Pipeline(Path.cwd(), tuple(args.stages), args.ranks or max(1, args.gpus))
+    pipeline = Pipeline(Path.cwd(), tuple(args.stages), args.ranks or max(1, args.gpus), args.nodes)
     job = _submit(
         pipeline,
         job_name="noisy-student",
         time=args.minutes,
-        nodes=1,
+        nodes=args.nodes,
         ntasks_per_node=1,
         cpus_per_task=args.cpus,
         gpus_per_node=args.gpus or None,

@@ -23,6 +23,7 @@ from typing import Any
 
 from noisy_student.core import ranks
 from noisy_student.core.errors import UserError, one_line
+from noisy_student.core.nodes import announced
 from noisy_student.core.signals import Stopped
 
 TORCHRUN = "NOISY_STUDENT_TORCHRUN"
@@ -59,13 +60,16 @@ def _start(options: str) -> None:
     with tempfile.TemporaryDirectory(prefix="ranks-") as logs:
         wanted = _parsed(options, logs)
         try:
-            run(wanted)
+            with _together(wanted):
+                run(wanted)
         except SignalException as stopped:  # the first rank has said what is kept
             sys.exit(128 + stopped.sigval)
         except ChildFailedError as failed:
             raise _first_error(failed.failures) from None
         except (RendezvousError, DistError):
-            raise UserError("another machine of this run is gone, or did not come; run again on all of them") from None
+            raise UserError(
+                "another machine of this run is gone, or did not come; run `noisy-student follow` there, then run again"
+            ) from None
         except (ValueError, AssertionError) as error:  # of values that the options do not take
             raise _refused(options, f" ({one_line(error)})") from None
 
@@ -84,6 +88,19 @@ def _parsed(options: str, logs: str) -> Any:
     if wanted.training_script != command[-1]:  # a word that is no option was taken for it
         raise _refused(options)
     return wanted
+
+
+@contextmanager
+def _together(wanted: Any) -> Iterator[None]:
+    """Within the block, other machines run the same command, where torchrun's arguments want some."""
+    from torch.distributed.run import parse_min_max_nnodes
+
+    if parse_min_max_nnodes(wanted.nnodes)[1] == 1:
+        yield
+        return
+    module = ["-m"] if wanted.module else []
+    with announced([*module, wanted.training_script, *wanted.training_script_args]) as wanted.rdzv_id:
+        yield
 
 
 def _refused(options: str, why: str = "") -> UserError:

@@ -1,5 +1,6 @@
 """The pipeline as a SLURM job: stand-ins for SLURM's commands start it, preempt it, and start it again."""
 
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ from noisy_student.core.launch import TORCHRUN
 
 TEACHER = "train_teacher"
 START = """
-export SPOOL={spool} SLURM_JOB_ID=7 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1
+nodes=$(sed -n 's/^#SBATCH --nodes=//p' {spool}/job.sh)
+export SPOOL={spool} SLURM_JOB_ID=7 SLURM_NTASKS=$nodes SLURM_JOB_NUM_NODES=$nodes SLURM_JOB_NODELIST=localhost
 setsid bash {spool}/job.sh >> {spool}/log 2>&1 < /dev/null &
 echo $! > {spool}/pid
 """
@@ -22,7 +24,10 @@ STAND_INS = {
     "sbatch": "cp $1 {spool}/job.sh" + START + "echo Submitted batch job 7",
     "srun": """
 while [[ $1 == -* ]]; do [[ $1 == --output ]] && shift; shift; done
-SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 exec "$@"
+for ((node = 0; node < SLURM_NTASKS; node++)); do
+    SLURM_PROCID=$node SLURM_LOCALID=0 SLURM_NODEID=$node "$@" &
+done
+wait
 """,
     "scontrol": "(while kill -0 $(cat {spool}/pid); do sleep 0.1; done" + START + ") > /dev/null 2>&1 &",
 }
@@ -33,6 +38,15 @@ SECONDS = 120
 def project(tmp_path_factory) -> Project:
     folder, before = tmp_path_factory.mktemp("submit") / "project", ["check", "prepare", "pretrain", "extract_features"]
     return Project(folder, before, changes={"teacher.training": {"steps": 60, "batch_size": 64}})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(project) -> dict[str, str]:
+    """What the teacher's training by two ranks makes when nobody stops it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(TORCHRUN, "--nproc-per-node 2")
+        project.anew(TEACHER)
+    return project.hashes(TEACHER)
 
 
 @pytest.fixture
@@ -73,19 +87,17 @@ def wait_until(happened: Callable[[], object], said: Callable[[], str]) -> None:
         time.sleep(0.05)
 
 
-def test_a_preempted_job_goes_on_to_the_same_bytes(project, slurm, monkeypatch, capsys):
-    monkeypatch.setenv(TORCHRUN, "--nproc-per-node 2")
-    project.finish(TEACHER)
-    uninterrupted = project.hashes(TEACHER)
-    monkeypatch.delenv(TORCHRUN)
+@pytest.mark.parametrize("options", ["--ranks 2", pytest.param("--nodes 2", marks=pytest.mark.slow)])
+def test_a_preempted_job_goes_on_to_the_same_bytes(project, uninterrupted, slurm, capsys, options):
     project.forget(TEACHER)
-
-    submit.main([TEACHER, "--ranks", "2"])
+    shutil.rmtree(project.folder / ".dvc/cache/runs", ignore_errors=True)  # else DVC takes what it made before
+    submit.main([TEACHER, *options.split()])
     assert "job 7 runs dvc repro; it prints to" in capsys.readouterr().out
     wait_until(lambda: project.checkpoints(TEACHER), (slurm / "log").read_text)
     job = psutil.Process(int((slurm / "pid").read_text()))
     for process in job.children(recursive=True):  # as SLURM does
-        process.send_signal(signal.SIGUSR2)
+        if process.name() != "bash":
+            process.send_signal(signal.SIGUSR2)
     said = ended(slurm)
     assert "this job is preempted" in said
     assert "goes on after step" in said

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import psutil
 import pytest
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from store import free_port
 
 from benchmarks import pictures
-from benchmarks.small_run import Project, Run
+from benchmarks.small_run import ROOT, Project, Run
 from commands import list_shards
 from noisy_student.core.launch import TORCHRUN
 
@@ -127,28 +127,38 @@ def test_two_ranks_take_the_steps_of_one(tmp_path, two_ranks, monkeypatch):
         assert tensor.allclose(weights[1][name], atol=1e-5), name
 
 
-def both_nodes(project: Project) -> list[Run]:
-    """The teacher's training, started as two machines would start it."""
-    return [project.start(project.lines[TEACHER][0]) for _ in range(2)]
+@pytest.fixture
+def following(project, monkeypatch) -> Iterator[Callable[..., Run]]:
+    """Starts what takes part in the stages that another machine runs, `within` a command that runs it."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the small project has no commands of its own
+    started = []
+
+    def start(within: Sequence[str] = ()) -> Run:
+        started.append(project.start(["-m", "commands.follow"], within))
+        return started[-1]
+
+    yield start
+    for run in started:
+        run.terminate()
+        run.ended()
 
 
 @pytest.mark.slow
 def test_two_nodes_make_the_bytes_of_two_ranks_on_one_whichever_is_killed(
-    project, uninterrupted, two_ranks, monkeypatch
+    project, uninterrupted, following, monkeypatch
 ):
     meeting = f"127.0.0.1:{free_port()}"
-    options = f"--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-id tests --rdzv-endpoint {meeting}"
-    monkeypatch.setenv(TORCHRUN, options)
+    monkeypatch.setenv(TORCHRUN, f"--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint {meeting}")
     project.forget(TEACHER)
-    nodes = both_nodes(project)
-    assert nodes[0].until(lambda: project.checkpoints(TEACHER))
-    for process in (*nodes[1].ranks(), nodes[1]):
+    follower = following()
+    first = project.start(project.lines[TEACHER][0])
+    assert first.until(lambda: project.checkpoints(TEACHER))
+    for process in psutil.Process(follower.pid).children(recursive=True):
         process.kill()
-    assert re.match("error: another (rank|machine of this run) is gone", refused(nodes[0]))
-    nodes = both_nodes(project)
-    said = "".join(node.ended() for node in nodes)
-    assert [node.returncode for node in nodes] == [0, 0]
-    assert said.count("goes on after step") == 1
+    assert re.match("error: another (rank|machine of this run) is gone", refused(first))
+    assert project.finish(TEACHER).count("goes on after step") == 1
+    assert follower.poll() is None
+    assert follower.said().count("follows -m stages.train_teacher") == 2
     assert project.hashes(TEACHER) == uninterrupted
 
 
@@ -174,18 +184,19 @@ def two_networks() -> Iterator[list[list[str]]]:
 
 @pytest.mark.slow
 def test_two_machines_with_networks_of_their_own_make_the_bytes_of_two_ranks_on_one(
-    project, uninterrupted, two_ranks, two_networks
+    project, uninterrupted, following, two_networks
 ):
     project.forget(TEACHER)
-    options = "--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-id tests "
+    options = "--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d "
     options += f"--rdzv-endpoint {ADDRESSES[0]}:{free_port()}"
-    nodes = []
+    within = []
     for number, (network, address) in enumerate(zip(two_networks, ADDRESSES, strict=True)):
         own = f"--local-addr {address} --rdzv-conf is_host={number == 0}"
-        settings = ["env", f"{TORCHRUN}={options} {own}", "GLOO_SOCKET_IFNAME=node"]
-        nodes.append(project.start(project.lines[TEACHER][0], within=[*network, *settings]))
-    said = "".join(node.ended() for node in nodes)
-    assert [node.returncode for node in nodes] == [0, 0], said
+        within.append([*network, "env", f"{TORCHRUN}={options} {own}", "GLOO_SOCKET_IFNAME=node"])
+    following(within[1])
+    first = project.start(project.lines[TEACHER][0], within[0])
+    said = first.ended()
+    assert first.returncode == 0, said
     assert project.hashes(TEACHER) == uninterrupted
 
 
