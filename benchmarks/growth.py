@@ -49,8 +49,9 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 NAMES = {"folder": "a folder", "shards": "shards"}
 ABOUT = """32-pixel JPEG photos, all distinct, one in ten labeled: in a folder, or in tars of 10,000, where the pool
-stays and is decoded when it is used. Models are cnn_4, and the student takes 200 steps. Seconds are less those of the
-same stage on {start:,} images; peaks are resident memory of the largest process. {hardware}."""
+stays and is decoded when it is used. Models are cnn_4, and the student takes 200 steps. Seconds of `prepare` and
+labeling are less those of the same stage on {start:,} images, those of training are whole, for it has as many steps in
+each row. Peaks are resident memory of the largest process. {hardware}."""
 
 
 @cli_main
@@ -101,9 +102,11 @@ def growth(rows: pd.DataFrame) -> pd.DataFrame:
     """Of each size but START, as index: seconds, how many times those of the size before, and memory."""
     shown = pd.DataFrame(index=rows.index.drop(START))
     for what in STAGES:
-        seconds = (rows[f"{what}_seconds"] - rows.loc[START, f"{what}_seconds"]).drop(START)
+        seconds = rows[f"{what}_seconds"].drop(START)
+        if what != "training":
+            seconds -= rows.loc[START, f"{what}_seconds"]
         shown[f"{what}, s"] = seconds.round(2)
-        if what != "training":  # it has as many steps in each row
+        if what != "training":
             shown[f"{what}, times the row above"] = (seconds / seconds.shift()).round(1)
         shown[f"{what}, peak MB"] = rows[f"{what}_peak_mb"].round().astype(int)
     shown["files of pool and logits"] = rows["files"].astype(int)

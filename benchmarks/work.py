@@ -27,11 +27,11 @@ from noisy_student.core.metrics import one_hot
 from noisy_student.core.randomness import generator
 from noisy_student.models.device import setup
 from noisy_student.models.prediction import predict_logits, predict_split
-from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.splits import pixel_hash, read_split, write_split
 from noisy_student.training.augmentation import policy
 from noisy_student.training.batches import resident
 from noisy_student.training.forecast import made_up_classifier, training_seconds
+from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.loop import HeldOut, ResidentData, Trainer
 
 CLASSES, AT_WORK = 10, 1.0

@@ -8,11 +8,8 @@ when you add or change some: the next run takes up what is new.
 from argparse import ArgumentParser
 from pathlib import Path
 
-import pandas as pd
-
 from noisy_student.core.errors import UserError, cli_main
-from noisy_student.core.files import write_csv
-from noisy_student.store.shard_files import found_shards
+from noisy_student.store.shard_files import found_shards, write_list
 
 
 @cli_main
@@ -24,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.out.name:
         raise UserError("--out names no file; write for example --out shards.csv")
     shards = found_shards(args.patterns, args.out.parent)
-    write_csv(args.out, pd.DataFrame(shards))
+    write_list(args.out, shards)
     total = sum(shard.bytes for shard in shards)
     print(f"wrote {args.out}; shards: {len(shards):,}, {total / 1e9:,.2f} GB")
 

@@ -14,10 +14,10 @@ from noisy_student.core.launch import ranked
 from noisy_student.core.randomness import Seed
 from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.models.features import read_features
-from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.pseudo_labels import read_logits
 from noisy_student.store.splits import read_split
 from noisy_student.training.augmentation.policy import NoiseParams
+from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.loop import TrainingData, TrainingRun
 from noisy_student.training.params import DistillationParams, TrainingParams
 from noisy_student.training.recipes import DistilledParams, PretrainedInputs, distilled_recipe

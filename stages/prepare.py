@@ -92,7 +92,7 @@ def without_near_duplicates(
     """`splits` without what shows nearly the same as another image, of which it says how many there are."""
     near = leaks(images, splits.rows, threshold)
     if near:
-        print(splitting.near_duplicates_sentence(near, splits.rows["labeled"], card), flush=True)
+        print(*splitting.near_duplicates_sentences(near, splits.rows, card), sep="\n", flush=True)
     return splits.without(near)
 
 

@@ -32,6 +32,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0)) if is_rank() else 0
 
 
+def local_world_size() -> int:
+    """How many ranks this machine has."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_rank() else 1
+
+
 def is_first() -> bool:
     """Whether this process is the one that prints and writes."""
     return rank() == 0

@@ -13,7 +13,7 @@ from noisy_student.core.files import write_csv
 from noisy_student.data.dataset import Dataset, Images, UserFiles
 from noisy_student.data.listing import HIDDEN, SPLITS, Listing, list_folder, list_manifest
 from noisy_student.data.manifest import class_name
-from noisy_student.data.parallel_decoding import stage
+from noisy_student.data.parallel_decoding import decode_listing
 from noisy_student.data.shards import list_shards
 from noisy_student.store.decoding import Preparation
 
@@ -43,15 +43,15 @@ def load_image_folder(
     `streamed_pool` stays in its shards.
 
     Raises `UserError` for more bad files than `limit` allows, fewer than two classes, a class without a usable image,
-    one that only the test split has, and what the functions of LISTS and `stage` refuse.
+    one that only the test split has, and what the functions of LISTS and `decode_listing` refuse.
     """
     listing = LISTS[source](path)
     if scratch:
         scratch.mkdir(parents=True, exist_ok=True)
     file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 closed with the images
-    staging = stage(listing, how, file, streamed_pool)
-    _check_bad_fraction(staging.quarantine, len(listing), limit, scratch)
-    files = staging.files
+    decoded = decode_listing(listing, how, file, streamed_pool)
+    _check_bad_fraction(decoded.quarantine, len(listing), limit, scratch)
+    files = decoded.files
     classes = _classes(listing, files, path)
     for one, other in look_alikes(classes):
         print(
@@ -66,16 +66,16 @@ def load_image_folder(
     ends = np.cumsum([(files["split"] == split).sum() for split in SPLITS])
     rows = [np.arange(start, end) for start, end in zip((0, *ends), ends, strict=False)]
     test, training, unlabeled = (
-        {"images": staging.images.at(each), "labels": labels[each], "ids": files["path"].iloc[each]} for each in rows
+        {"images": decoded.images.at(each), "labels": labels[each], "ids": files["path"].iloc[each]} for each in rows
     )
     drops = files["drop"].cat.codes.to_numpy(np.int64)
-    found = staging.hashes, staging.sizes, _groups(files), drops, staging.quarantine
+    found = decoded.hashes, decoded.sizes, _groups(files), drops, decoded.quarantine
     return Dataset(
         **training,
         classes=classes,
         test=Images(**test) if len(test["ids"]) else None,
         unlabeled=Images(**unlabeled) if len(unlabeled["ids"]) else None,
-        user_files=UserFiles(*found, staging.white, staging.image_places),
+        user_files=UserFiles(*found, decoded.white, decoded.image_places),
     )
 
 

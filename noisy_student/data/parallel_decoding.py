@@ -45,10 +45,10 @@ COPIES = 2  # of the pixels on the disk: here and in the splits' shards
 CHANNELS = 3  # in the file, also for gray images
 _setting: list[Any] = []  # of a process that decodes: listing, preparation, file, how many images are kept there
 # Of each file; `gray_sha256` is that of one channel, and empty where the three differ.
-FOUND = np.dtype([("sha256", "S64"), ("gray_sha256", "S64"), ("size", "i4", 2), ("largest", "i4")])
+DECODED = np.dtype([("sha256", "S64"), ("gray_sha256", "S64"), ("size", "i4", 2), ("largest", "i4")])
 
 
-class Staged:
+class DecodedFile:
     """Images in a file as an array uint8 (N,H,W,C); only the rows that are indexed are read."""
 
     def __init__(self, file: BinaryIO, rows: np.ndarray, size: int, channels: int):
@@ -69,7 +69,7 @@ class Staged:
 
 
 @dataclass(frozen=True, eq=False)
-class Staging:
+class DecodedListing:
     """The decoded files of a listing, and the bad ones."""
 
     images: Selection  # uint8 (N,H,W,C)
@@ -81,7 +81,7 @@ class Staging:
     image_places: ImagePlaces | None  # where the images are in shards; None where all are copied
 
 
-def stage(listing: Listing, how: Preparation, file: BinaryIO, streamed: bool = False) -> Staging:
+def decode_listing(listing: Listing, how: Preparation, file: BinaryIO, streamed: bool = False) -> DecodedListing:
     """Decode the files of `listing` into the open `file`. All images are gray when the labeled ones are.
 
     With `streamed`, the pool of a `ShardListing` stays in its shards. Raises `UserError` when the disk has too little
@@ -98,7 +98,7 @@ def stage(listing: Listing, how: Preparation, file: BinaryIO, streamed: bool = F
     # not the pool: new drops must not change `gray`
     gray = bool((found["gray_sha256"][~in_pool & ~bad] != b"").all())
     rows, channels = np.flatnonzero(~bad), 1 if gray else CHANNELS
-    arrays: list[Any] = [Staged(file, rows[rows < kept], how.image_size, channels)]
+    arrays: list[Any] = [DecodedFile(file, rows[rows < kept], how.image_size, channels)]
     places = listing.image_places(rows, _with_white(how, white), channels) if streamed else None
     if places:
         arrays += places.by_shard(np.flatnonzero(rows >= kept))
@@ -106,18 +106,18 @@ def stage(listing: Listing, how: Preparation, file: BinaryIO, streamed: bool = F
     hashes = found["gray_sha256" if gray else "sha256"][~bad]
     for row in np.flatnonzero(hashes == b""):  # color images of the pool: turned to gray
         hashes[row] = pixel_hash(images[row : row + 1])[0]
-    return Staging(images, listing.files[~bad], hashes, found["size"][~bad], quarantine, white, places)
+    return DecodedListing(images, listing.files[~bad], hashes, found["size"][~bad], quarantine, white, places)
 
 
 def _decoded(listing: Listing, how: Preparation, file: int, kept: int) -> tuple[np.ndarray, dict[int, str], int | None]:
-    """An element of `FOUND` for each file, the reasons of the bad files by row, rising, and the white of 16-bit files.
+    """An element of DECODED for each file, the reasons of the bad files by row, rising, and the white of 16-bit files.
 
     The pixels of the first `kept` files are written. 16-bit gray files that do not tell their white are decoded again,
     once the largest value of all is known.
     """
     formats()  # the decoders are loaded once: forked processes share them, the listing and the file
     executor = ProcessPoolExecutor(cores(), multiprocessing.get_context("fork"), _begin, (listing, how, file, kept))
-    found = np.zeros(len(listing.files), FOUND)
+    found = np.zeros(len(listing.files), DECODED)
     reasons: dict[int, str] = {}
     try:
         every = listing.tasks()
@@ -189,7 +189,7 @@ def _chunk(
     """Decode the next of the `contents`, those of the files at `rows`, into their places in the file, if there is one;
     as `_decoded`."""
     pixels = np.zeros((len(rows), how.image_size, how.image_size, CHANNELS), np.uint8)
-    found, bad, number = np.zeros(len(rows), FOUND), {}, -1
+    found, bad, number = np.zeros(len(rows), DECODED), {}, -1
     for number, content in enumerate(islice(contents, len(rows))):  # one at a time: they may be large
         try:
             if isinstance(content, BadImage):

@@ -23,7 +23,7 @@ from noisy_student.data.listing import HIDDEN, readable
 from noisy_student.data.manifest import class_name
 from noisy_student.store.decoding import MAX_BYTES, BadImage
 from noisy_student.store.encoded_images import IMAGE_COLUMNS, PLACE, image_column
-from noisy_student.store.shard_files import BLOCK, Shard, Unreachable, opened, wait_for
+from noisy_student.store.shard_files import BLOCK, Shard, read_again
 
 COLUMNS = {  # of a Parquet shard, and what they may be called
     "image": IMAGE_COLUMNS,
@@ -51,13 +51,11 @@ def images_in(shard: Shard, folder: Path) -> Found:
 
     What a store does not give is asked for again. Raises `UserError` as `opened`.
     """
-    tries = 0
-    while True:
-        try:
-            with opened(shard, folder, ahead=shard.is_tar) as file:
-                return _Tar(shard).found(file) if shard.is_tar else _in_parquet(shard, file)
-        except Unreachable as problem:
-            wait_for(problem, tries := tries + 1)
+    return next(read_again(lambda file, _: [_found(shard, file)], shard, folder, ahead=shard.is_tar))
+
+
+def _found(shard: Shard, file: BinaryIO) -> Found:
+    return _Tar(shard).found(file) if shard.is_tar else _in_parquet(shard, file)
 
 
 class _Tar:

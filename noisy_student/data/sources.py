@@ -63,8 +63,8 @@ class SourceParams(Preparation):
     section: ClassVar[str] = "data"  # of params.yaml, where these values stand
     more: ClassVar[tuple[str, ...]] = ()  # sources of other things than images
 
-    source: str  # folder, manifest, or a key of SIZES
-    path: str  # of a user's images: a folder, or a manifest of them
+    source: str  # folder, manifest, shards, or a key of SIZES
+    path: str  # of a user's images: a folder, a manifest of them, or a list of shards
     downloads: str | None  # folder of downloads; None: the user's cache folder
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)  # of a user's files; more unusable ones stop the stage
 

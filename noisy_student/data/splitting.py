@@ -24,6 +24,7 @@ PARAM_NAMES = {"labeled": "labeled_per_class"}  # of params.yaml, where it is no
 LEAST = {"test": 2, "calibration": 1, "validation": 1}  # images of a split
 SHARES = {"test": 0.2, "calibration": 0.2, "validation": 0.05}  # of the labels, where params.yaml has no number
 TYPICAL, TELLING = 0.9, 0.05  # an accuracy, and half of the widest interval of one that says something
+MANY = 0.1  # of the images to train on, more of which are no copies by chance
 MOST = 1000  # images of a split that is a share; more would narrow no interval that a person acts on
 
 
@@ -232,13 +233,19 @@ def left_out(splits: Splits, labels: np.ndarray, ids: pd.Series, classes: list[s
     return table[["id", "label", "why", "like", "like_label", "agreement"]]
 
 
-def near_duplicates_sentence(near: Near, labeled: np.ndarray, card: Path) -> str:
-    """How many images are left out as near-duplicates, and how many of them are among the rows `labeled`."""
-    count = int(np.isin(list(near), labeled).sum())
-    return (
+def near_duplicates_sentences(near: Near, rows: Mapping[str, np.ndarray], card: Path) -> Iterator[str]:
+    """How many images of the training `rows` are left out as near-duplicates, and a warning where they are many."""
+    count = int(np.isin(list(near), rows["labeled"]).sum())
+    yield (
         f"left out as near-duplicates: {len(near):,} ({count:,} labeled, {len(near) - count:,} of the pool); "
         f"{card} shows pairs, and data.near_duplicates sets how alike they must be"
     )
+    share = len(near) / (len(rows["labeled"]) + len(rows["pool"]))
+    if share > MANY:
+        yield (
+            f"warning: that is {100 * share:.0f} % of the images to train on; if all look alike and few are the "
+            "same, set data.near_duplicates to null"
+        )
 
 
 def sizes_sentences(sizes: Mapping[str, int]) -> Iterator[str]:

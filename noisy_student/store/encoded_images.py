@@ -15,17 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from noisy_student.core import ranks
 from noisy_student.core.ahead import cores
 from noisy_student.core.errors import UserError
 from noisy_student.store.decoding import MAX_BYTES, BadImage, Preparation, decode, with_channels
-from noisy_student.store.shard_files import BLOCK, Shard, Unreachable, opened, wait_for
+from noisy_student.store.shard_files import BLOCK, Shard, read_again
 
 IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image", "image_bytes", "bytes")  # of a Parquet shard
 ROWS_AT_ONCE = 64  # of a Parquet file
 # where an image is: in a tar `length` bytes from `start` on, `group` -1; in a Parquet file row `start` of row `group`
-PLACE = np.dtype([("shard", "i4"), ("group", "i4"), ("start", "i8"), ("length", "i8")])  # `shard` counts the list's
-WINDOW = 16  # blocks from which a training draws at once
-BLOCKS_KEPT = 2 * WINDOW  # in memory: a batch may be of two windows
+PLACE = np.dtype([("shard", "i4"), ("group", "i4"), ("start", "i8"), ("length", "i8")])  # `shard`: position in the list
+BLOCKS_KEPT = 32  # in memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +84,14 @@ class EncodedImages:
 
 
 def read_and_decode(arrays: Sequence[EncodedImages], which: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The images uint8 (n,H,W,C) at `rows` int64 (n,) of the arrays numbered `which` (n,), decoded on all cores."""
+    """The images uint8 (n,H,W,C) at `rows` int64 (n,) of the arrays numbered `which` (n,), decoded on this
+    rank's share of the machine's cores. Raises `UserError` as `EncodedImages`."""
     encoded: dict[int, bytes | BadImage] = {}
     for number in np.unique(which):
         here = np.flatnonzero(which == number)
         encoded |= zip(here.tolist(), arrays[number].encoded(rows[here]), strict=True)
     pixels = np.empty((len(rows), *arrays[0].shape[1:]), np.uint8)
-    threads = cores()
+    threads = max(1, cores() // ranks.local_world_size())
 
     def decode_every(first: int) -> None:
         for at in range(first, len(rows), threads):
@@ -146,19 +147,9 @@ def _encoded_in_block(images: EncodedImages, block: int) -> list[bytes | BadImag
 
 
 def read_encoded(shard: Shard, folder: Path, places: np.ndarray) -> Iterator[bytes | BadImage]:
-    """The encoded image at each of `places` PLACE (n,), which rise. What a store does not give is asked for again.
-
-    Raises `UserError` as `opened`.
-    """
-    done = tries = 0
-    while done < len(places):
-        try:
-            with opened(shard, folder) as file:
-                for content in (_from_tar if shard.is_tar else _from_parquet)(file, places[done:]):
-                    yield content
-                    done, tries = done + 1, 0
-        except Unreachable as problem:
-            wait_for(problem, tries := tries + 1)
+    """The encoded image at each of `places` PLACE (n,), which rise, n at least 1. Raises `UserError` as `opened`."""
+    read = _from_tar if shard.is_tar else _from_parquet
+    return read_again(lambda file, done: read(file, places[done:]) if done < len(places) else (), shard, folder)
 
 
 def _from_tar(file: BinaryIO, places: np.ndarray) -> Iterator[bytes | BadImage]:

@@ -7,10 +7,10 @@ A list of shards says what they were when they were listed: a CSV file with the 
 import os
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
@@ -19,7 +19,9 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from noisy_student.core.errors import UserError, one_line
+from noisy_student.core.files import write_csv
 
+T = TypeVar("T")
 ENDINGS = (".tar", ".parquet")  # of a shard's name
 BLOCK = 8_000_000  # bytes that are asked of an object store at once
 VERSIONS = ("ETag", "etag", "mtime", "last_modified", "LastModified")  # what a store may call a file's version
@@ -59,6 +61,11 @@ def read_list(path: Path) -> list[Shard]:
     for url in table["url"]:
         _check_url(url)
     return [Shard(*row) for row in table.itertuples(index=False)]
+
+
+def write_list(path: Path, shards: list[Shard]) -> None:
+    """Write a list of `shards` that `read_list` reads."""
+    write_csv(path, pd.DataFrame(shards, columns=list(Shard._fields)))
 
 
 def found_shards(patterns: list[str], folder: Path) -> list[Shard]:
@@ -130,12 +137,26 @@ def _unreadable(url: str, error: BaseException) -> UserError:
     return kind(f"{url} cannot be read ({reason}); {CHECK}")
 
 
-def wait_for(problem: Unreachable, tries: int) -> None:
-    """Wait before another try, after so many `tries` that failed. Raises the `problem` after the last one."""
-    if tries > len(WAITS):
-        raise problem
-    print(f"{str(problem).removesuffix(f'; {CHECK}')}; trying again in {WAITS[tries - 1]} s", flush=True)
-    time.sleep(WAITS[tries - 1])
+def read_again(
+    read: Callable[[BinaryIO, int], Iterable[T]], shard: Shard, folder: Path, ahead: bool = False
+) -> Iterator[T]:
+    """What `read` yields of the open `shard`, which is told how many items it has yielded. What a store does not give
+    is asked for again, after each of WAITS. Raises `UserError` as `opened`."""
+    done = tries = 0
+    while True:
+        try:
+            with opened(shard, folder, ahead) as file:
+                for item in read(file, done):
+                    yield item
+                    done, tries = done + 1, 0
+            return
+        except Unreachable as problem:
+            if tries == len(WAITS):
+                raise
+            sentence = str(problem).removesuffix(f"; {CHECK}")
+            print(f"{sentence}; trying again in {WAITS[tries]} s", flush=True)
+            time.sleep(WAITS[tries])
+            tries += 1
 
 
 def _check_url(url: str) -> None:

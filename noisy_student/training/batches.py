@@ -20,17 +20,18 @@ from noisy_student.core import ranks
 from noisy_student.core.ahead import Worker
 from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import generator
-from noisy_student.store.encoded_images import WINDOW
-from noisy_student.store.labeled_images import LabeledImages
+from noisy_student.store.encoded_images import BLOCKS_KEPT
 from noisy_student.store.selection import Selection
 from noisy_student.training.augmentation import policy
 from noisy_student.training.augmentation.mixing import mix
 from noisy_student.training.augmentation.policy import NoiseParams
+from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.micro_batch import MicroBatch
 from noisy_student.training.objectives import OBJECTIVES
 from noisy_student.training.params import Phase, Recipe, TrainingParams, labeled_in_batch, phase_of
 
 AHEAD = "NOISY_STUDENT_STEPS_AHEAD"  # environment variable: batches noised together; replaces the limits below
+WINDOW = BLOCKS_KEPT // 2  # blocks from which an epoch draws at once: a batch may be of two windows
 ROOM = 0.4  # of a GPU's free memory, the most that the images of a split may take
 MAX_STEPS_AHEAD, VALUES_AHEAD = 16, 2**21  # batches noised together, and uint8 values in them
 VALUES_READ = 2**24  # uint8 values that are read from the disk at once
@@ -47,8 +48,8 @@ class Order:
         return len(self.rows)
 
     def shuffled(self, random: np.random.Generator) -> np.ndarray:
-        """The rows in a random order: all of them, or first the blocks, then the rows within a window of some blocks,
-        so that each block is read once."""
+        """The rows in a random order. Rows in blocks are shuffled in two levels, first the blocks, then the rows of
+        each WINDOW of blocks, so that each block is read once."""
         if self.blocks is None:
             return self.rows[random.permutation(len(self))]
         numbers, block = np.unique(self.blocks, return_inverse=True)

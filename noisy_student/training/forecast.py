@@ -12,8 +12,8 @@ from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, translate_torch_errors
 from noisy_student.models.prediction import LabelingParams, predict
 from noisy_student.models.registry import build
-from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.training.batches import resident
+from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.loop import SMALLER_BATCH, HeldOut, ResidentData, Trainer
 from noisy_student.training.params import Recipe
 

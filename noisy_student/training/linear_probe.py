@@ -20,8 +20,8 @@ from sklearn.model_selection import StratifiedKFold
 
 from noisy_student.models.classifier import Classifier
 from noisy_student.models.registry import heads
-from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.selection import Selection
+from noisy_student.training.labeled_images import LabeledImages
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse strengths C of the L2 penalty, of which one is chosen
 FOLDS = 5  # of the cross-validation that chooses it

@@ -26,11 +26,11 @@ from noisy_student.models.device import RuntimeParams, memory_format, reseed_tor
 from noisy_student.models.init import from_pretrained
 from noisy_student.models.prediction import predict_logits
 from noisy_student.models.registry import input_size, size_and_cost
-from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.selection import Selection
 from noisy_student.store.splits import Split
 from noisy_student.training.batches import Batches, ResidentDataset, resident
 from noisy_student.training.forward import forward_passes
+from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.linear_probe import solve_head
 from noisy_student.training.objectives import OBJECTIVES, loss
 from noisy_student.training.optim import set_learning_rate

@@ -20,9 +20,9 @@ from noisy_student.core.files import read_json
 from noisy_student.models.classifier import new_classifier
 from noisy_student.models.device import setup
 from noisy_student.models.prediction import predict_logits
-from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.training import batches
 from noisy_student.training.batches import Batches
+from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.loop import TrainingData, TrainingRun, fit
 
 pytestmark = pytest.mark.gpu

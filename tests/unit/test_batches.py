@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noisy_student.core.errors import UserError
-from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.selection import Selection
 from noisy_student.training import batches
 from noisy_student.training.augmentation.policy import NoiseParams
@@ -27,6 +26,7 @@ from noisy_student.training.batches import (
     steps_ahead,
     take,
 )
+from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.micro_batch import MicroBatch
 from noisy_student.training.params import DistillationParams
 

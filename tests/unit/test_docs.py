@@ -96,6 +96,12 @@ def test_every_page_stands_in_the_navigation():
     assert yaml.safe_load(text("mkdocs.yml"))["theme"]["font"] is False
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_every_page_is_linked_from_the_first_one(page):
+    linked = set(re.findall(r"\]\((?:docs/)?([a-z-]+\.md)", text(page)))
+    assert {Path(each).name for each in PAGES} - {"README.md", "index.md"} <= linked
+
+
 def test_files_that_code_comments_name_exist():
     names = {path.name for folder in ("noisy_student", "stages", "commands") for path in (ROOT / folder).rglob("*.py")}
     for folder in ("noisy_student", "stages", "commands"):

@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from noisy_student.models.classifier import new_classifier
 from noisy_student.models.features import features_of
 from noisy_student.models.prediction import predict_logits
-from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.selection import Selection
+from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.linear_probe import PENALTIES, PoolFeatures, choose_penalty, linear_probe, solve_head
 
 

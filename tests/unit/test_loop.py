@@ -23,9 +23,9 @@ from noisy_student.models.init import from_pretrained
 from noisy_student.models.prediction import predict_logits
 from noisy_student.pseudo_labeling.calibration import fit_temperature
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams, make
-from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.selection import Selection
 from noisy_student.training.batches import Batches
+from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.loop import Trainer, TrainingData, TrainingRun, fit, report_steps, save_trained
 from noisy_student.training.recipes import IterationParams, TeacherParams, iteration_recipe, teacher_recipe
 from noisy_student.training.state import TrainState

@@ -143,7 +143,7 @@ def rewritten(path, change) -> None:
     [
         (lambda tar: tar[: tar.index(b"12.png")], 2, "no end mark: more may have been cut off"),
         (lambda tar: tar + tar, 6, "damaged, or several tars in one: nothing behind byte "),
-        (lambda tar: tar.replace(b"12.png", bytes(6)), 6, None),
+        (lambda tar: tar.replace(b"12.png", bytes(6)), 2, "damaged or cut off: nothing behind byte "),
         (lambda tar: tar[: tar.index(b"12.png")] + bytes(512) + tar[tar.index(b"12.png") :], 2, "damaged, or several"),
         (lambda tar: tar + b"x" * 3000, 6, "damaged, or several tars in one: nothing behind byte "),
         (lambda tar: tar[: tar.index(b"12.png")] + b"y" * 600, 2, "damaged or cut off: nothing behind byte "),
@@ -155,11 +155,8 @@ def test_of_a_damaged_tar_what_stands_before_the_damage_is_used(tmp_path, listed
     write_tar(tmp_path / "b.tar", {f"{n}.png": encoded(n) for n in range(10, 16)})
     rewritten(tmp_path / "b.tar", change)
     dataset = listed()
-    if expected is None:  # a damaged checksum
-        assert reasons(dataset)["b.tar"].startswith("damaged or cut off: nothing behind byte ")
-    else:
-        assert len(dataset.unlabeled.ids) == used
-        assert reasons(dataset)["b.tar"].startswith(expected)
+    assert len(dataset.unlabeled.ids) == used
+    assert reasons(dataset)["b.tar"].startswith(expected)
     assert list(reasons(dataset)) == ["b.tar"]
 
 
@@ -349,7 +346,7 @@ def test_a_list_that_is_none_is_refused(tmp_path, content, expected):
         ("note.txt", "note.txt is no shard, whose name ends in .tar or .parquet; unpack it"),
         ("http://host/a.tar?X-Amz-Signature=secret", "a URL has a name, a password or a signature in it"),
         ("simplecache::http://host/a.tar", "a URL with :: in it is not read"),
-        ("s3://photos-[ab]/x-*.tar", "cannot be read|no file matches"),
+        ("http://me:secret@host/x-[ab].tar", "a URL has a name, a password or a signature in it"),
         ("nowhere://a.tar", "nowhere://a.tar cannot be read"),
     ],
 )

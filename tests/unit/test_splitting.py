@@ -13,7 +13,7 @@ from noisy_student.data.splitting import (
     SplitParams,
     Splits,
     allocate,
-    near_duplicates_sentence,
+    near_duplicates_sentences,
     plan,
     report,
     sizes_sentences,
@@ -237,8 +237,12 @@ def test_allocation_stays_exact_where_floats_would_round():
 
 
 def test_near_duplicates_are_counted_with_the_labeled_ones_among_them():
-    said = near_duplicates_sentence({1: (0, 0.99), 3: (2, 0.97), 4: (2, 0.97)}, np.array([0, 1]), Path("card.md"))
+    near = {1: (0, 0.99), 3: (2, 0.97), 4: (2, 0.97)}
+    few = {"labeled": np.arange(2), "pool": np.arange(2, 50)}
+    (said,) = near_duplicates_sentences(near, few, Path("card.md"))
     assert said.startswith("left out as near-duplicates: 3 (1 labeled, 2 of the pool); card.md shows pairs, ")
+    _, warning = near_duplicates_sentences(near, few | {"pool": np.arange(2, 10)}, Path("card.md"))
+    assert warning.startswith("warning: that is 30 % of the images to train on; if all look alike")
 
 
 def test_a_test_split_too_small_to_tell_much_is_warned_of():

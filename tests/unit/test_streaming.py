@@ -26,10 +26,9 @@ from noisy_student.data.shards import list_shards
 from noisy_student.models.classifier import Classifier
 from noisy_student.models.prediction import predict_split
 from noisy_student.store import encoded_images, shard_files
-from noisy_student.store.encoded_images import WINDOW
-from noisy_student.store.labeled_images import LabeledImages
 from noisy_student.store.splits import read_split, read_truth
-from noisy_student.training.batches import Batches, ResidentDataset, resident
+from noisy_student.training.batches import WINDOW, Batches, ResidentDataset, resident
+from noisy_student.training.labeled_images import LabeledImages
 
 OWN = {**DATA, "source": "shards", "path": "shards.csv", "test": 8, "labeled_per_class": None, "calibration": 4}
 OWN |= {"validation": 4, "near_duplicates": 0.96, "image_size": 16, "max_bad_fraction": 0.5}
