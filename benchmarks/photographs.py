@@ -90,6 +90,7 @@ SCRATCH = {  # nets and weights alone
 ALIKE = {"data.near_duplicates": 1.0}  # all photographs of tiles look alike; the test split has other tiles
 RUNS = {
     "clothing_20": Run("clothing", 20, (0, 1, 2), oracle=True),
+    "clothing_20_fourth": Run("clothing", 20, (0, 1, 2), {"data.calibration": 0.2}),  # of the labels is held out
     "clothing_20_longer": Run("clothing", 20, (0, 1, 2), LONGER),
     "clothing_5": Run("clothing", 5, (0,)),
     "clothing_50": Run("clothing", 50, (0,)),
