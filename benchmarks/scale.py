@@ -24,7 +24,7 @@ from noisy_student.core.errors import cli_main
 from noisy_student.core.files import write_bytes, write_csv
 from noisy_student.data.shard_contents import images_in
 from noisy_student.store.decoding import Preparation, decode
-from noisy_student.store.shard_files import BLOCK, found_shards
+from noisy_student.store.shard_files import BLOCK_BYTES, found_shards
 
 SCALE = ROOT / "benchmarks" / "scale"
 GPUS = (8, 64, 512)
@@ -145,7 +145,7 @@ def sums(of: dict[str, float], gpus: int) -> dict[str, str]:
         "images/s that training asks for": f"{in_training:,.0f}",
         "cores that decode for labeling": f"{in_labeling / cores:,.0f} ({in_labeling / cores / gpus:.1f} a GPU)",
         "cores that decode for training": f"{in_training / cores:,.0f} ({in_training / cores / gpus:.1f} a GPU)",
-        "read from the store while labeling": f"{read / 1e9:,.2f} GB/s, {read / BLOCK:,.0f} requests/s",
+        "read from the store while labeling": f"{read / 1e9:,.2f} GB/s, {read / BLOCK_BYTES:,.0f} requests/s",
         "checkpoints written in a training": f"{written / 1e12:,.1f} TB, {checkpoint / 1e9:.1f} GB each",
         "lost nodes in a training": f"{failures:,.1f}, which cost {failures * each / 3600:,.2f} h",
     }
@@ -174,7 +174,7 @@ def whatever_the_gpus(of: dict[str, float]) -> dict[str, str]:
     return {
         "the pool as JPEGs": f"{images * size / 1e12:,.0f} TB in {shards:,.0f} shards of {a_shard / 1e6:,.0f} MB",
         f"the pool as decoded pixels, {SIDE} a side": f"{images * SIDE**2 * 3 / 1e12:,.0f} TB",
-        "requests that read it once": f"{images * size / BLOCK:,.0f}, of {BLOCK / 1e6:.0f} MB",
+        "requests that read it once": f"{images * size / BLOCK_BYTES:,.0f}, of {BLOCK_BYTES / 1e6:.0f} MB",
         "listing it, one core": f"{images / of['listing a tar'] / 3600:,.1f} h",
         "decoding it, one core": f"{images / of[f'decoding it to {SIDE} pixels'] / 86400:,.0f} days",
         "logits, float32": f"{logits / 1e12:,.1f} TB in {shards:,.0f} files",

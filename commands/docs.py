@@ -25,7 +25,7 @@ from noisy_student.core.metrics import mean_interval
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ("history.csv", "summary.json", "confusion.csv")  # what the table is made of
 STUDIES = Path("benchmarks/studies")
-BLOCK = re.compile(r"(<!-- figures: ([^\n]+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+FIGURES_BLOCK = re.compile(r"(<!-- figures: ([^\n]+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def last_lines() -> str:
@@ -140,7 +140,7 @@ def fill(text: str) -> str:
         name, *arguments = block[2].split()
         return f"{block[1]}{FIGURES[name](*arguments)}\n{block[4]}"
 
-    return BLOCK.sub(written, text)
+    return FIGURES_BLOCK.sub(written, text)
 
 
 def pages() -> list[Path]:

@@ -71,7 +71,7 @@ def _start(options: str) -> None:
                 "another machine of this run is gone, or did not come; run `noisy-student follow` there, then run again"
             ) from None
         except (ValueError, AssertionError) as error:  # of values that the options do not take
-            raise _refused(options, f" ({one_line(error)})") from None
+            raise _bad_options(options, f" ({one_line(error)})") from None
 
 
 def _parsed(options: str, logs: str) -> Any:
@@ -84,9 +84,9 @@ def _parsed(options: str, logs: str) -> Any:
         with contextlib.redirect_stderr(io.StringIO()):
             wanted = parse_args(["--log-dir", logs, *shlex.split(options), *command, *sys.argv[1:]])
     except (SystemExit, ValueError):
-        raise _refused(options) from None
+        raise _bad_options(options) from None
     if wanted.training_script != command[-1]:  # a word that is no option was taken for it
-        raise _refused(options)
+        raise _bad_options(options)
     return wanted
 
 
@@ -103,7 +103,7 @@ def _together(wanted: Any) -> Iterator[None]:
         yield
 
 
-def _refused(options: str, why: str = "") -> UserError:
+def _bad_options(options: str, why: str = "") -> UserError:
     return UserError(f"the environment variable {TORCHRUN} was {options!r}{why}; see `torchrun --help` for options")
 
 

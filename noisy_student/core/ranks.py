@@ -91,7 +91,7 @@ def wait_for_all(meanwhile: Callable[[], None] = lambda: None) -> None:
     import torch.distributed as dist
 
     waiting = dist.all_reduce(torch.zeros(()), async_op=True)
-    while not waiting.is_completed():  # it is, too, when a rank is gone: then `wait` raises
+    while not waiting.is_completed():  # also True once a rank is gone; `wait` then raises
         meanwhile()
         time.sleep(POLL_SECONDS)
     waiting.wait()

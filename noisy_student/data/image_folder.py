@@ -68,14 +68,20 @@ def load_image_folder(
     test, training, unlabeled = (
         {"images": decoded.images.at(each), "labels": labels[each], "ids": files["path"].iloc[each]} for each in rows
     )
-    drops = files["drop"].cat.codes.to_numpy(np.int64)
-    found = decoded.hashes, decoded.sizes, _groups(files), drops, decoded.quarantine
     return Dataset(
         **training,
         classes=classes,
         test=Images(**test) if len(test["ids"]) else None,
         unlabeled=Images(**unlabeled) if len(unlabeled["ids"]) else None,
-        user_files=UserFiles(*found, decoded.white, decoded.image_places),
+        user_files=UserFiles(
+            hashes=decoded.hashes,
+            sizes=decoded.sizes,
+            groups=_groups(files),
+            drops=files["drop"].cat.codes.to_numpy(np.int64),
+            quarantine=decoded.quarantine,
+            white=decoded.white,
+            image_places=decoded.image_places,
+        ),
     )
 
 

@@ -19,7 +19,7 @@ HASH = (FREQUENCIES + 1) ** 2 - 1  # numbers in a perceptual hash
 RADIUS = 0.1  # between the hashes of candidates; 99 of 100 shifted or re-encoded images are within 0.07
 LEADING = 16  # principal components that the search goes by
 ROUNDING = 1e-6  # of half a squared distance, at most
-BLOCK = 1024  # images that are compared with as many others at once
+POINTS_AT_ONCE = 1024  # images that are compared with as many others at once
 PAIRS_AT_ONCE = 65_536  # pairs whose full distances are computed at once
 THUMBNAIL_SIDE = 32  # pixels of the thumbnails that are compared
 BATCH_BYTES = 2_000_000  # of images or pairs at once: what stays in the cache
@@ -104,8 +104,8 @@ def _candidates(points: np.ndarray, radius: float) -> Iterator[np.ndarray]:
     blocks, as in a tree, save less than they cost: with so many components their boxes stay wide.
     """
     order = _neighbors_together(points, np.arange(points.shape[1]))
-    starts = np.arange(0, len(order), BLOCK)
-    blocks = [points.take(order[start : start + BLOCK], axis=1) for start in starts]
+    starts = np.arange(0, len(order), POINTS_AT_ONCE)
+    blocks = [points.take(order[start : start + POINTS_AT_ONCE], axis=1) for start in starts]
     lows, highs = (np.hstack(bounds) for bounds in zip(*map(_box, blocks), strict=True))
     for here, block in enumerate(blocks):
         for there in here + _near((lows[:, here:], highs[:, here:]), _box(block), radius):
@@ -115,10 +115,10 @@ def _candidates(points: np.ndarray, radius: float) -> Iterator[np.ndarray]:
 
 
 def _neighbors_together(points: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The numbers `chosen` int64 (n,) of `points` float32 (K,N), so ordered that each BLOCK of them lie together."""
-    if len(chosen) <= BLOCK:
+    """The numbers `chosen` int64 (n,) of `points` float32 (K,N), so ordered that each POINTS_AT_ONCE lie together."""
+    if len(chosen) <= POINTS_AT_ONCE:
         return chosen
-    half = -(-len(chosen) // BLOCK) // 2 * BLOCK
+    half = -(-len(chosen) // POINTS_AT_ONCE) // 2 * POINTS_AT_ONCE
     widest = points.take(chosen, axis=1).var(axis=1).argmax()
     halves = np.split(chosen[np.argpartition(points[widest, chosen], half)], [half])
     return np.concatenate([_neighbors_together(points, each) for each in halves])
@@ -170,7 +170,7 @@ def leaks(images: Selection, rows: dict[str, np.ndarray], threshold: float) -> d
     """The rows of labeled and pool images to drop, each with the row that it resembles and their agreement.
 
     `rows` are those of each split. An image is dropped if it resembles one of test, validation or calibration; and of
-    pool images that resemble one another all but the first are dropped.
+    pool images that resemble one another all but the first are dropped. Raises `UserError` as `close_pairs`.
     """
     used = np.unique(np.concatenate(list(rows.values())))
     pairs, agreements = near_duplicates(images.at(used), threshold)

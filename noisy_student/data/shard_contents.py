@@ -23,7 +23,7 @@ from noisy_student.data.listing import HIDDEN, readable
 from noisy_student.data.manifest import class_name
 from noisy_student.store.decoding import MAX_BYTES, BadImage
 from noisy_student.store.encoded_images import IMAGE_COLUMNS, PLACE, image_column
-from noisy_student.store.shard_files import BLOCK, Shard, read_again
+from noisy_student.store.shard_files import BLOCK_BYTES, Shard, read_again
 
 COLUMNS = {  # of a Parquet shard, and what they may be called
     "image": IMAGE_COLUMNS,
@@ -75,12 +75,12 @@ class _Tar:
                 try:
                     self.add(archive, member)
                 except BadImage as bad:
-                    self.refuse(member.name, str(bad))
+                    self.quarantine(member.name, str(bad))
             self.check_end(file, min(archive.offset, self.shard.bytes))
         for key in self.labels.keys() - self.images.keys():
-            self.refuse(f"{key}.{LABEL}", "a label without an image")
+            self.quarantine(f"{key}.{LABEL}", "a label without an image")
         for key in self.others.keys() - self.images.keys():
-            self.refuse(self.others[key], "a second dot in its name: the key ends at the first")
+            self.quarantine(self.others[key], "a second dot in its name: the key ends at the first")
         members = self.images.values()
         places = np.zeros(len(members), PLACE)
         places["start"], places["length"] = [each.offset_data for each in members], [each.size for each in members]
@@ -110,15 +110,15 @@ class _Tar:
         file.seek(end)
         block = file.read(tarfile.BLOCKSIZE)
         if not block:
-            return self.refuse("", "no end mark: more may have been cut off")
+            return self.quarantine("", "no end mark: more may have been cut off")
         if block.strip(b"\0"):
-            return self.refuse("", f"damaged or cut off: nothing behind byte {end:,} is used")
-        while block := file.read(BLOCK):
+            return self.quarantine("", f"damaged or cut off: nothing behind byte {end:,} is used")
+        while block := file.read(BLOCK_BYTES):
             if block.strip(b"\0"):
-                return self.refuse("", f"damaged, or several tars in one: nothing behind byte {end:,} is used")
+                return self.quarantine("", f"damaged, or several tars in one: nothing behind byte {end:,} is used")
         return None
 
-    def refuse(self, name: str, reason: str) -> None:
+    def quarantine(self, name: str, reason: str) -> None:
         """Take down why the member of that `name`, or for "" the shard, is not used."""
         self.unusable.append((f"{self.shard.url}/{readable(name)}" if name else self.shard.url, reason))
 

@@ -19,7 +19,7 @@ from noisy_student.core import ranks
 from noisy_student.core.ahead import cores
 from noisy_student.core.errors import UserError
 from noisy_student.store.decoding import MAX_BYTES, BadImage, Preparation, decode, with_channels
-from noisy_student.store.shard_files import BLOCK, Shard, read_again
+from noisy_student.store.shard_files import BLOCK_BYTES, Shard, read_again
 
 IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image", "image_bytes", "bytes")  # of a Parquet shard
 ROWS_AT_ONCE = 64  # of a Parquet file
@@ -135,8 +135,8 @@ class ImagePlaces:
 
 
 def block_numbers(places: np.ndarray) -> np.ndarray:
-    """The block of each of `places` PLACE (N,) in its shard, int64 (N,): BLOCK bytes of a tar, or a row group."""
-    return np.where(places["group"] < 0, places["start"] // BLOCK, places["group"])
+    """The block of each of `places` PLACE (N,) in its shard, int64 (N,): BLOCK_BYTES bytes of a tar, or a row group."""
+    return np.where(places["group"] < 0, places["start"] // BLOCK_BYTES, places["group"])
 
 
 @lru_cache(maxsize=BLOCKS_KEPT)

@@ -23,7 +23,7 @@ from noisy_student.core.files import write_csv
 
 T = TypeVar("T")
 ENDINGS = (".tar", ".parquet")  # of a shard's name
-BLOCK = 8_000_000  # bytes that are asked of an object store at once
+BLOCK_BYTES = 8_000_000  # bytes that are asked of an object store at once
 VERSIONS = ("ETag", "etag", "mtime", "last_modified", "LastModified")  # what a store may call a file's version
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds between tries to read what a store does not give
 LASTING = (PermissionError, tarfile.TarError, pa.ArrowException, ValueError)  # what another try does not mend
@@ -76,7 +76,7 @@ def found_shards(patterns: list[str], folder: Path) -> list[Shard]:
     found = set()
     for pattern in patterns:
         _check_url(pattern)
-        with told(pattern):
+        with translate_store_errors(pattern):
             filesystem, inside = fsspec.core.url_to_fs(pattern)
             infos = [info for info in filesystem.glob(inside, detail=True).values() if info["type"] == "file"]
         if not infos:
@@ -99,7 +99,7 @@ def opened(shard: Shard, folder: Path, ahead: bool = False) -> Iterator[BinaryIO
 
     Raises `UserError` where it is gone, has changed or cannot be read.
     """
-    with told(shard.url):
+    with translate_store_errors(shard.url):
         url = shard.url if "://" in shard.url else str(folder / shard.url)
         filesystem, path = fsspec.core.url_to_fs(url, use_listings_cache=False)  # which may be of before a change
         info = filesystem.info(path)
@@ -108,12 +108,12 @@ def opened(shard: Shard, folder: Path, ahead: bool = False) -> Iterator[BinaryIO
             now = "another version of the same size" if same else f"{shard.bytes:,} bytes then, {info['size']:,} now"
             raise UserError(f"{shard.url} has changed since it was listed ({now}); {AGAIN}")
         cache = "readahead" if ahead else "none"
-        with filesystem.open(path, "rb", block_size=BLOCK, cache_type=cache) as file:
+        with filesystem.open(path, "rb", block_size=BLOCK_BYTES, cache_type=cache) as file:
             yield file
 
 
 @contextmanager
-def told(url: str) -> Iterator[None]:
+def translate_store_errors(url: str) -> Iterator[None]:
     """Turn whatever goes wrong with the shard at `url` within the block into a sentence."""
     try:
         yield
@@ -140,8 +140,10 @@ def _unreadable(url: str, error: BaseException) -> UserError:
 def read_again(
     read: Callable[[BinaryIO, int], Iterable[T]], shard: Shard, folder: Path, ahead: bool = False
 ) -> Iterator[T]:
-    """What `read` yields of the open `shard`, which is told how many items it has yielded. What a store does not give
-    is asked for again, after each of WAITS. Raises `UserError` as `opened`."""
+    """What `read` yields of the open `shard`, which gets the number of items that it has yielded before.
+
+    What a store does not give is asked for again, after each of WAITS. Raises `UserError` as `opened`.
+    """
     done = tries = 0
     while True:
         try:

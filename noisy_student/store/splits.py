@@ -215,10 +215,9 @@ def _shard_ends(images: int, each: int, drops: np.ndarray | None) -> list[tuple[
 def read_split(folder: Path) -> Split:
     """The split in `folder`. Raises `UserError` when a part of it is missing, damaged or at odds with another part."""
     description = _read_description(folder / DESCRIPTION)
-    of_images = description.image_size[0], description.image_size[1]
-    made = description.classes, of_images, description.channels, description.preparation
     if description.user_shards:
-        return Split(*made, partial(_ids_in_user_shards, folder, description), None, _user_shards(folder, description))
+        ids, images = partial(_ids_in_user_shards, folder, description), _user_shards(folder, description)
+        return _split(description, ids, None, images)
     index = _read_table(folder / INDEX)
     shards = [_read_shard(folder, shard, description) for shard in description.shards]
     if not len(index) == description.images == sum(len(shard) for shard in shards):
@@ -226,7 +225,19 @@ def read_split(folder: Path) -> Split:
     labels = index["label"].to_numpy(copy=True) if "label" in index else None
     if labels is not None and not ((labels >= 0) & (labels < len(description.classes))).all():
         raise UserError(f"{folder / INDEX} has labels outside 0 to {len(description.classes) - 1}; {REMEDY}")
-    return Split(*made, partial(np.asarray, index["id"].to_numpy(str)), labels, shards)
+    return _split(description, partial(np.asarray, index["id"].to_numpy(str)), labels, shards)
+
+
+def _split(description: Description, read_ids: Callable[[], np.ndarray], labels: Any, shards: list[Any]) -> Split:
+    return Split(
+        classes=description.classes,
+        image_size=(description.image_size[0], description.image_size[1]),
+        channels=description.channels,
+        preparation=description.preparation,
+        read_ids=read_ids,
+        labels=labels,
+        shards=shards,
+    )
 
 
 def write_truth(path: Path, ids: Iterable[str], labels: np.ndarray) -> None:
@@ -270,14 +281,14 @@ def _read_shard(folder: Path, shard: PixelShard, description: Description) -> np
 def _user_shards(folder: Path, description: Description) -> list[EncodedImages]:
     """The images that stay in a user's shards; nothing of these is read, nor of their indices."""
     how = _validated(Preparation, description.preparation, folder / DESCRIPTION)
-    made = how, description.channels
     return [
         EncodedImages(
-            Shard(shard.url, shard.bytes, shard.version),
-            Path(description.user_folder or ""),
-            shard.images,
-            partial(_places, folder / INDEX_OF_SHARD.format(number), shard.images),
-            *made,
+            shard=Shard(shard.url, shard.bytes, shard.version),
+            folder=Path(description.user_folder or ""),
+            count=shard.images,
+            read_places=partial(_places, folder / INDEX_OF_SHARD.format(number), shard.images),
+            how=how,
+            channels=description.channels,
         )
         for number, shard in enumerate(description.user_shards)
     ]

@@ -70,7 +70,8 @@ def linear_probe(
     """Logistic regression of `labels` int64 (N,) on `features` float32 (N,F): weights float32 (K,F), biases (K,).
 
     Features are standardized before the penalty applies. The penalty is the one with the least log loss in a
-    cross-validation over the labeled images. It is convex, so the result is the same on every run.
+    cross-validation over the labeled images. The loss is convex and the solver draws nothing, so each run gives the
+    same result.
     """
     every = np.concatenate([features, pool.features]) if pool else features  # (N+M,F)
     mean, deviation = every.mean(axis=0), np.maximum(every.std(axis=0), 1e-6)

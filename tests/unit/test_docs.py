@@ -10,7 +10,7 @@ import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
 
-from commands.docs import BLOCK, FIGURES, PICTURES, ROOT, fill, main, markdown_table, pages
+from commands.docs import FIGURES, FIGURES_BLOCK, PICTURES, ROOT, fill, main, markdown_table, pages
 
 PAGES = [str(path.relative_to(ROOT)) for path in pages()]
 
@@ -22,7 +22,9 @@ def text(page: str) -> str:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_figure_is_that_of_the_committed_files(page):
     assert fill(text(page)) == text(page), "run `make docs`"
-    assert text(page).count("<!-- figures:") == text(page).count("<!-- end -->") == len(BLOCK.findall(text(page)))
+    assert (
+        text(page).count("<!-- figures:") == text(page).count("<!-- end -->") == len(FIGURES_BLOCK.findall(text(page)))
+    )
 
 
 @pytest.mark.parametrize("picture", PICTURES)

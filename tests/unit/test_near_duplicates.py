@@ -121,7 +121,7 @@ def test_the_search_finds_what_a_comparison_of_all_with_all_finds(digits):
 @pytest.mark.parametrize("block", [16, 1024])
 @pytest.mark.parametrize("hashes", [spread(1500, HASH), spread(1500, 3), clustered(1500, HASH), spread(1, HASH)])
 def test_the_search_finds_the_same_in_small_and_in_large_blocks(hashes, block, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(module, "POINTS_AT_ONCE", block)
     expected = all_with_all(hashes)
     assert expected or len(hashes) == 1
     assert close_pairs(hashes, RADIUS).tolist() == expected

@@ -52,7 +52,7 @@ def shards(tmp_path, monkeypatch):
     """A folder with a tar and a Parquet file, some of whose images are bad or the same."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "corrections.csv").write_text(NO_CORRECTIONS)
-    monkeypatch.setattr(encoded_images, "BLOCK", 1500)  # so that a tar has many
+    monkeypatch.setattr(encoded_images, "BLOCK_BYTES", 1500)  # so that a tar has many
     labeled_tar(tmp_path / "a.tar", range(40), pool=range(40, 120))
     images = [*(encoded(n) for n in range(115, 200)), b"no image"]
     pq.write_table(pa.table({"jpg": images}), tmp_path / "b.parquet", row_group_size=32)
