@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import networkx
 import torch
@@ -59,7 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     print("measuring a few steps of each training, and predictions, for a minute or so", flush=True)
     table = Table(title="About to run", title_justify="left")
     for column in ("stage", "model", "images in all steps", "forecast"):
-        table.add_column(column, justify="left" if column in ("stage", "model") else "right", overflow="fold")
+        justify: Literal["left", "right"] = "left" if column in ("stage", "model") else "right"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column == "stage")
     planned = [each for stage in stages for each in ahead.work_of(stage)]
     for each in planned:
         images = f"{each.images:,}" if each.images else "linear probe"

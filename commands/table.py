@@ -3,6 +3,7 @@
 python -m commands.table metrics/history.csv metrics/summary.json metrics/confusion.csv
 """
 
+import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from noisy_student.core.errors import cli_main
 from noisy_student.core.files import read_csv, read_json
 from noisy_student.evaluation.results import table
 
+FILE_WIDTH = 100  # characters of the table, where it goes to a file
+
 
 @cli_main
 def main(argv: list[str] | None = None) -> None:
@@ -20,7 +23,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("summary", type=Path)
     parser.add_argument("confusion", type=Path)
     args = parser.parse_args(argv)
-    Console().print(table(read_csv(args.history), read_json(args.summary), read_csv(args.confusion, text=True)))
+    width = None if sys.stdout.isatty() else FILE_WIDTH
+    Console(width=width).print(
+        table(read_csv(args.history), read_json(args.summary), read_csv(args.confusion, text=True))
+    )
 
 
 if __name__ == "__main__":

@@ -255,7 +255,7 @@ def sizes_sentences(sizes: Mapping[str, int]) -> Iterator[str]:
     if high - low > 2 * TELLING:
         yield (
             f"warning: {sizes['test']:,} test images tell an accuracy to within {50 * (high - low):.0f} points (95 %); "
-            "label more, or raise data.test"
+            "label more images for it, in test/ where you have that folder, or raise data.test"
         )
 
 

@@ -97,18 +97,19 @@ def read_distilled(folder: Path, names: list[str]) -> dict[str, tuple[dict[str, 
     return {name: found[name] for name in names if name in found}
 
 
-def read_controls(folder: Path, names: list[str], iteration: str) -> dict[str, pd.DataFrame]:
-    """The predictions of each control of `iteration`, by the control's kind; `names` are the controls of params.yaml.
+def read_controls(folder: Path, names: list[str], iteration: str) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
+    """The metrics and the predictions of each control of `iteration`, by the control's kind; `names` are the controls
+    of params.yaml.
 
     Raises `UserError` for results of a control with another name, and for two controls of one kind, since a gain over
     the control would not say over which.
     """
-    found: dict[str, pd.DataFrame] = {}
+    found: dict[str, tuple[dict[str, Any], pd.DataFrame]] = {}
     for results, result in _results(folder, names, "control"):
         if result["of"] == iteration:
             if result["kind"] in found:
                 raise UserError(f"{iteration} has two controls of kind {result['kind']} in {folder}; keep one of them")
-            found[result["kind"]] = read_predictions(results)
+            found[result["kind"]] = result, read_predictions(results)
     return found
 
 

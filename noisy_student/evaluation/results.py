@@ -10,6 +10,15 @@ from rich.table import Table
 from noisy_student.core import metrics
 from noisy_student.evaluation.history import History
 
+OF_OTHER_MODELS = (  # than iterations, in a summary
+    "model",
+    "parameters",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "balanced_accuracy",
+    "validation_accuracy",
+)
 LEAST_ACCURATE = 3  # classes that are named below the table
 CONTROL_NAMES = {  # what a gain over each kind of control is called
     "supervised": "control",
@@ -65,19 +74,24 @@ def gain(actual: pd.Series, predicted: pd.Series, predicted_before: pd.Series, o
     return dict(zip((f"gain_over_{over}", f"gain_over_{over}_low", f"gain_over_{over}_high"), figures, strict=True))
 
 
-def summary(history: History, iteration: str, controls: dict[str, pd.DataFrame]) -> dict[str, Any]:
+def summary(
+    history: History, iteration: str, controls: dict[str, tuple[dict[str, Any], pd.DataFrame]]
+) -> dict[str, Any]:
     """The summary of `iteration`, the last of `history`.
 
-    `controls` are the predictions of its controls, by kind. A metric that is unknown is left out.
+    `controls` are the results and predictions of its controls, by kind. A metric that is unknown is left out.
     """
     row = history.rows.astype(object).iloc[-1]  # Python's own numbers, as JSON takes them
     figures = {name: value for name, value in row.items() if not pd.isna(value)}
     predictions = history.predictions
     if not pd.isna(row.teacher):
         figures |= gain(predictions["actual"], predictions[iteration], predictions[row.teacher], "teacher")
-    for kind, control in controls.items():
+    for kind, (_, control) in controls.items():
         both = predictions[["id", iteration]].merge(control, on="id", validate="one_to_one")
         figures |= gain(both["actual"], both[iteration], both["predicted"], CONTROL_NAMES[kind])
+    if "supervised" in controls:
+        result = controls["supervised"][0]
+        figures["control"] = {"name": result["name"], **{key: result[key] for key in OF_OTHER_MODELS}}
     return figures
 
 
@@ -88,11 +102,9 @@ def distilled_figures(
 
     `distilled` are results and predictions by name. The dict is empty without distilled models.
     """
-    accuracies = ("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "validation_accuracy")
-    kept = ("teacher", "model", "parameters", *accuracies)
     found = {}
     for name, (result, predictions) in distilled.items():
-        found[name] = {key: result[key] for key in kept}
+        found[name] = {key: result[key] for key in ("teacher", *OF_OTHER_MODELS)}
         if result["teacher"] in history.predictions:
             teachers = history.predictions[["id", result["teacher"]]]
             both = predictions.merge(teachers, on="id", validate="one_to_one")
@@ -101,37 +113,39 @@ def distilled_figures(
 
 
 def table(history: pd.DataFrame, summary: dict[str, Any], confusion: pd.DataFrame | None = None) -> Table:
-    """The table of iterations that a run ends with; its caption says whether the pool helped.
+    """The table of iterations, control and distilled models that a run ends with.
 
-    With `confusion` (actual and predicted class of each test image) the caption names the least accurate classes.
-    Balanced accuracy has a column where it differs from the accuracy.
+    Its caption says whether the pool helped. With `confusion` (actual and predicted class of each test image) the
+    caption names the least accurate classes. Balanced accuracy, where it differs from the accuracy, has the column of
+    the parameters, because there is no room for both in a terminal. A column in which nothing is known is left out.
     """
     first = history.iloc[0]
     labels = f"{first.training_labels} training labels, {first.held_out_labels} held-out labels"
     title = f"Test accuracy by iteration ({labels})"
-    distilled = summary.get("distilled", {})
-    models = [*history.to_dict("records"), *({"iteration": name, **model} for name, model in distilled.items())]
+    distilled, control = summary.get("distilled", {}), summary.get("control")
+    others = ({control["name"]: control} if control else {}) | distilled
+    models = [*history.to_dict("records"), *({"iteration": name, **model} for name, model in others.items())]
     cells = [_cells(model) for model in models]
-    if all(row["balanced"] == row["accuracy"] for row in cells):
-        cells = [{name: cell for name, cell in row.items() if name != "balanced"} for row in cells]
+    without = "balanced" if all(row["balanced"] == row["accuracy"] for row in cells) else "parameters"
+    columns = [name for name in cells[0] if name != without and any(row[name] for row in cells)]
     sentences = [verdict(summary), *(_distilled(name, model) for name, model in distilled.items())]
     if confusion is not None:
         sentences.insert(0, _least_accurate(confusion, summary["iteration"]))
     table = Table(title=title, caption="\n".join(sentences), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
-    for column in cells[0]:
+    for column in columns:
         justify: Any = "left" if column in ("iteration", "model") else "right"
         table.add_column(column, no_wrap=column != "model", overflow="fold", justify=justify)
     for row in cells:
-        table.add_row(*row.values())
+        table.add_row(*(row[column] for column in columns))
     return table
 
 
 def _cells(model: dict[str, Any]) -> dict[str, str]:
-    """The row of an iteration or of a distilled model, by column."""
+    """The row of an iteration, of the control or of a distilled model, by column."""
     return {
         "iteration": model["iteration"],
-        "model": model["model"],
+        "model": model["model"].rpartition("/")[2],
         "parameters": f"{model['parameters']:,}",
         "accuracy": _percent(model["accuracy"]),
         "95 %": f"{100 * model['accuracy_low']:.1f}-{100 * model['accuracy_high']:.1f}",
@@ -155,10 +169,12 @@ def verdict(summary: dict[str, Any]) -> str:
         return f"No control of {summary['iteration']} was run, so it is unknown whether the pool helped."
     gain, low, high = (summary[f"gain_over_control{end}"] for end in ("", "_low", "_high"))
     interval = f"95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
+    if high < 0:
+        control = summary["control"]["name"]
+        figures = f"{-100 * gain:.2f} points below {control}, the same model on labels alone ({interval})"
+        return f"The pool hurt: {figures}. To label with that one, add --model models/{control}."
     figures = f"{100 * gain:+.2f} points over the same model on labels alone ({interval})"
-    if low > 0:
-        return f"The pool helped: {figures}."
-    return f"The pool hurt: {figures}." if high < 0 else f"It is unclear whether the pool helped: {figures}."
+    return f"The pool helped: {figures}." if low > 0 else f"It is unclear whether the pool helped: {figures}."
 
 
 def _distilled(name: str, model: dict[str, Any]) -> str:

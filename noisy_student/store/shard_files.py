@@ -9,6 +9,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -76,9 +77,7 @@ def found_shards(patterns: list[str], folder: Path) -> list[Shard]:
     found = set()
     for pattern in patterns:
         _check_url(pattern)
-        with translate_store_errors(pattern):
-            filesystem, inside = fsspec.core.url_to_fs(pattern)
-            infos = [info for info in filesystem.glob(inside, detail=True).values() if info["type"] == "file"]
+        filesystem, infos = next(_again(partial(_matches, pattern)))
         if not infos:
             raise UserError(f"no file matches {pattern}; give paths or URLs of shards, such as s3://bucket/pool-*.tar")
         for info in infos:
@@ -144,13 +143,22 @@ def read_again(
 
     What a store does not give is asked for again, after each of WAITS. Raises `UserError` as `opened`.
     """
+
+    def from_item(done: int) -> Iterator[T]:
+        with opened(shard, folder, ahead) as file:
+            yield from read(file, done)
+
+    return _again(from_item)
+
+
+def _again(from_item: Callable[[int], Iterable[T]]) -> Iterator[T]:
+    """The items, from the first that is not there yet on, again and again while a store does not give them."""
     done = tries = 0
     while True:
         try:
-            with opened(shard, folder, ahead) as file:
-                for item in read(file, done):
-                    yield item
-                    done, tries = done + 1, 0
+            for item in from_item(done):
+                yield item
+                done, tries = done + 1, 0
             return
         except Unreachable as problem:
             if tries == len(WAITS):
@@ -159,6 +167,13 @@ def read_again(
             print(f"{sentence}; trying again in {WAITS[tries]} s", flush=True)
             time.sleep(WAITS[tries])
             tries += 1
+
+
+def _matches(pattern: str, _: int) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+    """The file system of a pattern, and what it says of each file that matches."""
+    with translate_store_errors(pattern):
+        filesystem, inside = fsspec.core.url_to_fs(pattern)
+        yield filesystem, [info for info in filesystem.glob(inside, detail=True).values() if info["type"] == "file"]
 
 
 def _check_url(url: str) -> None:

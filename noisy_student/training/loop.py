@@ -37,6 +37,7 @@ from noisy_student.training.optim import set_learning_rate
 from noisy_student.training.params import Recipe, TrainingParams, phase_of
 from noisy_student.training.state import TrainState
 
+TELLING = 20  # validation images, fewer of which tell no accuracy
 SMALLER_BATCH = "raise training.accumulation or lower training.batch_size"
 
 
@@ -283,9 +284,10 @@ class Trainer:
         state.curve.append(row)
 
     def figures(self, row: dict[str, float]) -> dict[str, float]:
-        """What a person sees of a row of the learning curve; few images tell little, so their number is named."""
-        accuracy = f"accuracy on {len(self.data.held_out.labels):,} validation images"
-        return {"loss": row["loss"], accuracy: row["validation_accuracy"]}
+        """What a person sees of a row of the learning curve; the accuracy on very few images would mislead."""
+        count = len(self.data.held_out.labels)
+        accuracy = {f"accuracy on {count:,} validation images": row["validation_accuracy"]}
+        return {"loss": row["loss"], **(accuracy if count >= TELLING else {})}
 
 
 def report_steps(params: TrainingParams) -> set[int]:

@@ -160,7 +160,9 @@ def test_controls_of_the_iteration_are_read_and_of_others_ignored(tmp_path, make
     make_results("another", 70, "controls", kind="supervised", of="iter2")
     controls = read_controls(tmp_path / "controls", NAMES, "iter1")
     assert list(controls) == ["supervised"]
-    assert (controls["supervised"]["predicted"] == controls["supervised"]["actual"]).mean() == 0.85
+    result, predictions = controls["supervised"]
+    assert result["name"] == "same_size"
+    assert (predictions["predicted"] == predictions["actual"]).mean() == 0.85
     assert (
         read_controls(tmp_path / "controls", NAMES, "iter3") == read_controls(tmp_path / "nowhere", [], "iter1") == {}
     )
@@ -178,11 +180,14 @@ def test_a_summary_has_the_gains_over_teacher_and_control_and_can_be_written(tmp
     control = read_predictions(results).sample(frac=1, random_state=0)  # matched by id, not by place
     save_history(tmp_path / "history", history)
     for known in (history, read_history(tmp_path / "history")):
-        figures = summary(known, "iter1", {"supervised": control})
+        figures = summary(known, "iter1", {"supervised": (read_json(results / "results.json"), control)})
         assert (figures["iteration"], figures["teacher"], figures["accuracy"]) == ("iter1", "iter0", 0.92)
         assert figures["gain_over_teacher"] == pytest.approx(0.12)
         assert figures["gain_over_control"] == pytest.approx(0.07)
         assert figures["gain_over_control_low"] < 0.07 < figures["gain_over_control_high"]
+        assert (figures["control"]["name"], figures["control"]["accuracy"]) == ("same_size", 0.85)
+        row = next(line for line in rendered(known.rows, figures).splitlines() if line.strip().startswith("same_size"))
+        assert "85.0 %" in row
         write_json(tmp_path / "summary.json", figures)
         assert read_json(tmp_path / "summary.json") == figures
 
@@ -197,14 +202,15 @@ def test_a_summary_leaves_out_what_cannot_be_had(make_results):
     ("gains", "expected"),
     [
         ((0.02, 0.01, 0.03), "The pool helped: +2.00 points"),
-        ((-0.02, -0.03, -0.01), "The pool hurt: -2.00 points"),
+        ((-0.02, -0.03, -0.01), "The pool hurt: 2.00 points below same_size, the same model on labels alone"),
         ((0.01, -0.01, 0.03), "It is unclear whether the pool helped: +1.00 points"),
         (None, "No control of iter1 was run"),
     ],
 )
 def test_the_verdict_goes_by_the_interval_over_the_control(gains, expected):
     names = ("gain_over_control", "gain_over_control_low", "gain_over_control_high")
-    assert verdict({"iteration": "iter1", **dict(zip(names, gains or (), strict=False))}).startswith(expected)
+    figures = {"iteration": "iter1", "control": {"name": "same_size"}}
+    assert verdict({**figures, **dict(zip(names, gains or (), strict=False))}).startswith(expected)
 
 
 def rendered(rows: pd.DataFrame, figures: dict) -> str:
@@ -233,6 +239,7 @@ def test_balanced_accuracy_counts_each_class_alike_and_is_shown_where_it_differs
     )
     shown = rendered(history.rows.assign(balanced_accuracy=0.5), {"iteration": "iter1"})
     assert "balanced" in shown
+    assert "parameters" not in shown
     assert "50.0 %" in shown
 
 
