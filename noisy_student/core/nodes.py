@@ -23,7 +23,7 @@ from noisy_student.core.workspace import work_folder
 TOKEN = "NOISY_STUDENT_START"  # noqa: S105  environment variable of a stage that follows: the token of its start
 POLL_SECONDS = 0.5  # between two looks at what the first machine runs
 BEAT_SECONDS = 2  # between two signs that the first machine still runs a stage
-ENDING_SECONDS = 30  # that a stage has to end by itself after that of the first machine, or after a signal
+ENDING_SECONDS = 30  # that a stage has to end in, after that of the first machine, or after a signal
 
 
 class Start(NamedTuple):
@@ -56,8 +56,10 @@ def announced(command: list[str]) -> Iterator[str]:
 
 
 def follow(is_over: Callable[[], bool]) -> None:
-    """Run what the first machine runs, one stage after another, until it `is_over`. What a killed run left there is no
-    stage that runs."""
+    """Run what the first machine runs, one stage after another, until it `is_over`.
+
+    What a killed run left in the file is not run. A signal stops the stage, too.
+    """
     token, stage, left = "", None, _written()
     try:
         while not is_over():
@@ -70,6 +72,7 @@ def follow(is_over: Callable[[], bool]) -> None:
             time.sleep(POLL_SECONDS)
     finally:
         if stage:
+            stage.terminate()
             _end(stage)
 
 
@@ -85,7 +88,9 @@ def _beat(over: Event) -> None:
 
 def _written() -> int:
     """When the file was last touched, in ns; 0 where there is none."""
-    return _file().stat().st_mtime_ns if _file().exists() else 0
+    with suppress(FileNotFoundError):
+        return _file().stat().st_mtime_ns
+    return 0
 
 
 def _started() -> Start | None:
