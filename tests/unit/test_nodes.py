@@ -3,10 +3,11 @@
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from noisy_student.core import nodes
+from noisy_student.core import launch, nodes
 
 WRITES = "import os, pathlib, time; pathlib.Path({name!r}).write_text(os.environ['NOISY_STUDENT_START']); {then}"
 
@@ -65,3 +66,15 @@ def test_a_machine_that_follows_announces_nothing(tmp_path, monkeypatch):
     with nodes.announced([sys.executable]) as token:
         assert token == "of the first"  # noqa: S105 no secret
         assert not Path("work").exists()
+
+
+@pytest.mark.parametrize(("count", "others"), [("1", False), ("1:1", False), ("2", True), ("1:4", True)])
+def test_a_stage_is_announced_where_torchrun_wants_several_machines(tmp_path, monkeypatch, count, others):
+    monkeypatch.chdir(tmp_path)
+    module = {"module": True, "training_script": "stages.prepare", "training_script_args": ["--out", "x"]}
+    wanted = SimpleNamespace(nnodes=count, rdzv_id="none", **module)
+    with launch._together(wanted):
+        started = nodes._started()
+        assert (started is not None) == others
+        assert (wanted.rdzv_id == "none") != others
+    assert not others or started.command == ["-m", "stages.prepare", "--out", "x"]
