@@ -1,5 +1,7 @@
 """What is done with a trained model: labels for any folder, and the images to label next."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,6 +61,20 @@ def test_every_file_of_a_folder_gets_a_row(here, make_split, runtime, capsys):
     expected = logits_of(classifier, make_split(0, 20).images(), runtime).argmax(axis=1)
     assert images["label"].tolist() == [("zero", "one", "two")[k] for k in expected]
     assert "20 files labeled, 1 unusable; see labels.csv" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("torch_settings")
+def test_files_of_twelve_bits_in_sixteen_have_the_white_that_the_model_keeps(here):
+    predict.main(["photos", "labels.csv"])
+    description = json.loads((here / "models/iter1/model.json").read_text())
+    description["preparation"]["white"] = 4095
+    (here / "models/iter1/model.json").write_text(json.dumps(description))
+    for file in (here / "photos/deep").iterdir():
+        values = np.asarray(Image.open(file)).astype(float)
+        Image.fromarray((values * 4095 / 255).round().astype(np.uint16)).save(file)
+    predict.main(["photos", "again.csv"])
+    first, again = (pd.read_csv(name)["confidence"] for name in ("labels.csv", "again.csv"))
+    assert again.tolist() == pytest.approx(first.tolist())
 
 
 @pytest.mark.usefixtures("torch_settings")
