@@ -17,7 +17,7 @@ from noisy_student.training.batches import AHEAD
 
 FAST_PATHS = ROOT / "benchmarks" / "fast_paths.md"
 ROUNDS = 5
-TRAINED = ("cnn_24", "wrn_16_2")
+TRAINED = ("cnn_32", "wrn_28_2")
 DEFAULT = "as it is"
 IN_ENVIRONMENT = ("GOMP_SPINCOUNT=0", f"{AHEAD}=1")
 SWITCHES = ("fused", "channels_last", "compile")  # of `runtime`

@@ -30,7 +30,7 @@ from noisy_student.models.classifier import Classifier
 from noisy_student.training import batches, loop, objectives, optim
 
 PROFILE = ROOT / "benchmarks" / "profile.md"
-STEP = "cnn_24"
+STEP = "cnn_32"
 WIDTH = 120  # characters of a line
 BATCH = "choosing and noising the batch"
 OPTIMIZERS: dict[str, Any] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD, "muon": optim.Muon}

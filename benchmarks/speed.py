@@ -42,8 +42,8 @@ from noisy_student.core.files import read_json, write_json
 
 SPEED = ROOT / "benchmarks" / "speed.json"
 ROUNDS, TOLERANCE = 5, 0.9
-MODELS = {"cnn_16": (28, 1), "cnn_24": (28, 1), "wrn_16_2": (32, 3)}  # pixels a side and channels
-COUNTED = {"training": MODELS, "labeling": MODELS, "noise": ("cnn_16", "wrn_16_2")}  # in images; noise sees no model
+MODELS = {"cnn_16": (28, 1), "cnn_32": (28, 1), "wrn_28_2": (32, 3)}  # pixels a side and channels
+COUNTED = {"training": MODELS, "labeling": MODELS, "noise": ("cnn_16", "wrn_28_2")}  # in images; noise sees no model
 WITH_NET = ("training", "labeling")
 MACHINE = {"matmul": "gflops", "copy": "gb_per_second"}  # limits of no work of ours, and their figure
 ALIKE = ("device", "threads")  # of `runtime`, what the limits are measured with, too
