@@ -5,8 +5,9 @@
 
 SOURCE has clothing.parquet (path, split, label, jpeg), and tiles, cifar10-train and cifar10-test.parquet (path, label,
 jpeg). That many images of each class, drawn anew for each draw, become labeled/<class>/, the other ones pool/. The test
-split of clothing is that of its table, whose validation split is left out. A fourth of the tiles of each class is the
-test split in all draws. Of CIFAR-10 the first images are taken: CIFAR_TRAINING and CIFAR_TEST.
+split of clothing is that of its table, whose validation split is left out; clothing_validation has the validation split
+in its place, so that recipes can be chosen. A fourth of the tiles of each class is the test split in all draws. Of
+CIFAR-10 the first images are taken: CIFAR_TRAINING and CIFAR_TEST.
 """
 
 import io
@@ -25,7 +26,11 @@ from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.randomness import generator
 from noisy_student.data.near_duplicates import near_duplicates
 
-SETS = ("clothing", "tiles", "cifar10")
+HELD_OUT = {  # the split that is the test split, and the one that is left out
+    "clothing": ("test", "validation"),
+    "clothing_validation": ("validation", "test"),
+}
+SETS = (*HELD_OUT, "tiles", "cifar10")
 CIFAR_TRAINING, CIFAR_TEST = 3000, 1000  # images
 PARTS = ("labeled", "pool", "test")
 TEST_SHARE = 0.25  # of the tiles of each class, at least
@@ -56,10 +61,12 @@ def drawn_table(name: str, source: Path, labels: int, draw: int) -> pd.DataFrame
         tables = (pq.read_table(source / f"cifar10-{part}.parquet").to_pandas().head(count) for part, count in parts)
         table = pd.concat([each.assign(split=part) for each, (part, _) in zip(tables, parts, strict=True)])
         return drawn(table.reset_index(drop=True), labels, draw)
-    table = pq.read_table(source / f"{name}.parquet").to_pandas()
-    if name == "clothing":
-        table = table[table["split"] != "validation"].reset_index(drop=True)
-    return drawn(table, labels, draw)
+    if name in HELD_OUT:
+        held_out, other = HELD_OUT[name]
+        table = pq.read_table(source / "clothing.parquet").to_pandas()
+        table = table[table["split"] != other].replace({"split": {held_out: "test"}}).reset_index(drop=True)
+        return drawn(table, labels, draw)
+    return drawn(pq.read_table(source / f"{name}.parquet").to_pandas(), labels, draw)
 
 
 def lay_out(table: pd.DataFrame, folder: Path) -> None:

@@ -87,10 +87,16 @@ SCRATCH = {  # nets and weights alone
     "training.initial": "scratch",
     "training.frozen": 0.0,  # of a pretrained body
 }
+TUNED_TEACHER = {  # the network and the training of the control in place of a probe
+    "teacher.model": "timm/tf_efficientnet_lite1",
+    "teacher.training.steps": 150,
+    "teacher.noise": {"jitter": 8, "resized_crop": 0.35, "flip": True, "fill": 128, "dropout": 0.2},
+}
 ALIKE = {"data.near_duplicates": 1.0}  # all photographs of tiles look alike; the test split has other tiles
 RUNS = {
     "clothing_20": Run("clothing", 20, (0, 1, 2), oracle=True),
     "clothing_20_fourth": Run("clothing", 20, (0, 1, 2), {"data.calibration": 0.2}),  # of the labels is held out
+    "clothing_20_fresh": Run("clothing", 20, (3, 4, 5)),  # draws that no recipe was tried on
     "clothing_20_longer": Run("clothing", 20, (0, 1, 2), LONGER),
     "clothing_5": Run("clothing", 5, (0,)),
     "clothing_50": Run("clothing", 50, (0,)),
@@ -100,6 +106,10 @@ RUNS = {
     "cifar10_from_scratch": Run("cifar10", 50, (0,), config="folder"),
     "cifar10_bundled_150_steps": Run("cifar10", 50, (0,), BRIEF),
     "cifar10_from_scratch_150_steps": Run("cifar10", 50, (0,), BRIEF | SCRATCH),
+    "choose_as_it_is": Run("clothing_validation", 20, (100, 101, 102)),
+    "choose_tuned_teacher": Run("clothing_validation", 20, (100, 101, 102), TUNED_TEACHER),
+    "choose_as_it_is_8": Run("clothing_validation", 8, (100, 101, 102)),
+    "choose_tuned_teacher_8": Run("clothing_validation", 8, (100, 101, 102), TUNED_TEACHER),
 }
 
 

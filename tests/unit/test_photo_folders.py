@@ -51,6 +51,14 @@ def test_clothing_keeps_its_test_split_and_leaves_its_validation_split_out(sourc
     assert not (parts["labeled"] | parts["pool"]) & {bytes([i]) for i in range(16)}
 
 
+def test_recipes_are_chosen_on_the_validation_split_and_see_no_test_image(source):
+    parts = laid_out(source, "clothing_validation", "--labels-per-class", "5")
+    assert parts["test"] == {bytes([i]) for i in range(10, 16)}
+    assert not (parts["labeled"] | parts["pool"]) & {bytes([i]) for i in range(16)}
+    as_ever = laid_out(source, "clothing", "--labels-per-class", "5")
+    assert parts["labeled"] == as_ever["labeled"]
+
+
 def test_another_draw_labels_other_images_and_tests_on_the_same(source):
     one, other = (laid_out(source, "tiles", "--labels-per-class", "5", "--draw", draw) for draw in "01")
     assert one["labeled"] != other["labeled"]
