@@ -27,9 +27,10 @@ import torch
 import yaml
 from sklearn.neighbors import KNeighborsClassifier
 
+from benchmarks.processes import ROOT
 from benchmarks.studies_table import markdown as study_markdown
-from benchmarks.studies_table import percent
-from benchmarks.study import RESULTS, ROOT, STUDIES, changed, fingerprint, run_commands
+from benchmarks.study import RESULTS, STUDIES, changed, fingerprint, run_commands
+from commands.docs import percent
 from noisy_student.core.config import validated
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv

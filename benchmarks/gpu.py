@@ -25,19 +25,19 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
 
 from benchmarks import cifar_folder, limits
 from benchmarks.expand import commands
 from benchmarks.processes import ROOT, hardware, run
+from benchmarks.rows import add_row, has_row
 from benchmarks.side_by_side import plain_training_rate
 from benchmarks.speed import LAYOUTS, MACHINE, PRECISIONS, floor
 from benchmarks.study import changed, copy_project, environment
 from commands.configure import values
 from commands.docs import markdown_table
 from noisy_student.core.errors import UserError, cli_main
-from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv, write_json
+from noisy_student.core.files import read_csv, read_json, write_bytes, write_json
 
 OUT = ROOT / "benchmarks" / "gpu"
 DEVICE = "NOISY_STUDENT_GPU_TESTS"  # environment variable: the device of the tests marked gpu
@@ -117,26 +117,13 @@ def works(out: Path, cifar10: Path | None, size: Size) -> Iterator[Callable[[], 
     if not (out / "tests.json").exists():
         yield partial(tested, out, size)
     for model, precision in product(size.models, PRECISIONS):
-        if not known(out / "rates.csv", model=model, precision=precision):
+        if not has_row(out / "rates.csv", model=model, precision=precision):
             yield partial(rated, out, size, model, precision)
     if cifar10:
         folder = out / "run"  # kept, so that a later run goes on with it
         for stage, lines in stages(folder, cifar10, size):
-            if not known(out / "cifar10.csv", stage=stage):
+            if not has_row(out / "cifar10.csv", stage=stage):
                 yield partial(staged, out, folder, stage, lines)
-
-
-def known(path: Path, **key: str) -> bool:
-    """Whether the table at `path` has a row with these values."""
-    rows = read_csv(path).to_dict("records") if path.exists() else []
-    return any(all(row[name] == value for name, value in key.items()) for row in rows)
-
-
-def add(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to the table at `path`, and print it."""
-    print(*(f"{name} {value}" for name, value in row.items() if value is not None), sep=", ", flush=True)
-    before = [read_csv(path)] if path.exists() else []
-    write_csv(path, pd.concat([*before, pd.DataFrame([row])], ignore_index=True))
 
 
 def measured(seconds: float, module: str, *arguments: str) -> Any:
@@ -171,7 +158,7 @@ def rated(out: Path, size: Size, model: str, precision: str) -> None:
     if channels == 3:  # the loader's pictures are in color
         row["loader"] = round(measured(size.seconds, "gpu", "loader", model, str(side), precision, size.device))
     row["floor"] = floor(plain[best], *machine(size.device, size.seconds, precision))
-    add(out / "rates.csv", row | {"hardware": hardware()})
+    add_row(out / "rates.csv", row | {"hardware": hardware()})
 
 
 @cache
@@ -203,7 +190,7 @@ def staged(out: Path, folder: Path, stage: str, lines: list[str]) -> None:
     written = [Path(word) for line in lines for word in line.split() if word.startswith("metrics/")]
     results = [folder / path / "results.json" for path in written if (folder / path / "results.json").exists()]
     row["accuracy"] = read_json(results[-1])["accuracy"] if results and stage.startswith("evaluate") else None
-    add(out / "cifar10.csv", row | {"hardware": hardware()})
+    add_row(out / "cifar10.csv", row | {"hardware": hardware()})
 
 
 def markdown(out: Path) -> str:

@@ -18,11 +18,12 @@ import pandas as pd
 from benchmarks import pictures
 from benchmarks.expand import expanded
 from benchmarks.processes import ROOT, hardware, pipeline, run
+from benchmarks.rows import add_row, has_row
 from benchmarks.study import changed, copy_project
 from commands import list_shards
 from commands.docs import markdown_table
 from noisy_student.core.errors import cli_main
-from noisy_student.core.files import read_csv, write_bytes, write_csv
+from noisy_student.core.files import write_bytes
 
 GROWTH = ROOT / "benchmarks" / "growth.csv"
 SIZES = (10_000, 100_000, 1_000_000)
@@ -59,11 +60,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sizes", nargs="*", type=int, default=SIZES)
     for kind, size in product(KINDS, (START, *parser.parse_args(argv).sizes)):
-        rows = read_csv(GROWTH) if GROWTH.exists() else pd.DataFrame(columns=["kind", "images"])
-        if not ((rows["kind"] == kind) & (rows["images"] == size)).any():
-            rows = pd.concat([rows, pd.DataFrame([measured(kind, size)])]).sort_values(["kind", "images"])
-            write_csv(GROWTH, rows)
-            write_bytes(GROWTH.with_suffix(".md"), table(rows).encode())
+        if not has_row(GROWTH, kind=kind, images=size):
+            found = add_row(GROWTH, measured(kind, size), by=["kind", "images"])
+            write_bytes(GROWTH.with_suffix(".md"), table(found).encode())
 
 
 def measured(kind: str, size: int) -> dict[str, Any]:

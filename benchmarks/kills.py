@@ -32,7 +32,8 @@ import pandas as pd
 import psutil
 from filelock import FileLock
 
-from benchmarks.small_run import ROOT, TRAINERS, Project, Run
+from benchmarks.processes import ROOT
+from benchmarks.small_run import TRAINERS, Project, Run
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import digest, read_csv, write_bytes, write_csv
 from noisy_student.core.imports import import_closure

@@ -11,7 +11,6 @@ import random
 import re
 import signal
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,10 +20,11 @@ import pandas as pd
 import psutil
 
 from benchmarks.processes import ROOT, hardware
+from benchmarks.rows import add_row, has_row
 from benchmarks.small_run import Project
-from benchmarks.studies_table import percent
+from commands.docs import percent
 from noisy_student.core.errors import cli_main
-from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
+from noisy_student.core.files import read_json, write_bytes
 from noisy_student.core.launch import TORCHRUN
 
 TABLE = ROOT / "benchmarks" / "ranks.csv"
@@ -124,15 +124,9 @@ def main() -> None:
 
 def add(key: dict[str, Any], do: Callable[[int, int], dict[str, Any]]) -> None:
     """Do that piece of work unless it stands in the table, and add it."""
-    rows = read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=list(key))
-    if key in rows[list(key)].to_dict("records"):
-        return
-    started = time.monotonic()
-    row = key | do(key["ranks"], key["round"])
-    print(f"{row}, {time.monotonic() - started:.0f} s", flush=True)
-    rows = pd.concat([rows, pd.DataFrame([row])], ignore_index=True)
-    write_csv(TABLE, rows)
-    write_bytes(TABLE.with_suffix(".md"), markdown(rows).encode())
+    if not has_row(TABLE, **key):
+        found = add_row(TABLE, key | do(key["ranks"], key["round"]))
+        write_bytes(TABLE.with_suffix(".md"), markdown(found).encode())
 
 
 def markdown(rows: pd.DataFrame) -> str:

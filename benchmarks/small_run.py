@@ -24,11 +24,11 @@ import psutil
 import yaml
 
 from benchmarks.expand import commands, expanded, written
+from benchmarks.processes import ROOT
 from benchmarks.study import changed, copy_project, environment
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import digest
 
-ROOT = Path(__file__).parent.parent
 TRAINERS = ("train_teacher", "train_student@iter1", "train_control@same_size")
 SMALL = {  # every kind of noise, several shards of the pool and several batches of each
     "current": "iter1",

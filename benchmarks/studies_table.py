@@ -3,10 +3,9 @@
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from noisy_student.core.metrics import mean_interval
+from commands.docs import percent
 
 FIGURES = {  # columns of the table, by what they are called in history.csv
     "accuracy": "test accuracy",
@@ -111,12 +110,3 @@ def _between_settings(
         return {f"over {first}": (last - base).dropna()}
     ours, theirs = (each.pivot(index="seed", columns="iteration", values=figure) for each in (group, base))
     return {f"{name} over {first}": (ours[name] - theirs[name]).dropna() for name in ours if name in theirs}
-
-
-def percent(values: pd.Series, sign: str = "") -> str:
-    """Mean and half of the 95 % interval of fractions, in per cent; empty without any."""
-    values = 100 * values.dropna().to_numpy(dtype=np.float64)
-    if not len(values):
-        return ""
-    mean, half = mean_interval(values)
-    return f"{mean:{sign}.2f}" + (f" ± {half:.2f}" if np.isfinite(half) else "")

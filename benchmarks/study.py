@@ -28,13 +28,13 @@ import pandas as pd
 import yaml
 
 from benchmarks.expand import commands
+from benchmarks.processes import ROOT
 from benchmarks.studies_table import markdown
 from commands.configure import values
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
 from noisy_student.data.image_folder import LISTS
 
-ROOT = Path(__file__).parent.parent
 STUDIES, RESULTS = ROOT / "benchmarks" / "studies.yaml", ROOT / "benchmarks" / "studies"
 KEYS = ["setting", "seed", "params"]  # what a row of a study is known by
 Run = tuple[pd.DataFrame, dict[str, Any]]  # history.csv and summary.json

@@ -121,9 +121,12 @@ def read_study(name: str) -> pd.DataFrame:
 
 
 def percent(fractions: pd.Series, sign: str = "") -> str:
-    """Mean and half of the 95 % interval over seeds, in percent."""
-    mean, half = mean_interval(100 * fractions.to_numpy(dtype=np.float64))
-    return f"{mean:{sign}.2f} ± {half:.2f}"
+    """Mean and half of the 95 % interval of `fractions`, in per cent; empty without any, and one value alone."""
+    known = 100 * fractions.dropna().to_numpy(dtype=np.float64)
+    if not len(known):
+        return ""
+    mean, half = mean_interval(known)
+    return f"{mean:{sign}.2f}" + (f" ± {half:.2f}" if np.isfinite(half) else "")
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.small_run import OFTEN, ROOT, Project
+from benchmarks.processes import ROOT
+from benchmarks.small_run import OFTEN, Project
 from commands import submit
 from noisy_student.core.launch import TORCHRUN
 

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from store import free_port
 
 from benchmarks import pictures
-from benchmarks.small_run import ROOT, Project, Run
+from benchmarks.processes import ROOT
+from benchmarks.small_run import Project, Run
 from commands import list_shards
 from noisy_student.core.launch import TORCHRUN
 
