@@ -1,6 +1,9 @@
 """What the tests share that start a stage as a process and stop it midway."""
 
+import pytest
+
 from benchmarks.small_run import Project, Run
+from noisy_student.core.launch import TORCHRUN
 
 TEACHER = "train_teacher"
 
@@ -11,6 +14,14 @@ def in_training(project: Project) -> Run:
     run = project.start(project.lines[TEACHER][0])
     assert run.until(lambda: project.checkpoints(TEACHER))
     return run
+
+
+def trained_by_two_ranks(project: Project) -> dict[str, str]:
+    """What the teacher's training by two ranks makes when nobody stops it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(TORCHRUN, "--nproc-per-node 2")
+        project.anew(TEACHER)
+    return project.hashes(TEACHER)
 
 
 def refused(run: Run) -> str:

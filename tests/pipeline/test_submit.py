@@ -9,13 +9,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from running import TEACHER, trained_by_two_ranks
 
 from benchmarks.processes import ROOT
 from benchmarks.small_run import OFTEN, Project
 from commands import submit
-from noisy_student.core.launch import TORCHRUN
 
-TEACHER = "train_teacher"
 START = """
 nodes=$(sed -n 's/^#SBATCH --nodes=//p' {spool}/job.sh)
 export SPOOL={spool} SLURM_JOB_ID=7 SLURM_NTASKS=$nodes SLURM_JOB_NUM_NODES=$nodes SLURM_JOB_NODELIST=localhost
@@ -44,11 +43,7 @@ def project(tmp_path_factory) -> Project:
 
 @pytest.fixture(scope="module")
 def uninterrupted(project) -> dict[str, str]:
-    """What the teacher's training by two ranks makes when nobody stops it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(TORCHRUN, "--nproc-per-node 2")
-        project.anew(TEACHER)
-    return project.hashes(TEACHER)
+    return trained_by_two_ranks(project)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import psutil
 import pytest
-from running import TEACHER, in_training, refused
+from running import TEACHER, in_training, refused, trained_by_two_ranks
 from safetensors.torch import load_file
 from store import free_port
 
@@ -68,11 +68,7 @@ def two_ranks(monkeypatch) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(project) -> dict[str, str]:
-    """What the teacher's training by two ranks makes when nobody stops it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(TORCHRUN, "--nproc-per-node 2")
-        project.anew(TEACHER)
-    return project.hashes(TEACHER)
+    return trained_by_two_ranks(project)
 
 
 def test_two_ranks_label_as_one_does(project, two_ranks):
