@@ -29,10 +29,10 @@ from noisy_student.models.device import setup
 from noisy_student.models.prediction import predict_logits, predict_split
 from noisy_student.store.splits import pixel_hash, read_split, write_split
 from noisy_student.training.augmentation import policy
-from noisy_student.training.batches import resident
 from noisy_student.training.forecast import made_up_classifier, training_seconds
 from noisy_student.training.labeled_images import LabeledImages
-from noisy_student.training.loop import HeldOut, ResidentData, Trainer
+from noisy_student.training.loop import HeldOut, PlacedData, Trainer
+from noisy_student.training.placed_images import placed
 
 CLASSES, AT_WORK = 10, 1.0
 
@@ -53,9 +53,9 @@ def training(images: np.ndarray, recipe, params, device: torch.device) -> float:
     one_pass = recipe.training.model_copy(update={"objective": "pseudo_labels"})
     recipe = recipe.model_copy(update={"training": one_pass})
     labels = np.arange(len(images)) % CLASSES
-    pool = resident(LabeledImages(images, one_hot(labels, CLASSES)), device)
-    labeled = resident(LabeledImages(images[:100], one_hot(labels[:100], CLASSES)), device)
-    data = ResidentData(labeled, pool, HeldOut(images[:1], labels[:1]))
+    pool = placed(LabeledImages(images, one_hot(labels, CLASSES)), device)
+    labeled = placed(LabeledImages(images[:100], one_hot(labels[:100], CLASSES)), device)
+    data = PlacedData(labeled, pool, HeldOut(images[:1], labels[:1]))
     trainer = Trainer(recipe, data, params.runtime, seed=0)
     classifier = made_up_classifier(recipe, images.shape[1:], CLASSES, device)
 

@@ -3,13 +3,11 @@
 B images in a batch, N in a split, C channels, H x W pixels, K classes.
 """
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,90 +18,17 @@ from noisy_student.core import ranks
 from noisy_student.core.ahead import Worker
 from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import generator
-from noisy_student.store.encoded_images import BLOCKS_KEPT
-from noisy_student.store.selection import Selection
 from noisy_student.training.augmentation import policy
 from noisy_student.training.augmentation.mixing import mix
 from noisy_student.training.augmentation.policy import NoiseParams
-from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.micro_batch import MicroBatch
 from noisy_student.training.objectives import OBJECTIVES
+from noisy_student.training.order import rows_of_step
 from noisy_student.training.params import Phase, Recipe, TrainingParams, labeled_in_batch, phase_of
+from noisy_student.training.placed_images import PlacedImages, take
 
 AHEAD = "NOISY_STUDENT_STEPS_AHEAD"  # environment variable: batches noised together; replaces the limits below
-WINDOW = BLOCKS_KEPT // 2  # blocks from which an epoch draws at once: a batch may be of two windows
-ROOM = 0.4  # of a GPU's free memory, the most that the images of a split may take
 MAX_STEPS_AHEAD, VALUES_AHEAD = 16, 2**21  # batches noised together, and uint8 values in them
-VALUES_READ = 2**24  # uint8 values that are read from the disk at once
-
-
-@dataclass(frozen=True, eq=False)
-class Order:
-    """What an epoch goes through, each time in another random order."""
-
-    rows: np.ndarray  # int64 (M,); a row may stand there several times
-    blocks: np.ndarray | None = None  # int64 (M,), those of rows that are read together; None: each row is read alone
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def shuffled(self, random: np.random.Generator) -> np.ndarray:
-        """The rows in a random order. Rows in blocks are shuffled in two levels, first the blocks, then the rows of
-        each WINDOW of blocks, so that each block is read once."""
-        if self.blocks is None:
-            return self.rows[random.permutation(len(self))]
-        numbers, block = np.unique(self.blocks, return_inverse=True)
-        window = random.permutation(len(numbers))[block] // WINDOW
-        return self.rows[np.lexsort((random.permutation(len(self)), window))]
-
-
-@dataclass(frozen=True)
-class ResidentDataset:
-    """Images and targets to train on: targets on the device, images on a GPU that has room for them, or on the disk."""
-
-    images: Tensor | Selection | np.ndarray  # uint8: on a GPU (N,C,H,W), on the disk or in memory (N,H,W,C)
-    targets: Tensor  # float32 (N,K), rows sum to 1, on the device
-    order: Order
-    teacher_logits: Tensor | None = None  # float32 (N,K), on the device, where a teacher is distilled
-
-    @property
-    def values(self) -> int:
-        """How many uint8 values an image has."""
-        return math.prod(self.images.shape[1:])
-
-
-def resident(data: LabeledImages, device: torch.device) -> ResidentDataset:
-    """`data` for a training on the `device`. Images stay on the disk, so that memory does not hold them a second time,
-    unless a GPU has room for them."""
-    rows = np.arange(len(data))
-    rows = rows if data.copies is None else np.repeat(rows, data.copies)
-    blocks = data.images.blocks() if isinstance(data.images, Selection) else None
-    order = Order(rows, None if blocks is None else blocks[rows])
-    targets = torch.tensor(data.targets, dtype=torch.float32, device=device)
-    given = data.teacher_logits
-    logits = None if given is None else torch.tensor(given, dtype=torch.float32, device=device)
-    moves = device.type == "cuda" and has_room(device, math.prod(data.images.shape))
-    return ResidentDataset(on_device(data.images, device) if moves else data.images, targets, order, logits)
-
-
-def on_device(images: Selection | np.ndarray, device: torch.device) -> Tensor:
-    """`images` uint8 (N,H,W,C) as (N,C,H,W) on the `device`; they are read a few at a time."""
-    count, height, width, channels = images.shape
-    pixels = torch.empty((count, channels, height, width), dtype=torch.uint8, device=device)
-    at_once = max(1, VALUES_READ // (height * width * channels))
-    for start in range(0, count, at_once):
-        pixels[start : start + at_once] = channels_first(images[start : start + at_once], device)
-    return pixels
-
-
-def channels_first(images: np.ndarray, device: torch.device) -> Tensor:
-    """A copy of `images` (n,H,W,C) as (n,C,H,W) on the `device`."""
-    return torch.tensor(images, device=device).permute(0, 3, 1, 2).contiguous()
-
-
-def has_room(device: torch.device, values: int) -> bool:
-    """Whether so many uint8 `values` leave a GPU most of its free memory for training."""
-    return values < ROOM * torch.cuda.mem_get_info(device)[0]
 
 
 class Batches:
@@ -113,13 +38,13 @@ class Batches:
     images. This does not change any batch, because an image's noise depends only on its own row of its step's draw.
     """
 
-    def __init__(self, recipe: Recipe, labeled: ResidentDataset, pool: ResidentDataset | None, seed: int):
+    def __init__(self, recipe: Recipe, labeled: PlacedImages, pool: PlacedImages | None, seed: int):
         check_ranks(recipe.training)
         self.recipe, self.labeled, self.pool, self.seed = recipe, labeled, pool, seed
         self.ahead = steps_ahead(recipe.training.batch_size * labeled.values)
         self.ahead_batches: dict[int, MicroBatch] = {}  # the batches of the next steps
         self.coming: dict[tuple[str, int], Future[np.ndarray]] = {}  # images of the steps after these, by source
-        self.reader = Worker() if pool and pool.order.blocks is not None else None
+        self.reader = Worker() if pool and pool.streamed else None
 
     def parts(self, step: int) -> Iterator[MicroBatch]:
         """The batch of `step`, or this rank's share of it, in `accumulation` parts, among which its labeled and pool
@@ -143,10 +68,10 @@ class Batches:
         """Begin to read the images of `steps` of a pool that is decoded as it is read."""
         phase = phase_of(self.recipe.training, steps[0])
         for name, of, count in self._sources(phase):
-            if self.reader and of.order.blocks is not None and not isinstance(of.images, Tensor):
+            if self.reader and of.streamed:
                 for step in steps:
                     rows = self._rows(name, of, count, step)
-                    self.coming[name, step] = self.reader.submit(partial(of.images.__getitem__, rows))
+                    self.coming[name, step] = self.reader.submit(partial(of.streamed.__getitem__, rows))
 
     def _make(self, steps: range) -> dict[int, MicroBatch]:
         """The batches of `steps`, which are of one phase."""
@@ -213,12 +138,12 @@ class Batches:
             teacher_logits=torch.cat(logits) if logits else None,
         )
 
-    def _sources(self, phase: Phase) -> list[tuple[str, ResidentDataset, int]]:
+    def _sources(self, phase: Phase) -> list[tuple[str, PlacedImages, int]]:
         """The name of each source, its images, and how many of them a batch of the `phase` has."""
         from_labels, from_pool = composition(self.recipe, phase, self.pool is not None)
         return [("labeled", self.labeled, from_labels), *([("pool", self.pool, from_pool)] if self.pool else [])]
 
-    def _rows(self, name: str, of: ResidentDataset, count: int, step: int) -> np.ndarray:
+    def _rows(self, name: str, of: PlacedImages, count: int, step: int) -> np.ndarray:
         """The rows of this rank among the `count` that a source has in the batch of `step`."""
         return rows_of_step(of.order, count, self.seed, name, step)[share_rows(0, count)]
 
@@ -287,44 +212,6 @@ def image_weights(pool_weight: float, labeled: int, pool: int) -> Tensor:
     shares = (1.0, pool_weight) if labeled and pool else (1.0, 1.0)
     whole = torch.cat([torch.full((n,), share / max(n, 1)) for n, share in zip((labeled, pool), shares, strict=True)])
     return whole / (sum(shares) if labeled and pool else 1)
-
-
-class Taken(NamedTuple):
-    """Some rows of a resident dataset, on the device."""
-
-    images: Tensor  # uint8 (n,C,H,W)
-    targets: Tensor  # float32 (n,K)
-    teacher_logits: Tensor | None  # float32 (n,K)
-
-
-def take(source: ResidentDataset, rows: np.ndarray, read: np.ndarray | None = None) -> Taken:
-    """What stands at `rows` (n,) of `source`, whose images (n,H,W,C) may have been `read` before."""
-    device, where = source.targets.device, torch.from_numpy(rows)
-    there = where.to(device, non_blocking=True)
-    images = source.images
-    if isinstance(images, Tensor):
-        taken = images.index_select(0, there)
-    else:
-        taken = channels_first(images[rows] if read is None else read, device)
-    logits = None if source.teacher_logits is None else source.teacher_logits.index_select(0, there)
-    return Taken(taken, source.targets.index_select(0, there), logits)
-
-
-def rows_of_step(order: Order, count: int, seed: int, purpose: str, step: int) -> np.ndarray:
-    """The `count` rows of `step`. Each epoch goes through `order` anew; nothing is carried over from the previous
-    step."""
-    if count == 0:
-        return order.rows[:0]
-    first, last = step * count, (step + 1) * count  # positions in the endless row of epochs
-    epochs = range(first // len(order), (last - 1) // len(order) + 1)
-    rows = np.concatenate([_of_epoch(order, seed, purpose, epoch) for epoch in epochs])
-    offset = first - epochs.start * len(order)
-    return rows[offset : offset + count]
-
-
-@lru_cache(maxsize=4)
-def _of_epoch(order: Order, seed: int, purpose: str, epoch: int) -> np.ndarray:
-    return order.shuffled(generator(seed, f"order of {purpose}", epoch))
 
 
 def smooth(targets: Tensor, smoothing: float) -> Tensor:

@@ -12,10 +12,10 @@ from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, translate_torch_errors
 from noisy_student.models.prediction import LabelingParams, predict
 from noisy_student.models.registry import build
-from noisy_student.training.batches import resident
 from noisy_student.training.labeled_images import LabeledImages
-from noisy_student.training.loop import SMALLER_BATCH, HeldOut, ResidentData, Trainer
+from noisy_student.training.loop import SMALLER_BATCH, HeldOut, PlacedData, Trainer
 from noisy_student.training.params import Recipe
+from noisy_student.training.placed_images import placed
 
 Shape = tuple[int, int, int]  # height and width, pixels, and channels of images
 PREDICTED = 64  # made-up images that a prediction is measured on
@@ -41,8 +41,8 @@ def forecast(
     labels = np.arange(len(images)) % classes
     targets = one_hot(labels, classes)
     logits = targets if recipe.distillation else None
-    made_up = resident(LabeledImages(images, targets, teacher_logits=logits), device)
-    of = ResidentData(made_up, made_up if with_pool else None, HeldOut(images[:1], labels[:1]))
+    made_up = placed(LabeledImages(images, targets, teacher_logits=logits), device)
+    of = PlacedData(made_up, made_up if with_pool else None, HeldOut(images[:1], labels[:1]))
     trainer = Trainer(recipe, of, runtime, seed=0)
     for steps in (1, 3):  # the first one warms up
         seconds = training_seconds(steps, classifier, trainer)

@@ -28,13 +28,14 @@ from noisy_student.models.prediction import predict_logits
 from noisy_student.models.registry import input_size, size_and_cost
 from noisy_student.store.selection import Selection
 from noisy_student.store.splits import Split
-from noisy_student.training.batches import Batches, ResidentDataset, resident
+from noisy_student.training.batches import Batches
 from noisy_student.training.forward import forward_passes
 from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.linear_probe import solve_head
 from noisy_student.training.objectives import OBJECTIVES, loss
 from noisy_student.training.optim import set_learning_rate
 from noisy_student.training.params import Recipe, TrainingParams, phase_of
+from noisy_student.training.placed_images import PlacedImages, placed
 from noisy_student.training.state import TrainState
 
 TELLING = 20  # validation images, fewer of which tell no accuracy
@@ -59,19 +60,19 @@ class TrainingData:
     teacher_logits: np.ndarray | None = None  # float32 (N,K), for the labeled images, where a teacher is distilled
     features: Selection | None = None  # float16 (N,F) of the labeled images, where the initial weights are pretrained
 
-    def resident(self, device: torch.device) -> "ResidentData":
-        """The images on the `device`."""
-        labeled = resident(LabeledImages.from_labels(self.labeled, self.teacher_logits), device)
-        pool = resident(self.pool, device) if self.pool else None
-        return ResidentData(labeled, pool, HeldOut(self.validation.images(), self.validation.labels))
+    def placed(self, device: torch.device) -> "PlacedData":
+        """The images in their place for a training on the `device`."""
+        labeled = placed(LabeledImages.from_labels(self.labeled, self.teacher_logits), device)
+        pool = placed(self.pool, device) if self.pool else None
+        return PlacedData(labeled, pool, HeldOut(self.validation.images(), self.validation.labels))
 
 
 @dataclass(frozen=True)
-class ResidentData:
-    """The images to train on, on the device, and the images to validate on."""
+class PlacedData:
+    """The images to train on, in their place, and the images to validate on."""
 
-    labeled: ResidentDataset
-    pool: ResidentDataset | None
+    labeled: PlacedImages
+    pool: PlacedImages | None
     held_out: HeldOut
 
 
@@ -106,23 +107,23 @@ def fit(run: TrainingRun, data: TrainingData, checkpoints: Path | None = None) -
     """
     recipe, count = run.recipe, run.recipe.ensemble_size
     with translate_torch_errors(SMALLER_BATCH):
-        on_device = data.resident(run.device)
+        there = data.placed(run.device)
     if count == 1:
-        return Trained(run.name, recipe, *_fit_one(run, run.name, data, on_device, checkpoints))
+        return Trained(run.name, recipe, *_fit_one(run, run.name, data, there, checkpoints))
     members, curves = [], []
     for number in range(1, count + 1):
         folder = checkpoints / f"member-{number}" if checkpoints else None
-        classifier, curve = _fit_one(run, f"{run.name} member {number}", data, on_device, folder)
+        classifier, curve = _fit_one(run, f"{run.name} member {number}", data, there, folder)
         members.append(classifier)
         curves.append(pd.DataFrame(curve))
     rows: list[dict[str, Any]] = pd.concat(curves).groupby("step", as_index=False).mean().to_dict("records")
     whole = ensemble(members)
-    rows[-1] |= validation_metrics(whole, on_device.held_out, run.runtime)
+    rows[-1] |= validation_metrics(whole, there.held_out, run.runtime)
     return Trained(run.name, recipe, whole, rows)
 
 
 def _fit_one(
-    run: TrainingRun, name: str, data: TrainingData, on_device: ResidentData, folder: Path | None
+    run: TrainingRun, name: str, data: TrainingData, there: PlacedData, folder: Path | None
 ) -> tuple[Classifier, list[dict[str, float]]]:
     """One net: its averaged weights and its learning curve."""
     recipe = run.recipe
@@ -140,7 +141,7 @@ def _fit_one(
                 raise ValueError("a head is solved on the features of the labeled images, which are missing")
             pool = _pool_with_targets(run, data)
             solve_head(classifier, data.labeled.labels, data.features, pool, recipe.training.pool_weight)
-        trainer = Trainer(recipe, on_device, run.runtime, seed)
+        trainer = Trainer(recipe, there, run.runtime, seed)
         with meter(name, images) as progress:
             return trainer.train(classifier, progress, checkpoints, found)
 
@@ -204,7 +205,7 @@ class Trainer:
     """
 
     recipe: Recipe
-    data: ResidentData
+    data: PlacedData
     runtime: RuntimeParams
     seed: int
 

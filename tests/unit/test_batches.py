@@ -9,32 +9,26 @@ from hypothesis import strategies as st
 
 from noisy_student.core.errors import UserError
 from noisy_student.store.selection import Selection
-from noisy_student.training import batches
+from noisy_student.training import batches, placed_images
 from noisy_student.training.augmentation.policy import NoiseParams
 from noisy_student.training.batches import (
     MAX_STEPS_AHEAD,
-    WINDOW,
     Batches,
-    Order,
-    ResidentDataset,
-    has_room,
-    on_device,
-    resident,
-    rows_of_step,
     shrunk,
     smooth,
     steps_ahead,
-    take,
 )
 from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.micro_batch import MicroBatch
+from noisy_student.training.order import WINDOW, Order, rows_of_step
 from noisy_student.training.params import DistillationParams
+from noisy_student.training.placed_images import PlacedImages, has_room, on_device, placed, take
 
 CPU = torch.device("cpu")
 NOISE = {"operations": 2, "magnitude": 15.0, "crop": 1, "flip": True, "cutout": 0.3}
 
 
-def numbered(first: int, count: int, target: list[float], copies: np.ndarray | None = None) -> ResidentDataset:
+def numbered(first: int, count: int, target: list[float], copies: np.ndarray | None = None) -> PlacedImages:
     """Images whose every pixel is the image's number, so that a batch without noise tells what is in it.
 
     A teacher's logits for them are that number, three times.
@@ -42,7 +36,7 @@ def numbered(first: int, count: int, target: list[float], copies: np.ndarray | N
     images = np.arange(first, first + count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
     teacher = np.repeat(np.arange(first, first + count), 3).reshape(count, 3)
     targets = np.tile(np.array(target, np.float32), (count, 1))
-    return resident(LabeledImages(images, targets, copies, teacher), CPU)
+    return placed(LabeledImages(images, targets, copies, teacher), CPU)
 
 
 LABELED, POOL = numbered(0, 10, [1, 0, 0]), numbered(100, 30, [0.2, 0.3, 0.5])
@@ -124,7 +118,7 @@ def test_true_labels_are_never_altered_by_pseudo_labels(make_recipe, smoothing):
 
 def test_each_image_stands_beside_its_own_target(make_recipe):
     rng = np.random.default_rng(0)
-    labeled = ResidentDataset(LABELED.images, torch.from_numpy(rng.dirichlet([1, 1, 1], 10)).float(), LABELED.order)
+    labeled = PlacedImages(LABELED.images, torch.from_numpy(rng.dirichlet([1, 1, 1], 10)).float(), LABELED.order)
     for part in Batches(make_recipe(batch_size=24, accumulation=3), labeled, None, 0).parts(0):
         assert torch.equal(part.targets, labeled.targets[numbers(part.images)])
 
@@ -282,7 +276,7 @@ def test_a_distilled_model_sees_what_it_is_taught_on_beside_its_teachers_logits(
 
 def test_an_image_is_noised_anew_in_every_step(make_recipe):
     images = np.random.default_rng(0).integers(256, size=(1, 8, 8, 1), dtype=np.uint8)
-    one = resident(LabeledImages(images, np.eye(1)), CPU)
+    one = placed(LabeledImages(images, np.eye(1)), CPU)
     batches = Batches(make_recipe(noise=NOISE), one, None, 0)
     noised = [next(batches.parts(step)).images for step in range(2)]
     assert not torch.equal(*noised)
@@ -313,7 +307,7 @@ def test_channels_come_first():
     images = np.random.default_rng(0).integers(256, size=(2, 4, 5, 3), dtype=np.uint8)
     first = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     assert torch.equal(on_device(images, CPU), first)
-    taken = take(resident(LabeledImages(images, np.eye(2)), CPU), np.array([1, 0, 1])).images
+    taken = take(placed(LabeledImages(images, np.eye(2)), CPU), np.array([1, 0, 1])).images
     assert torch.equal(taken, first[[1, 0, 1]])
     assert taken.is_contiguous()
 
@@ -341,14 +335,14 @@ class Recording(Selection):
 def test_without_a_gpu_only_the_pixels_of_the_next_steps_are_read(make_split, make_recipe):
     split = make_split(0, 50, shards=4)
     images = Recording(split)
-    found = resident(replace(LabeledImages.from_labels(split), images=images), CPU)
+    found = placed(replace(LabeledImages.from_labels(split), images=images), CPU)
     assert images.read == []
     next(Batches(make_recipe(batch_size=20), found, None, 0).parts(0))
     assert set(images.read) == {20}
 
 
 def test_pixels_go_to_a_gpu_a_few_at_a_time(monkeypatch, make_split):
-    monkeypatch.setattr(batches, "VALUES_READ", 64 * 7)
+    monkeypatch.setattr(placed_images, "VALUES_READ", 64 * 7)
     split = make_split(0, 50, shards=4)
     images = Recording(split)
     found = on_device(images, CPU)

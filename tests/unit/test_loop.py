@@ -428,7 +428,7 @@ def test_the_last_phase_trains_the_deep_half_alone_without_model_noise(make_reci
     recipe, labeled = make_recipe("cnn_4", {"dropout": 0.5}, steps=2, resolution_fix=0.5), make_split(0, 30)
     classifier = new_classifier("cnn_4", labeled, dropout=0.5, stochastic_depth=0.5)
     state = TrainState.start(classifier, recipe.training, fused=True)
-    trainer = Trainer(recipe, TrainingData(labeled, labeled).resident(CPU), runtime, seed=0)
+    trainer = Trainer(recipe, TrainingData(labeled, labeled).placed(CPU), runtime, seed=0)
     batches = Batches(recipe, trainer.data.labeled, None, 0)
     moved = []
     for _ in range(2):

@@ -27,8 +27,10 @@ from noisy_student.models.classifier import Classifier
 from noisy_student.models.prediction import predict_split
 from noisy_student.store import encoded_images, shard_files
 from noisy_student.store.splits import read_split, read_truth
-from noisy_student.training.batches import WINDOW, Batches, ResidentDataset, resident
+from noisy_student.training.batches import Batches
 from noisy_student.training.labeled_images import LabeledImages
+from noisy_student.training.order import WINDOW
+from noisy_student.training.placed_images import PlacedImages, placed
 
 OWN = {**DATA, "source": "shards", "path": "shards.csv", "test": 8, "labeled_per_class": None, "calibration": 4}
 OWN |= {"validation": 4, "near_duplicates": 0.96, "image_size": 16, "max_bad_fraction": 0.5}
@@ -38,13 +40,13 @@ COPIED, STREAMED = OWN, OWN | {"streamed_pool": True}
 CPU = torch.device("cpu")
 
 
-def training_data(folder) -> tuple[ResidentDataset, ResidentDataset]:
+def training_data(folder) -> tuple[PlacedImages, PlacedImages]:
     """Some made-up labeled images, and the pool."""
     split = read_split(folder)
     images = np.zeros((10, 16, 16, split.channels), np.uint8)
     labeled = LabeledImages(images, np.eye(3, dtype=np.float32)[[0] * 10])
     pool = LabeledImages(split.selection(), np.full((len(split), 3), 1 / 3, np.float32))
-    return resident(labeled, CPU), resident(pool, CPU)
+    return placed(labeled, CPU), placed(pool, CPU)
 
 
 @pytest.fixture
