@@ -19,7 +19,8 @@ from noisy_student.core import ranks
 from noisy_student.core.files import digest, write_array, write_json
 from noisy_student.core.workspace import Work
 from noisy_student.store.shard_files import read_list
-from noisy_student.store.splits import DESCRIPTION, Description, UserShard, read_split
+from noisy_student.store.split_files import DESCRIPTION, Description, UserShard
+from noisy_student.store.splits import read_split
 
 SHARDS, IMAGES, BYTES = 30_000, 10_000, 742_000_000  # images and bytes of a shard
 LIST, POOL, WORK = "shards.csv", "pool", "work"

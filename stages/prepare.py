@@ -26,7 +26,8 @@ from noisy_student.data.near_duplicates import leaks
 from noisy_student.data.sources import DataParams, check_sizes, load
 from noisy_student.store.encoded_images import EncodedImages
 from noisy_student.store.selection import Selection
-from noisy_student.store.splits import write_split, write_streamed_split, write_truth
+from noisy_student.store.splits import write_split, write_truth
+from noisy_student.store.streamed_splits import write_streamed_split
 
 MEGABYTE = 1_000_000
 

@@ -128,8 +128,8 @@ def decode(content: bytes, how: Preparation) -> Decoded:
             for width, height in (image.size, _tile(image)):
                 if width * height > how.max_megapixels * 1e6:
                     raise BadImage(f"larger than data.max_megapixels: {width} x {height}")
-            _check_values(image, content)
-            bits = _bits(image, content)
+            bits, signed = _values(image, content)
+            _check_values(image, bits, signed)
             image.load()
         told = _told_white(image, bits) if image.mode in DEEP else WHITE
         largest = 0 if told else int(np.asarray(image).max())
@@ -217,34 +217,34 @@ def _upright(image: Image.Image, plain: Image.Image) -> Image.Image:
         raise BadImage(f"its EXIF cannot be read: {one_line(error)}") from None
 
 
-def _check_values(image: Image.Image, content: bytes) -> None:
+def _check_values(image: Image.Image, bits: int, signed: bool) -> None:
     """Raise `BadImage` for values that Pillow reads wrongly: below 0, or of 16 bits with each color by itself."""
     tags = _tags(image)
-    if SIGNED in tags.get(SAMPLE_FORMAT, ()) or _component(image, content) & J2K_SIGNED:
+    if signed:
         raise BadImage("values below 0 have no known range; save them without a sign")
-    if tags.get(PLANAR) == SEPARATE and _bits(image, content) == 16 and len(tags.get(BITS_PER_SAMPLE, ())) > 1:
+    if tags.get(PLANAR) == SEPARATE and bits == 16 and len(tags.get(BITS_PER_SAMPLE, ())) > 1:
         raise BadImage("16 bits a value, and each color by itself; save it with the colors of a pixel side by side")
 
 
-def _bits(image: Image.Image, content: bytes) -> int:
-    """Bits of a value in the file, as its header says; 8 where it does not say."""
+def _values(image: Image.Image, content: bytes) -> tuple[int, bool]:
+    """Bits of a value in the file, and whether it has a sign, as its header says; 8 without one where it does not."""
+    if image.format == "JPEG2000":
+        at = content.find(J2K_SIZES)  # ISO 15444-1, A.5.1: Ssiz tells both of the first component
+        told = content[at + J2K_SSIZ] if at >= 0 else 7
+        return (told & ~J2K_SIGNED) + 1, bool(told & J2K_SIGNED)
+    return _bits(image), SIGNED in _tags(image).get(SAMPLE_FORMAT, ())
+
+
+def _bits(image: Image.Image) -> int:
+    """Bits of a value in a file that is no JPEG 2000."""
     tile = image.tile[0] if getattr(image, "tile", []) else None  # type: ignore[attr-defined]
     arguments = tile[3] if tile else ""
     if image.format == "PPM":
         largest = arguments[1] if isinstance(arguments, tuple) else WHITE if arguments == "I;16B" else 255
         return max(8, int(largest).bit_length())
-    if image.format == "JPEG2000":
-        return (_component(image, content) & ~J2K_SIGNED) + 1
     if image.format == "PNG":
         return 16 if ";16" in str(arguments) else 8
     return int(max(_tags(image).get(BITS_PER_SAMPLE, (image.info.get("bit_depth") or 8,))))
-
-
-def _component(image: Image.Image, content: bytes) -> int:
-    """What a JPEG 2000 file says of its first component's values (ISO 15444-1, A.5.1, Ssiz); 7, as of 8 bits, for any
-    other file."""
-    at = content.find(J2K_SIZES) if image.format == "JPEG2000" else -1
-    return content[at + J2K_SSIZ] if at >= 0 else 7
 
 
 def _check_deep_color(image: Image.Image, bits: int) -> None:

@@ -12,81 +12,33 @@ The same images give the same bytes. n images in a shard, N in the split, H x W 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-from pydantic import Field
 
-from noisy_student.core.config import ParamsModel, validated
 from noisy_student.core.errors import UserError
-from noisy_student.core.files import (
-    REMEDY,
-    digest,
-    read_array,
-    read_json,
-    read_parquet,
-    replacing,
-    write_json,
-    write_parquet,
-    write_parts,
-)
-from noisy_student.store.decoding import Preparation
-from noisy_student.store.encoded_images import BLOCKS_KEPT, PLACE, EncodedImages
+from noisy_student.core.files import REMEDY, digest, read_array, replacing, write_json, write_parts
 from noisy_student.store.selection import Selection
-from noisy_student.store.shard_files import Shard
+from noisy_student.store.split_files import (
+    DESCRIPTION,
+    Description,
+    PixelShard,
+    check_folder,
+    described,
+    read_description,
+    read_table,
+    write_table,
+)
+from noisy_student.store.streamed_splits import ids_in_user_shards, user_shards
 
-DESCRIPTION, INDEX, INDEX_OF_SHARD = "split.json", "index.parquet", "index-{:05}.parquet"
-INDICES_KEPT = 2 * BLOCKS_KEPT  # in memory
-INDEX_COLUMNS = {
-    "id": pa.string(),
-    "label": pa.int64(),
-    "sha256": pa.string(),
-    "group": pa.int64(),
-    "start": pa.int64(),
-    "length": pa.int64(),
-}
-PLACE_COLUMNS = ("group", "start", "length")  # of a user's shard
+INDEX = "index.parquet"
 BATCH_BYTES = 4_000_000  # of images that are held in memory at once while they are written
 NPY_HEADER = 128  # bytes that numpy writes before the pixels
-
-
-M = TypeVar("M", bound=ParamsModel)
-
-
-class PixelShard(ParamsModel):
-    """A file of decoded images in a split's folder."""
-
-    file: str = Field(pattern=r"^images-[0-9]{5}\.npy$")  # its name inside the split's folder
-    images: int = Field(ge=1)
-    sha256: str  # of the file
-
-
-class UserShard(ParamsModel):
-    """A user's file of images, which stay there."""
-
-    url: str
-    bytes: int
-    version: str
-    images: int = Field(ge=1)
-
-
-class Description(ParamsModel):
-    """What split.json holds."""
-
-    classes: list[str] = Field(min_length=1)  # names, in the order of the labels
-    image_size: list[int] = Field(min_length=2, max_length=2)  # height and width, pixels
-    channels: int = Field(ge=1)
-    preparation: dict[str, Any]  # how an image of any size and kind is made one of these
-    images: int = Field(ge=1)
-    shards: list[PixelShard]
-    user_shards: list[UserShard] = []
-    user_folder: str | None = None  # below which the paths in `user_shards` are
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +91,7 @@ def write_split(
     for an image larger than a shard, and for a `folder` that holds something else.
     """
     _check_images(images, len(index), folder)
-    _check_folder(folder)
+    check_folder(folder)
     size = int(np.prod(images.shape[1:]))
     each, batch = (shard_bytes - NPY_HEADER) // size, max(1, BATCH_BYTES // size)
     if each < 1:
@@ -151,56 +103,15 @@ def write_split(
             parts = (images[at : min(at + batch, end)] for at in range(start, end, batch))
             written = write_parts(temporary / file, of_shard, images.dtype, parts)
             shards.append(PixelShard(file=file, images=end - start, sha256=written))
-        _write_table(temporary / INDEX, index)
-        description = _described(images.shape, classes, preparation, shards=shards)
+        write_table(temporary / INDEX, index)
+        description = described(images.shape, classes, preparation, shards=shards)
         write_json(temporary / DESCRIPTION, description.model_dump(exclude_defaults=True))
-
-
-def write_streamed_split(
-    folder: Path, images: Sequence[EncodedImages], index: pd.DataFrame, classes: list[str], preparation: dict[str, Any]
-) -> None:
-    """Write to `folder` where the `images` of a split are, as a whole or not at all; they stay in their shards.
-
-    There is at least one; `index` as for `write_split`. Raises `UserError` for a `folder` that holds something else.
-    """
-    _check_folder(folder)
-    shape = sum(map(len, images)), *images[0].shape[1:]
-    starts = np.cumsum([0, *map(len, images)])
-    shards = [UserShard(**each.shard._asdict(), images=len(each)) for each in images]
-    description = _described(
-        shape, classes, preparation, shards=[], user_shards=shards, user_folder=str(images[0].folder)
-    )
-    with replacing(folder) as temporary:
-        temporary.mkdir(parents=True)
-        for number, (start, of_shard) in enumerate(zip(starts, images, strict=False)):
-            places, rows = of_shard.read_places(), index.iloc[start : start + len(of_shard)]
-            table = rows.assign(**{name: places[name] for name in PLACE_COLUMNS})
-            _write_table(temporary / INDEX_OF_SHARD.format(number), table)
-        write_json(temporary / DESCRIPTION, description.model_dump(exclude_defaults=True))
-
-
-def _described(shape: tuple[int, ...], classes: list[str], preparation: dict[str, Any], **where: Any) -> Description:
-    """What split.json says of images of that `shape` (N,H,W,C), and `where` they are."""
-    images, height, width, channels = shape
-    return Description(
-        classes=classes,
-        image_size=[height, width],
-        channels=channels,
-        preparation=preparation,
-        images=images,
-        **where,
-    )
 
 
 def _check_images(images: np.ndarray | Selection, ids: int, folder: Path) -> None:
     if images.dtype != np.uint8 or len(images.shape) != 4 or len(images) != ids or not len(images):
         given = f"{images.dtype} {images.shape} for {ids} ids"
         raise UserError(f"{folder} was given {given}; it takes uint8 images (N,H,W,C), at least one, and as many ids")
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.exists() and not (folder / DESCRIPTION).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there and holds no split; name another folder or remove it")
 
 
 def _shard_ends(images: int, each: int, drops: np.ndarray | None) -> list[tuple[int, int]]:
@@ -214,11 +125,11 @@ def _shard_ends(images: int, each: int, drops: np.ndarray | None) -> list[tuple[
 
 def read_split(folder: Path) -> Split:
     """The split in `folder`. Raises `UserError` when a part of it is missing, damaged or at odds with another part."""
-    description = _read_description(folder / DESCRIPTION)
+    description = read_description(folder / DESCRIPTION)
     if description.user_shards:
-        ids, images = partial(_ids_in_user_shards, folder, description), _user_shards(folder, description)
+        ids, images = partial(ids_in_user_shards, folder, description), user_shards(folder, description)
         return _split(description, ids, None, images)
-    index = _read_table(folder / INDEX)
+    index = read_table(folder / INDEX)
     shards = [_read_shard(folder, shard, description) for shard in description.shards]
     if not len(index) == description.images == sum(len(shard) for shard in shards):
         raise UserError(f"{folder} has {sum(map(len, shards)):,} images and {len(index):,} rows in its index; {REMEDY}")
@@ -242,27 +153,15 @@ def _split(description: Description, read_ids: Callable[[], np.ndarray], labels:
 
 def write_truth(path: Path, ids: Iterable[str], labels: np.ndarray) -> None:
     """Write the true `labels` int64 (N,) of the pool, -1 where unknown."""
-    _write_table(path, pd.DataFrame({"id": ids, "label": labels}))
+    write_table(path, pd.DataFrame({"id": ids, "label": labels}))
 
 
 def read_truth(path: Path) -> np.ndarray:
     """The pool's labels int64 (N,), in its order, -1 where unknown. Raises `UserError` when they cannot be read."""
-    table = _read_table(path)
+    table = read_table(path)
     if "label" not in table:
         raise UserError(f"{path} has no column label; {REMEDY}")
     return table["label"].to_numpy(copy=True)
-
-
-def _read_description(path: Path) -> Description:
-    return _validated(Description, read_json(path), path)
-
-
-def _validated(model: type[M], value: Any, path: Path) -> M:
-    """The `value` of the file at `path` as a `model`. Raises `UserError` where it is none."""
-    try:
-        return validated(model, value, "split", path)
-    except UserError as error:
-        raise UserError(f"{error}; {REMEDY}") from None
 
 
 def _read_shard(folder: Path, shard: PixelShard, description: Description) -> np.ndarray:
@@ -276,57 +175,3 @@ def _read_shard(folder: Path, shard: PixelShard, description: Description) -> np
     if digest(folder / shard.file) != shard.sha256:
         raise UserError(f"{folder / shard.file} has other pixels than were written to it; {REMEDY}")
     return array
-
-
-def _user_shards(folder: Path, description: Description) -> list[EncodedImages]:
-    """The images that stay in a user's shards; nothing of these is read, nor of their indices."""
-    how = _validated(Preparation, description.preparation, folder / DESCRIPTION)
-    return [
-        EncodedImages(
-            shard=Shard(shard.url, shard.bytes, shard.version),
-            folder=Path(description.user_folder or ""),
-            count=shard.images,
-            read_places=partial(_places, folder / INDEX_OF_SHARD.format(number), shard.images),
-            how=how,
-            channels=description.channels,
-        )
-        for number, shard in enumerate(description.user_shards)
-    ]
-
-
-def _ids_in_user_shards(folder: Path, description: Description) -> np.ndarray:
-    tables = [_read_table(folder / INDEX_OF_SHARD.format(number)) for number in range(len(description.user_shards))]
-    return np.concatenate([table["id"].to_numpy(str) for table in tables])
-
-
-def _places(path: Path, images: int) -> np.ndarray:
-    """The places PLACE (N,) in the index of a user's shard."""
-    return _read_places(path, images, path.stat().st_mtime_ns if path.exists() else 0)
-
-
-@lru_cache(maxsize=INDICES_KEPT)
-def _read_places(path: Path, images: int, changed: int) -> np.ndarray:
-    """The same of an index that was `changed` at that time, nanoseconds."""
-    index = _read_table(path)
-    if not set(PLACE_COLUMNS) <= set(index) or len(index) != images:
-        raise UserError(f"{path} does not say where {images:,} images are in their shard; {REMEDY}")
-    places = np.zeros(images, PLACE)
-    for name in PLACE_COLUMNS:
-        places[name] = index[name]
-    return places
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write columns of `INDEX_COLUMNS` as Parquet, without the metadata of pandas, which varies with its version."""
-    write_parquet(path, pa.table({name: pa.array(table[name]).cast(INDEX_COLUMNS[name]) for name in table}))
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    table = read_parquet(path)
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if column.type != INDEX_COLUMNS.get(name) or column.null_count:
-            raise UserError(f"{path} has a column {name} of {column.type} with {column.null_count} nulls; {REMEDY}")
-    if "id" not in table.column_names or len(table["id"].unique()) != len(table):
-        raise UserError(f"{path} does not name each image by an id of its own; {REMEDY}")
-    read = [name for name in table.column_names if name != "sha256"]  # which nobody asks for, and is most of the bytes
-    return table.select(read).to_pandas()
