@@ -37,15 +37,18 @@ class Pipeline:
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         environment[TORCHRUN] = self._torchrun(job)
         over = self.folder / FOLDER / f"{job.job_id}_over"
-        follow = ["-m", "commands.follow", "--until", str(over)]
-        command = follow if job.node else ["-m", "dvc", "repro", *self.stages]
-        done = subprocess.run([sys.executable, *command], cwd=self.folder, env=environment, check=False)
+        done = subprocess.run(self._command(job, over), cwd=self.folder, env=environment, check=False)
         if -done.returncode in SIGNALS:
             time.sleep(KILLED_WITHIN)
         if self.nodes > 1:
             over.touch()
         if done.returncode:
             raise UserError("a stage failed; what it said stands above")
+
+    def _command(self, job: submitit.JobEnvironment, over: Path) -> list[str]:
+        """What a machine runs: the first one the stages, any other what the first one runs, until it is `over`."""
+        follow, stages = ["commands.follow", "--until", str(over)], ["dvc", "repro", *self.stages]
+        return [sys.executable, "-m", *(follow if job.node else stages)]
 
     def _torchrun(self, job: submitit.JobEnvironment) -> str:
         """The options of torchrun."""

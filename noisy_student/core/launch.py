@@ -90,12 +90,25 @@ def _parsed(options: str, logs: str) -> Any:
     return wanted
 
 
+def machines() -> int:
+    """How many machines the environment wants for a stage, at most. Raises `UserError` for wrong options."""
+    options = os.environ.get(TORCHRUN, "").strip()
+    try:
+        return _machines(_parsed(options, logs=""))
+    except (ValueError, AssertionError) as error:
+        raise _bad_options(options, f" ({one_line(error)})") from None
+
+
+def _machines(wanted: Any) -> int:
+    from torch.distributed.run import parse_min_max_nnodes
+
+    return parse_min_max_nnodes(wanted.nnodes)[1]
+
+
 @contextmanager
 def _together(wanted: Any) -> Iterator[None]:
     """Within the block, other machines run the same command, where torchrun's arguments want some."""
-    from torch.distributed.run import parse_min_max_nnodes
-
-    if parse_min_max_nnodes(wanted.nnodes)[1] == 1:
+    if _machines(wanted) == 1:
         yield
         return
     module = ["-m"] if wanted.module else []

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from commands.follow import main as follow_command
 from noisy_student.core import launch, nodes
 
 WRITES = "import os, pathlib, time; pathlib.Path({name!r}).write_text(os.environ['NOISY_STUDENT_START']); {then}"
@@ -78,3 +79,19 @@ def test_a_stage_is_announced_where_torchrun_wants_several_machines(tmp_path, mo
         assert (started is not None) == others
         assert (wanted.rdzv_id == "none") != others
     assert not others or started.command == ["-m", "stages.prepare", "--out", "x"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("", "no --nnodes of 2 or more"),
+        ("--nproc-per-node 2", "no --nnodes of 2 or more"),
+        ("--nnodes 1 --nproc-per-node 2", "no --nnodes of 2 or more"),
+        ("--nnodes two", "see `torchrun --help`"),
+    ],
+)
+def test_a_machine_that_has_nobody_to_follow_says_so(monkeypatch, capsys, options, said):
+    monkeypatch.setenv("NOISY_STUDENT_TORCHRUN", options)
+    with pytest.raises(SystemExit, match="1"):
+        follow_command([])
+    assert said in capsys.readouterr().err
