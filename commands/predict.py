@@ -16,7 +16,7 @@ import torch
 
 from noisy_student.core.config import PARAMS_FILE, ParamsFile, validated
 from noisy_student.core.errors import UserError, cli_main
-from noisy_student.core.files import write_csv, write_parquet
+from noisy_student.core.files import read_json, write_csv, write_parquet
 from noisy_student.core.metrics import softmax
 from noisy_student.core.progress import meter
 from noisy_student.data.listing import files_below
@@ -26,6 +26,7 @@ from noisy_student.models.prediction import BATCH_SIZE, predict_logits
 from noisy_student.store.decoding import BadImage, Preparation, decode_file
 
 ABSTAIN = "abstain"
+SUMMARY = Path("metrics/summary.json")
 
 
 @cli_main
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path, help="a file to write, .csv or .parquet")
-    parser.add_argument("--model", type=Path, help="a model's folder; none: that of `current` in params.yaml")
+    parser.add_argument("--model", type=Path, help="a model's folder; none: the one to deploy, see the table")
     parser.add_argument("--abstain", type=float, default=0.0, help="least confidence, 0 to 1, of a label")
     args = parser.parse_args(argv)
     if args.out.suffix not in (".csv", ".parquet"):
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def load_trained(model: Path | None) -> tuple[Classifier, dict[str, Any], RuntimeParams]:
-    """The classifier in the folder `model`, or that of `current` in params.yaml, its description, and how it runs.
+    """The classifier in the folder `model`, or the one to deploy, its description, and how it runs.
 
     Where there is no params.yaml it runs on a GPU if there is one, and on all cores.
     """
@@ -70,7 +71,17 @@ def load_trained(model: Path | None) -> tuple[Classifier, dict[str, Any], Runtim
         return *load_classifier(model, setup(runtime)), runtime
     params = ParamsFile()
     runtime = params.section("runtime", RuntimeParams)
-    return *load_classifier(model or Path("models") / params.section("current", str), setup(runtime)), runtime
+    return *load_classifier(model or deployed(params), setup(runtime)), runtime
+
+
+def deployed(params: ParamsFile) -> Path:
+    """The folder of the model that the last run says to deploy; before the first one, that of `current`."""
+    deploy = read_json(SUMMARY).get("deploy") if SUMMARY.exists() else None
+    if deploy is None:
+        return Path("models") / params.section("current", str)
+    folder = Path(deploy["folder"])
+    print(f"labels by {folder}, which {SUMMARY} says to deploy; --model names another one", flush=True)
+    return folder
 
 
 def labeled(

@@ -1,25 +1,27 @@
 """Measure a model on the test split, and its pseudo-labels where the pool's true labels are known.
 
-Reads   the model's folder, the test split, the data report; for a student its pseudo-labels and the pool's truth
-Writes  a folder: results.json and predictions.csv (id, actual, predicted)
+Reads   the model's folder, the test split, the held-out splits calibration and validation, the data report; for a
+        student its pseudo-labels and the pool's truth
+Writes  a folder: results.json, and predictions.csv and held_out.csv (id, actual, predicted)
 Params  runtime
 """
 
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
-from noisy_student.core.files import read_json, write_json
+from noisy_student.core.files import read_json
 from noisy_student.core.workspace import guarded
-from noisy_student.evaluation.history import save_predictions
+from noisy_student.evaluation.history import Measured, predictions_on, save_measured
 from noisy_student.evaluation.results import accuracy_sentence, evaluation, pseudo_label_figures
-from noisy_student.models.classifier import load_classifier
+from noisy_student.models.classifier import Classifier, load_classifier
 from noisy_student.models.device import RuntimeParams, setup
-from noisy_student.models.prediction import predict_split
+from noisy_student.models.prediction import predict, predict_split
 from noisy_student.store.pseudo_labels import read_pseudo_labels
-from noisy_student.store.splits import read_split, read_truth
+from noisy_student.store.splits import Split, read_split, read_truth
 
 
 @command
@@ -27,6 +29,8 @@ def main(
     *,
     model: Path,
     test: Path,
+    calibration: Path,
+    validation: Path,
     report: Path,
     pseudo_labels: Path | None = None,
     pool_truth: Path | None = None,
@@ -39,6 +43,8 @@ def main(
     inputs = {
         "model": model,
         "test": test,
+        "calibration": calibration,
+        "validation": validation,
         "report": report,
         "pseudo_labels": pseudo_labels,
         "pool_truth": pool_truth,
@@ -60,8 +66,13 @@ def main(
             result |= pseudo_label_figures(kept.rows, kept.labels, read_truth(pool_truth))
 
         print(accuracy_sentence(result), flush=True)
-        write_json(out / "results.json", result)
-        save_predictions(out, split, logits.argmax(axis=1))
+        held_out = pd.concat([predicted(classifier, read_split(each), runtime) for each in (calibration, validation)])
+        save_measured(out, Measured(result, predictions_on(split, logits.argmax(axis=1)), held_out))
+
+
+def predicted(classifier: Classifier, split: Split, runtime: RuntimeParams) -> pd.DataFrame:
+    """id, actual and predicted class of each image of a small `split`."""
+    return predictions_on(split, predict(classifier, split.selection(), runtime).logits.argmax(axis=1))
 
 
 if __name__ == "__main__":

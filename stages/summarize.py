@@ -1,4 +1,4 @@
-"""Sum up the current iteration: the table of iterations, the gains over its teacher and its control, the plots.
+"""Sum up the current iteration: the table of iterations, its gains, the model to deploy, the plots.
 
 Reads   the current iteration's history, the results of the controls and of the distilled models
 Writes  summary.json, history.csv, curves.csv (learning curves), confusion.csv (actual and predicted class)
@@ -11,6 +11,7 @@ from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.files import write_csv, write_json
 from noisy_student.core.workspace import guarded
+from noisy_student.evaluation.gate import candidates, gate
 from noisy_student.evaluation.history import read_controls, read_distilled, read_history
 from noisy_student.evaluation.results import distilled_figures, summary
 
@@ -33,8 +34,9 @@ def main(
     inputs = {"history": history, "controls": controls, "distilled": distilled}
     with guarded(__file__, params, inputs):
         found = read_history(history)
-        figures = summary(found, current, read_controls(controls, names, current))
-        figures |= distilled_figures(found, read_distilled(distilled, of_distilled))
+        of_controls, small = read_controls(controls, names, current), read_distilled(distilled, of_distilled)
+        figures = summary(found, current, of_controls) | distilled_figures(found, small)
+        figures["deploy"] = gate(candidates(found, of_controls, small))
         confusion = found.predictions[["actual", current]].rename(columns={current: "predicted"})
 
         write_json(summary_out, figures)

@@ -1,16 +1,19 @@
-"""The history of an iteration: a table row, a learning curve and the test predictions of it and of all its teachers."""
+"""What evaluations found, and the history of an iteration: a table row, a learning curve and the predictions of it and
+of all its teachers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from noisy_student.core.errors import UserError
-from noisy_student.core.files import read_csv, read_json, write_csv
+from noisy_student.core.files import read_csv, read_json, write_csv, write_json
 from noisy_student.store.splits import Split
+
+RESULTS, PREDICTIONS, HELD_OUT = "results.json", "predictions.csv", "held_out.csv"  # in the folder of a model's results
 
 HISTORY_COLUMNS = [  # of history.csv, in order
     "iteration",
@@ -32,6 +35,14 @@ HISTORY_COLUMNS = [  # of history.csv, in order
 ]
 
 
+class Measured(NamedTuple):
+    """What the evaluation of a model left."""
+
+    figures: dict[str, Any]
+    predictions: pd.DataFrame  # id, actual, predicted of each test image, classes by name
+    held_out: pd.DataFrame  # the same of each held-out image, of calibration and of validation
+
+
 @dataclass(frozen=True)
 class History:
     """All iterations from iter0 to one of them, each the teacher of the next."""
@@ -39,6 +50,7 @@ class History:
     rows: pd.DataFrame  # a row an iteration, columns HISTORY_COLUMNS
     curves: pd.DataFrame  # iteration, step, loss, validation_loss, validation_accuracy
     predictions: pd.DataFrame  # id, actual, and a column of predicted classes for each iteration
+    held_out: pd.DataFrame  # the same of held-out images
 
     def extended(self, later: "History") -> "History":
         """This history with `later`, that of a single iteration, behind it."""
@@ -46,76 +58,86 @@ class History:
             pd.concat([self.rows.astype(object), later.rows.astype(object)], ignore_index=True),
             pd.concat([self.curves, later.curves], ignore_index=True),
             self.predictions.merge(later.predictions, on=["id", "actual"], validate="one_to_one"),
+            self.held_out.merge(later.held_out, on=["id", "actual"], validate="one_to_one"),
         )
 
 
 def single(results: Path, model: Path, teacher: str | None) -> History:
     """The history of one iteration alone, out of the folder of its `results` and of its `model`."""
-    result = read_json(results / "results.json")
-    iteration = result["name"]
+    figures, predictions, held_out = read_measured(results)
+    iteration = figures["name"]
     curve = read_csv(model / "curve.csv")
     curve.insert(0, "iteration", iteration)
-    predictions = read_predictions(results).rename(columns={"predicted": iteration})
     return History(
-        pd.DataFrame([{**result, "iteration": iteration, "teacher": teacher}]).reindex(columns=HISTORY_COLUMNS),
+        pd.DataFrame([{**figures, "iteration": iteration, "teacher": teacher}]).reindex(columns=HISTORY_COLUMNS),
         curve,
-        predictions,
+        predictions.rename(columns={"predicted": iteration}),
+        held_out.rename(columns={"predicted": iteration}),
     )
 
 
 def read_history(folder: Path) -> History:
     """The history that `save_history` wrote. Raises `UserError` when it cannot be read."""
     rows, curves = read_csv(folder / "history.csv"), read_csv(folder / "curves.csv")
-    return History(rows, curves, read_csv(folder / "predictions.csv", text=True))
+    predictions, held_out = (read_csv(folder / name, text=True) for name in (PREDICTIONS, HELD_OUT))
+    return History(rows, curves, predictions, held_out)
 
 
 def save_history(folder: Path, history: History) -> None:
-    """Write the three tables of `history`."""
+    """Write the tables of `history`."""
     write_csv(folder / "history.csv", history.rows)
     write_csv(folder / "curves.csv", history.curves)
-    write_csv(folder / "predictions.csv", history.predictions)
+    write_csv(folder / PREDICTIONS, history.predictions)
+    write_csv(folder / HELD_OUT, history.held_out)
 
 
-def save_predictions(results: Path, split: Split, predicted: np.ndarray) -> None:
-    """Write id, actual and predicted class of each image of `split`, classes by name."""
+def predictions_on(split: Split, predicted: np.ndarray) -> pd.DataFrame:
+    """id, actual and predicted class of each image of `split`, classes by name. `predicted` int64 (N,)."""
     names = np.array(split.classes)
-    table = pd.DataFrame({"id": split.ids, "actual": names[split.labels], "predicted": names[predicted]})
-    write_csv(results / "predictions.csv", table)
+    return pd.DataFrame({"id": split.ids, "actual": names[split.labels], "predicted": names[predicted]})
 
 
-def read_predictions(results: Path) -> pd.DataFrame:
-    """id, actual and predicted class (names) of each test image, out of the folder of a model's results."""
-    return read_csv(results / "predictions.csv", text=True)
+def save_measured(results: Path, measured: Measured) -> None:
+    """Write what an evaluation found to the folder `results`."""
+    write_json(results / RESULTS, measured.figures)
+    write_csv(results / PREDICTIONS, measured.predictions)
+    write_csv(results / HELD_OUT, measured.held_out)
 
 
-def read_distilled(folder: Path, names: list[str]) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
-    """The metrics and the predictions of each distilled model; `names` are those in params.yaml.
+def read_measured(results: Path) -> Measured:
+    """What `save_measured` wrote. Raises `UserError` when it cannot be read."""
+    predictions, held_out = (read_csv(results / name, text=True) for name in (PREDICTIONS, HELD_OUT))
+    return Measured(read_json(results / RESULTS), predictions, held_out)
+
+
+def read_distilled(folder: Path, names: list[str]) -> dict[str, Measured]:
+    """The results of each distilled model, by its name; `names` are those in params.yaml.
 
     Raises `UserError` for results of a model with another name.
     """
-    found = {results.name: (result, read_predictions(results)) for results, result in _results(folder, names, "model")}
+    found = dict(_results(folder, names, "model"))
     return {name: found[name] for name in names if name in found}
 
 
-def read_controls(folder: Path, names: list[str], iteration: str) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
-    """The metrics and the predictions of each control of `iteration`, by the control's kind; `names` are the controls
-    of params.yaml.
+def read_controls(folder: Path, names: list[str], iteration: str) -> dict[str, Measured]:
+    """The results of each control of `iteration`, by the control's kind; `names` are the controls of params.yaml.
 
     Raises `UserError` for results of a control with another name, and for two controls of one kind, since a gain over
     the control would not say over which.
     """
-    found: dict[str, tuple[dict[str, Any], pd.DataFrame]] = {}
-    for results, result in _results(folder, names, "control"):
-        if result["of"] == iteration:
-            if result["kind"] in found:
-                raise UserError(f"{iteration} has two controls of kind {result['kind']} in {folder}; keep one of them")
-            found[result["kind"]] = result, read_predictions(results)
+    found: dict[str, Measured] = {}
+    for _, measured in _results(folder, names, "control"):
+        kind = measured.figures["kind"]
+        if measured.figures["of"] == iteration:
+            if kind in found:
+                raise UserError(f"{iteration} has two controls of kind {kind} in {folder}; keep one of them")
+            found[kind] = measured
     return found
 
 
-def _results(folder: Path, names: list[str], what: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Each folder in `folder` that holds results, with the results; its name must be one of `names`."""
-    for file in sorted(folder.glob("*/results.json")):
+def _results(folder: Path, names: list[str], what: str) -> Iterator[tuple[str, Measured]]:
+    """The name of each folder in `folder` that holds results, which must be one of `names`, and the results."""
+    for file in sorted(folder.glob(f"*/{RESULTS}")):
         if file.parent.name not in names:
             raise UserError(f"{file.parent} is left from a {what} that params.yaml no longer has; remove it")
-        yield file.parent, read_json(file)
+        yield file.parent.name, read_measured(file.parent)

@@ -8,7 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from noisy_student.core import metrics
-from noisy_student.evaluation.history import History
+from noisy_student.evaluation import gate
+from noisy_student.evaluation.history import History, Measured
 
 OF_OTHER_MODELS = (  # than iterations, in a summary
     "model",
@@ -74,36 +75,32 @@ def gain(actual: pd.Series, predicted: pd.Series, predicted_before: pd.Series, o
     return dict(zip((f"gain_over_{over}", f"gain_over_{over}_low", f"gain_over_{over}_high"), figures, strict=True))
 
 
-def summary(
-    history: History, iteration: str, controls: dict[str, tuple[dict[str, Any], pd.DataFrame]]
-) -> dict[str, Any]:
+def summary(history: History, iteration: str, controls: dict[str, Measured]) -> dict[str, Any]:
     """The summary of `iteration`, the last of `history`.
 
-    `controls` are the results and predictions of its controls, by kind. A metric that is unknown is left out.
+    `controls` are the results of its controls, by kind. A metric that is unknown is left out.
     """
     row = history.rows.astype(object).iloc[-1]  # Python's own numbers, as JSON takes them
     figures = {name: value for name, value in row.items() if not pd.isna(value)}
     predictions = history.predictions
     if not pd.isna(row.teacher):
         figures |= gain(predictions["actual"], predictions[iteration], predictions[row.teacher], "teacher")
-    for kind, (_, control) in controls.items():
-        both = predictions[["id", iteration]].merge(control, on="id", validate="one_to_one")
+    for kind, control in controls.items():
+        both = predictions[["id", iteration]].merge(control.predictions, on="id", validate="one_to_one")
         figures |= gain(both["actual"], both[iteration], both["predicted"], CONTROL_NAMES[kind])
     if "supervised" in controls:
-        result = controls["supervised"][0]
+        result = controls["supervised"].figures
         figures["control"] = {"name": result["name"], **{key: result[key] for key in OF_OTHER_MODELS}}
     return figures
 
 
-def distilled_figures(
-    history: History, distilled: dict[str, tuple[dict[str, Any], pd.DataFrame]]
-) -> dict[str, dict[str, Any]]:
+def distilled_figures(history: History, distilled: dict[str, Measured]) -> dict[str, dict[str, Any]]:
     """For a summary: metrics of each distilled model, and its gain over its teacher, an iteration of `history`.
 
-    `distilled` are results and predictions by name. The dict is empty without distilled models.
+    `distilled` are results by name. The dict is empty without distilled models.
     """
     found = {}
-    for name, (result, predictions) in distilled.items():
+    for name, (result, predictions, _) in distilled.items():
         found[name] = {key: result[key] for key in ("teacher", *OF_OTHER_MODELS)}
         if result["teacher"] in history.predictions:
             teachers = history.predictions[["id", result["teacher"]]]
@@ -115,9 +112,10 @@ def distilled_figures(
 def table(history: pd.DataFrame, summary: dict[str, Any], confusion: pd.DataFrame | None = None) -> Table:
     """The table of iterations, control and distilled models that a run ends with.
 
-    Its caption says whether the pool helped. With `confusion` (actual and predicted class of each test image) the
-    caption names the least accurate classes. Balanced accuracy, where it differs from the accuracy, has the column of
-    the parameters, because there is no room for both in a terminal. A column in which nothing is known is left out.
+    Its caption says whether the pool helped, and which model to deploy. With `confusion` (actual and predicted class of
+    each test image) it names the least accurate classes. Balanced accuracy, where it differs from the accuracy, has the
+    column of the parameters, because there is no room for both in a terminal. A column in which nothing is known is
+    left out.
     """
     first = history.iloc[0]
     labels = f"{first.training_labels} training labels, {first.held_out_labels} held-out labels"
@@ -131,6 +129,8 @@ def table(history: pd.DataFrame, summary: dict[str, Any], confusion: pd.DataFram
     sentences = [verdict(summary), *(_distilled(name, model) for name, model in distilled.items())]
     if confusion is not None:
         sentences.insert(0, _least_accurate(confusion, summary["iteration"]))
+    if "deploy" in summary:
+        sentences.append(gate.sentence(summary["deploy"]))
     table = Table(title=title, caption="\n".join(sentences), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
     for column in columns:
@@ -172,7 +172,7 @@ def verdict(summary: dict[str, Any]) -> str:
     if high < 0:
         control = summary["control"]["name"]
         figures = f"{-100 * gain:.2f} points below {control}, the same model on labels alone ({interval})"
-        return f"The pool hurt: {figures}. To label with that one, add --model models/{control}."
+        return f"The pool hurt: {figures}."
     figures = f"{100 * gain:+.2f} points over the same model on labels alone ({interval})"
     return f"The pool helped: {figures}." if low > 0 else f"It is unclear whether the pool helped: {figures}."
 

@@ -278,7 +278,7 @@ def test_results_grow_into_a_history_and_a_summary(project, digits):
     train_student.main([*flags, *pool, "--iteration", "iter1", "--teacher", "models/iter0", "--out", "models/iter1"])
     train_control.main([*flags, "--control", "same_size", "--of", "iter1", "--out", "models/same_size"])
 
-    given = ["--test", "test", "--report", "data.json"]
+    given = ["--test", "test", *project.splits("calibration", "validation"), "--report", "data.json"]
     evaluate.main([*given, "--model", "models/iter0", "--out", "results/iter0"])
     truth = ["--pseudo-labels", "pseudo_labels", "--pool-truth", "truth.parquet"]
     evaluate.main([*given, *truth, "--model", "models/iter1", "--out", "results/iter1"])
@@ -302,3 +302,6 @@ def test_results_grow_into_a_history_and_a_summary(project, digits):
     assert summary["gain_over_teacher"] == pytest.approx(rows.accuracy["iter1"] - rows.accuracy["iter0"])
     assert len(pd.read_csv(project.folder / "confusion.out")) == 100
     assert summary["kept_fraction"] == 1
+    held_out = sum(len(read_split(project.folder / name)) for name in ("calibration", "validation"))
+    assert summary["deploy"]["held_out_labels"] == held_out
+    assert summary["deploy"]["folder"] in ("models/iter0", "models/iter1", "models/same_size")

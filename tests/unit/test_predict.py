@@ -64,6 +64,19 @@ def test_every_file_of_a_folder_gets_a_row(here, make_split, runtime, capsys):
 
 
 @pytest.mark.usefixtures("torch_settings")
+@pytest.mark.parametrize(("command", "words"), [(predict, ["photos", "labels.csv"]), (label_next, ["next"])])
+def test_the_model_to_deploy_labels_unless_another_one_is_named(here, capsys, command, words):
+    (here / "models/iter1").rename(here / "models/small")
+    (here / "metrics").mkdir()
+    (here / "metrics/summary.json").write_text(json.dumps({"deploy": {"folder": "models/small"}}))
+    command.main(words)
+    assert "labels by models/small, which metrics/summary.json says to deploy" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command.main([*words[:-1], "other.csv" if command is predict else "other", "--model", "models/iter7"])
+    assert "there is no folder models/iter7" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("torch_settings")
 def test_files_of_twelve_bits_in_sixteen_have_the_white_that_the_model_keeps(here):
     predict.main(["photos", "labels.csv"])
     description = json.loads((here / "models/iter1/model.json").read_text())

@@ -10,12 +10,14 @@ from noisy_student.core.files import read_csv, read_json, write_csv, write_json
 from noisy_student.evaluation.history import (
     HISTORY_COLUMNS,
     History,
+    Measured,
+    predictions_on,
     read_controls,
     read_distilled,
     read_history,
-    read_predictions,
+    read_measured,
     save_history,
-    save_predictions,
+    save_measured,
     single,
 )
 from noisy_student.evaluation.results import (
@@ -48,9 +50,9 @@ def make_results(tmp_path, make_split):
     def make(name: str, right: int, folder: str = "results", **more):
         predicted = np.where(np.arange(100) < right, test.labels, (test.labels + 1) % 3)
         logits = 5 * np.eye(3)[predicted]
-        result = evaluation(logits, test.labels, {**DESCRIPTION, "name": name})
-        write_json(tmp_path / folder / name / "results.json", {**result, **COUNTS, **more})
-        save_predictions(tmp_path / folder / name, test, predicted)
+        figures = {**evaluation(logits, test.labels, {**DESCRIPTION, "name": name}), **COUNTS, **more}
+        table = predictions_on(test, predicted)
+        save_measured(tmp_path / folder / name, Measured(figures, table, table[::4]))
         curve = {"step": [5, 10], "loss": [1.5, 0.1], "validation_loss": [1.0, 0.5], "validation_accuracy": [0.5, 0.75]}
         write_csv(tmp_path / "models" / name / "curve.csv", pd.DataFrame(curve))
         return tmp_path / folder / name, tmp_path / "models" / name
@@ -115,6 +117,8 @@ def test_a_student_adds_a_row_a_curve_and_a_column_of_predictions(history):
     assert list(history.predictions) == ["id", "actual", "iter0", "iter1"]
     right = [(history.predictions[name] == history.predictions["actual"]).mean() for name in ("iter0", "iter1")]
     assert right == history.rows["accuracy"].tolist()
+    assert list(history.held_out) == ["id", "actual", "iter0", "iter1"]
+    assert len(history.held_out) == 25
 
 
 def test_a_history_comes_back_as_it_was_saved_and_can_be_extended_again(tmp_path, history, make_results):
@@ -139,11 +143,12 @@ def test_a_history_that_is_not_there_is_refused(tmp_path):
 def test_class_names_and_ids_stay_text(tmp_path, make_split, classes):
     split = make_split(0, 5)
     split.classes[:] = classes
-    save_predictions(tmp_path, split, np.zeros(5, int))
-    back = read_predictions(tmp_path)
-    assert back["actual"].tolist() == [classes[label] for label in split.labels]
-    assert back["predicted"].tolist() == [classes[0]] * 5
-    assert back["id"].tolist() == split.ids.tolist()
+    table = predictions_on(split, np.zeros(5, int))
+    save_measured(tmp_path, Measured({}, table, table))
+    for back in read_measured(tmp_path)[1:]:
+        assert back["actual"].tolist() == [classes[label] for label in split.labels]
+        assert back["predicted"].tolist() == [classes[0]] * 5
+        assert back["id"].tolist() == split.ids.tolist()
 
 
 NAMES = ["same_size", "another", "one", "two"]
@@ -160,9 +165,9 @@ def test_controls_of_the_iteration_are_read_and_of_others_ignored(tmp_path, make
     make_results("another", 70, "controls", kind="supervised", of="iter2")
     controls = read_controls(tmp_path / "controls", NAMES, "iter1")
     assert list(controls) == ["supervised"]
-    result, predictions = controls["supervised"]
-    assert result["name"] == "same_size"
-    assert (predictions["predicted"] == predictions["actual"]).mean() == 0.85
+    figures, *tables = controls["supervised"]
+    assert figures["name"] == "same_size"
+    assert [(table["predicted"] == table["actual"]).mean() for table in tables] == [0.85, 0.88]  # test, held-out
     assert (
         read_controls(tmp_path / "controls", NAMES, "iter3") == read_controls(tmp_path / "nowhere", [], "iter1") == {}
     )
@@ -177,10 +182,11 @@ def test_two_controls_of_one_kind_are_refused(tmp_path, make_results):
 
 def test_a_summary_has_the_gains_over_teacher_and_control_and_can_be_written(tmp_path, history, make_results):
     results, _ = make_results("same_size", 85, "controls", kind="supervised", of="iter1")
-    control = read_predictions(results).sample(frac=1, random_state=0)  # matched by id, not by place
+    figures, predictions, held_out = read_measured(results)
+    control = Measured(figures, predictions.sample(frac=1, random_state=0), held_out)  # matched by id, not by place
     save_history(tmp_path / "history", history)
     for known in (history, read_history(tmp_path / "history")):
-        figures = summary(known, "iter1", {"supervised": (read_json(results / "results.json"), control)})
+        figures = summary(known, "iter1", {"supervised": control})
         assert (figures["iteration"], figures["teacher"], figures["accuracy"]) == ("iter1", "iter0", 0.92)
         assert figures["gain_over_teacher"] == pytest.approx(0.12)
         assert figures["gain_over_control"] == pytest.approx(0.07)
