@@ -6,15 +6,18 @@ Writes  a folder for each split, the pool's true labels in a separate file, list
 Params  seed, data
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from noisy_student.core import ranks
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.files import write_csv, write_json
+from noisy_student.core.launch import ranked
 from noisy_student.core.randomness import Seed
 from noisy_student.core.workspace import guarded, work_folder
 from noisy_student.data import splitting
@@ -24,7 +27,6 @@ from noisy_student.data.dataset import Dataset
 from noisy_student.data.image_folder import check_pool
 from noisy_student.data.near_duplicates import leaks
 from noisy_student.data.sources import DataParams, check_sizes, load
-from noisy_student.store.encoded_images import EncodedImages
 from noisy_student.store.selection import Selection
 from noisy_student.store.splits import write_split, write_truth
 from noisy_student.store.streamed_splits import write_streamed_split
@@ -33,6 +35,7 @@ MEGABYTE = 1_000_000
 
 
 @command
+@ranked
 def main(
     *,
     labeled: Path,
@@ -52,39 +55,44 @@ def main(
     check_sizes(data)
 
     folders = {"labeled": labeled, "pool": pool, "calibration": calibration, "validation": validation, "test": test}
+    tables = {"left_out": left_out, "quarantine": quarantine}
     with guarded(__file__, params, {"corrections": corrections}, data.user_path()):
-        dataset = load(data, work_folder(), data.streamed_pool)
-        if data.is_user_images and not data.labeled_per_class:  # otherwise labeled images that are left fill the pool
-            check_pool(data.source, Path(data.path), dataset)
-        images, index, ids = dataset.all_images(), dataset.index(), dataset.all_ids()
-        corrected = read_corrections(corrections, ids, index.hashes, dataset.classes)
-        splits = splitting.draw(data, seed, index).with_labels_of(np.array(list(corrected), np.int64))
-        labels = index.labels.copy()
-        labels[list(corrected)] = list(corrected.values())
-        if data.near_duplicates:
-            splits = without_near_duplicates(splits, images, data.near_duplicates, card / CARD)
-        splitting.check_every_class_has_labels(splits, labels, dataset.classes)
-        if places := dataset.image_places:
-            splits = splits.with_pool(places.in_shard_order(splits.rows["pool"]))
+        dataset = load(data, work_folder(), data.streamed_pool)  # which all ranks decode
+        if ranks.is_first():
+            found = drawn(dataset, data, seed, corrections, card / CARD)
+            write_splits(folders, found, data)
+            pool_rows = found.splits.rows["pool"]
+            write_truth(pool_truth, found.ids.iloc[pool_rows].array, found.labels[pool_rows])
+            write_reports(found, data, tables, card, report)
 
-        for name, rows in splits.rows.items():
-            table, drops = index_of_split(name, rows, ids, index, labels)
-            stays = places.by_shard(rows) if places and name == "pool" else None
-            write(folders[name], stays or images.at(rows), table, drops, dataset, data)
-        write_truth(pool_truth, ids.iloc[splits.rows["pool"]].array, labels[splits.rows["pool"]])
-        figures = splitting.report(splits, labels, dataset.classes)
-        print(*splitting.sizes_sentences(figures["images"]), sep="\n", flush=True)
-        figures = {"source": data.source, **figures, **dataset.figures()}
-        tables = {
-            "left_out": splitting.left_out(splits, labels, ids, dataset.classes),
-            "quarantine": dataset.quarantine(),
-        }
-        write_card(card, figures, images, labels, splits.rows, splits.near, tables)
-        write_csv(quarantine, tables["quarantine"])
-        if unusable := len(tables["quarantine"]):
-            print(f"warning: files that cannot be used: {unusable:,}; {quarantine} says why", flush=True)
-        write_csv(left_out, tables["left_out"])
-        write_json(report, figures)
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A data set and its splits. N images."""
+
+    dataset: Dataset
+    images: Selection  # uint8 (N,H,W,C)
+    index: splitting.Index
+    ids: pd.Series  # text (N,)
+    labels: np.ndarray  # int64 (N,), with corrections; -1 where unknown
+    splits: splitting.Splits
+
+
+def drawn(dataset: Dataset, data: DataParams, seed: int, corrections: Path, card: Path) -> Drawn:
+    """The splits of `dataset`, after corrections and without near-duplicates."""
+    if data.is_user_images and not data.labeled_per_class:  # otherwise labeled images that are left fill the pool
+        check_pool(data.source, Path(data.path), dataset)
+    images, index, ids = dataset.all_images(), dataset.index(), dataset.all_ids()
+    corrected = read_corrections(corrections, ids, index.hashes, dataset.classes)
+    splits = splitting.draw(data, seed, index).with_labels_of(np.array(list(corrected), np.int64))
+    labels = index.labels.copy()
+    labels[list(corrected)] = list(corrected.values())
+    if data.near_duplicates:
+        splits = without_near_duplicates(splits, images, data.near_duplicates, card)
+    splitting.check_every_class_has_labels(splits, labels, dataset.classes)
+    if places := dataset.image_places:
+        splits = splits.with_pool(places.in_shard_order(splits.rows["pool"]))
+    return Drawn(dataset, images, index, ids, labels, splits)
 
 
 def without_near_duplicates(
@@ -97,30 +105,43 @@ def without_near_duplicates(
     return splits.without(near)
 
 
-def index_of_split(
-    name: str, rows: np.ndarray, ids: pd.Series, index: splitting.Index, labels: np.ndarray
-) -> tuple[pd.DataFrame, np.ndarray | None]:
+def write_splits(folders: dict[str, Path], found: Drawn, data: DataParams) -> None:
+    """Write each split to its folder: its images, or where they are in a user's shards, and their index."""
+    places, classes = found.dataset.image_places, found.dataset.classes
+    preparation = data.preparation() | found.dataset.found_preparation()
+    for name, rows in found.splits.rows.items():
+        table, drops = index_of_split(name, rows, found)
+        if places and name == "pool":
+            write_streamed_split(folders[name], places.by_shard(rows), table, classes, preparation)
+        else:
+            images, shard_bytes = found.images.at(rows), data.shard_megabytes * MEGABYTE
+            write_split(folders[name], images, table, classes, preparation, shard_bytes, drops)
+
+
+def index_of_split(name: str, rows: np.ndarray, found: Drawn) -> tuple[pd.DataFrame, np.ndarray | None]:
     """The index of the split's images, whose labels are left out for the pool, and the pool's drops, if it has any."""
-    known = {"label": labels[rows]} if name != "pool" else {}
-    hashes = pd.arrays.ArrowExtensionArray(pa.array(index.hashes[rows]))  # no object for each
-    drops = index.drops[rows] if index.drops is not None and name == "pool" else None
-    return pd.DataFrame({"id": ids.iloc[rows].array, **known, "sha256": hashes}), drops
+    known = {"label": found.labels[rows]} if name != "pool" else {}
+    hashes = pd.arrays.ArrowExtensionArray(pa.array(found.index.hashes[rows]))  # no object for each
+    drops = found.index.drops[rows] if found.index.drops is not None and name == "pool" else None
+    return pd.DataFrame({"id": found.ids.iloc[rows].array, **known, "sha256": hashes}), drops
 
 
-def write(
-    folder: Path,
-    images: Selection | list[EncodedImages],
-    table: pd.DataFrame,
-    drops: np.ndarray | None,
-    dataset: Dataset,
-    data: DataParams,
-) -> None:
-    """Write a split of `images`, or of where they are in a user's shards; its index is `table`."""
-    preparation = data.preparation() | dataset.found_preparation()
-    if isinstance(images, Selection):
-        write_split(folder, images, table, dataset.classes, preparation, data.shard_megabytes * MEGABYTE, drops)
-    else:
-        write_streamed_split(folder, images, table, dataset.classes, preparation)
+def write_reports(found: Drawn, data: DataParams, tables: dict[str, Path], card: Path, report: Path) -> None:
+    """Write what a person may want to know of the splits, and say how large they are."""
+    dataset, splits = found.dataset, found.splits
+    figures = splitting.report(splits, found.labels, dataset.classes)
+    print(*splitting.sizes_sentences(figures["images"]), sep="\n", flush=True)
+    figures = {"source": data.source, **figures, **dataset.figures()}
+    contents = {
+        "left_out": splitting.left_out(splits, found.labels, found.ids, dataset.classes),
+        "quarantine": dataset.quarantine(),
+    }
+    write_card(card, figures, found.images, found.labels, splits.rows, splits.near, contents)
+    for name, path in tables.items():
+        write_csv(path, contents[name])
+    if unusable := len(contents["quarantine"]):
+        print(f"warning: files that cannot be used: {unusable:,}; {tables['quarantine']} says why", flush=True)
+    write_json(report, figures)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,17 @@ def from_first(make: Callable[[], Any]) -> Any:
     return box[0]
 
 
+def of_all(value: Any) -> list[Any]:
+    """The `value` of each rank, in all of them. They wait for one another."""
+    if world_size() == 1:
+        return [value]
+    import torch.distributed as dist
+
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def after_first(make: Callable[[], Any]) -> Any:
     """What `make` returns in each rank. The others call it after the first one is done with it."""
     made = make() if is_first() else None

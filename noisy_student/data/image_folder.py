@@ -1,6 +1,5 @@
 """A user's images as a source: list the files, decode them, quarantine the bad ones."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -8,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from noisy_student.core import ranks
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_csv
 from noisy_student.data.dataset import Dataset, Images, UserFiles
 from noisy_student.data.listing import HIDDEN, SPLITS, Listing, list_folder, list_manifest
 from noisy_student.data.manifest import class_name
-from noisy_student.data.parallel_decoding import decode_listing
+from noisy_student.data.parallel_decoding import decode_listing, pixel_file
 from noisy_student.data.shards import list_shards
 from noisy_student.store.decoding import Preparation
 
@@ -48,8 +48,7 @@ def load_image_folder(
     listing = LISTS[source](path)
     if scratch:
         scratch.mkdir(parents=True, exist_ok=True)
-    file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 closed with the images
-    decoded = decode_listing(listing, how, file, streamed_pool)
+    decoded = decode_listing(listing, how, pixel_file(scratch), streamed_pool)
     _check_bad_fraction(decoded.quarantine, len(listing), limit, scratch)
     files = decoded.files
     classes = _classes(listing, files, path)
@@ -141,7 +140,7 @@ def _check_bad_fraction(quarantine: pd.DataFrame, listed: int, limit: BadFractio
 
     Details of a reason follow its colon. Hidden files do not count: systems leave them in folders.
     """
-    if scratch:
+    if scratch and ranks.is_first():
         (scratch / "quarantine.csv").unlink(missing_ok=True)  # of a run before
     quarantine = quarantine[quarantine["reason"] != HIDDEN]
     if not len(quarantine) or len(quarantine) / listed <= limit.most:
@@ -150,7 +149,7 @@ def _check_bad_fraction(quarantine: pd.DataFrame, listed: int, limit: BadFractio
     examples = quarantine["path"].groupby(kinds).first()
     commonest = kinds.value_counts().head(5).items()
     reasons = "; ".join(f"{count:,} {kind}, such as {examples[kind]}" for kind, count in commonest)
-    if scratch:
+    if scratch and ranks.is_first():
         write_csv(scratch / "quarantine.csv", quarantine)
     where = f"; all are in {scratch / 'quarantine.csv'}" if scratch else ""
     section, _, key = limit.key.rpartition(".")

@@ -1,14 +1,17 @@
-"""Decodes the images of a listing on all cores into one file; memory does not grow with their number.
+"""Decodes the images of a listing on all cores, of several ranks on those of all their machines, into one file; memory
+does not grow with the number of images.
 
 Of a streamed pool no pixels are kept: its images are decoded to find bad ones and duplicates.
 
 N images, H x W pixels, C channels.
 """
 
+import atexit
 import errno
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
@@ -18,11 +21,13 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from itertools import islice, pairwise
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
 
+from noisy_student.core import ranks
 from noisy_student.core.ahead import cores
 from noisy_student.core.errors import UserError
 from noisy_student.core.progress import meter
@@ -81,6 +86,16 @@ class DecodedListing:
     image_places: ImagePlaces | None  # where the images are in shards; None where all are copied
 
 
+def pixel_file(scratch: Path | None) -> BinaryIO:
+    """A file for pixels in `scratch` that all ranks write to; it is gone when they have ended."""
+    if ranks.world_size() == 1:
+        return tempfile.TemporaryFile(dir=scratch)
+    name = ranks.from_first(lambda: tempfile.mkstemp(prefix="decoded-", dir=scratch)[1])
+    if ranks.is_first():
+        atexit.register(Path(name).unlink, missing_ok=True)
+    return Path(name).open("r+b")
+
+
 def decode_listing(listing: Listing, how: Preparation, file: BinaryIO, streamed: bool = False) -> DecodedListing:
     """Decode the files of `listing` into the open `file`. All images are gray when the labeled ones are.
 
@@ -91,6 +106,8 @@ def decode_listing(listing: Listing, how: Preparation, file: BinaryIO, streamed:
     kept = int((~in_pool).sum()) if streamed else len(in_pool)  # the pool comes last
     _check_disk_space(len(listing.files), kept, how, file.fileno())
     found, reasons, white = _decoded(listing, how, file.fileno(), kept)
+    if ranks.world_size() > 1:  # a network's folder shows what other machines wrote once a file is opened again
+        file = Path(file.name).open("rb")  # noqa: SIM115 closed with the images
     bad = np.isin(np.arange(len(found)), list(reasons))
     columns = {"path": listing.names(np.flatnonzero(bad)), "sha256": found["sha256"][bad].astype(str)}
     unusable = pd.DataFrame(columns | {"reason": list(reasons.values())})
@@ -116,22 +133,26 @@ def _decoded(listing: Listing, how: Preparation, file: int, kept: int) -> tuple[
     once the largest value of all is known.
     """
     formats()  # the decoders are loaded once: forked processes share them, the listing and the file
-    executor = ProcessPoolExecutor(cores(), multiprocessing.get_context("fork"), _begin, (listing, how, file, kept))
+    workers = max(1, cores() // ranks.local_world_size())
+    executor = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin, (listing, how, file, kept))
     found = np.zeros(len(listing.files), DECODED)
     reasons: dict[int, str] = {}
     try:
         every = listing.tasks()
-        with meter("decoding", len(found)) as progress:
-            for rows, (chunk, bad) in zip(every, executor.map(_decode_task, every), strict=True):
+        own = [every[number] for number in ranks.share_of(len(every))]
+        with meter("decoding", len(found), ranks.Counter()) as progress:
+            for rows, (chunk, bad) in zip(own, executor.map(_decode_task, own), strict=True):
                 found[rows.start : rows.stop] = chunk
                 reasons |= bad
                 progress.advance(len(rows))
+        reasons = _exchanged(found, reasons, own, file)
         deep = np.flatnonzero(found["largest"])
         white = how.white or _white(listing, found) if len(deep) else None
         if white not in (None, how.white, WHITE):
-            again = [rows for rows in every if found["largest"][rows.start : rows.stop].any()]
+            again = [rows for rows in own if found["largest"][rows.start : rows.stop].any()]
             for rows, (chunk, _) in zip(again, executor.map(partial(_decode_task, white=white), again), strict=True):
                 found[rows.start : rows.stop] = chunk
+            _exchanged(found, {}, again, file)
     except BrokenProcessPool:
         raise UserError("a process that decodes images was killed; free memory, or lower data.max_megapixels") from None
     except BaseException:
@@ -141,6 +162,18 @@ def _decoded(listing: Listing, how: Preparation, file: int, kept: int) -> tuple[
     finally:
         executor.shutdown(cancel_futures=True)
     return found, reasons, white
+
+
+def _exchanged(found: np.ndarray, reasons: dict[int, str], own: list[range], file: int) -> dict[int, str]:
+    """Put into `found` what the other ranks found; the reasons of all. `own` are the rows of this rank."""
+    if ranks.world_size() == 1:
+        return reasons
+    os.fsync(file)
+    rows = np.concatenate([np.arange(0), *(np.arange(each.start, each.stop) for each in own)])
+    for theirs, values, bad in ranks.of_all((rows, found[rows], reasons)):
+        found[theirs] = values
+        reasons = reasons | bad
+    return dict(sorted(reasons.items()))
 
 
 def _with_white(how: Preparation, white: int | None) -> Preparation:

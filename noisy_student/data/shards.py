@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from noisy_student.core import ranks
 from noisy_student.core.errors import UserError
 from noisy_student.core.progress import meter
 from noisy_student.data.listing import LISTING_COLUMNS, Listing, in_order, typed
-from noisy_student.data.shard_contents import images_in
+from noisy_student.data.shard_contents import Found, images_in
 from noisy_student.store.decoding import BadImage, Preparation
 from noisy_student.store.encoded_images import ImagePlaces, block_numbers, read_encoded
 from noisy_student.store.shard_files import Shard, read_list
@@ -58,26 +61,33 @@ class ShardListing(Listing):
         return read_encoded(self.shards[places["shard"][0]], self.root, places)
 
 
+class _Listed(NamedTuple):
+    """A shard's part of a listing."""
+
+    files: pd.DataFrame
+    places: np.ndarray
+    unusable: list[tuple[str, str]]
+
+
 def list_shards(path: Path) -> ShardListing:
-    """The images in the shards that the list at `path` names.
+    """The images in the shards that the list at `path` names. Each rank lists its share of them.
 
     Raises `UserError` for a list that cannot be read, and a shard that is gone, has changed or cannot be read.
     """
     shards = read_list(path)
-    blocks, places, unusable = [], [], []
+    own: dict[int, _Listed] = {}  # of the shards that this rank lists, by their number
+    numbers = ranks.share_of(len(shards))
     with (
-        meter("listing", len(shards), unit="shards") as progress,
+        meter("listing", len(shards), ranks.Counter(), unit="shards") as progress,
         ThreadPoolExecutor(AT_ONCE) as executor,
     ):
-        for number, found in enumerate(executor.map(partial(images_in, folder=path.parent), shards)):
-            found.places["shard"] = number
-            split = ["labeled" if label else "pool" for label in found.labels]
-            drop = ["" if label else shards[number].url for label in found.labels]
-            columns = zip(LISTING_COLUMNS, (found.keys, found.labels, split, "", drop), strict=True)
-            blocks.append(typed(pd.DataFrame(dict(columns))))
-            places.append(found.places)
-            unusable += found.unusable
+        every = executor.map(partial(images_in, folder=path.parent), (shards[number] for number in numbers))
+        for number, found in zip(numbers, every, strict=True):
+            own[number] = _listed(found, number, shards[number])
             progress.advance(1)
+    of_all = {number: each for of_rank in ranks.of_all(own) for number, each in of_rank.items()}
+    blocks, places, problems = zip(*(of_all[number] for number in range(len(shards))), strict=True)
+    unusable = list(chain(*problems))
     files = pd.concat(blocks, ignore_index=True).assign(row=np.arange(sum(map(len, blocks))))
     place = np.concatenate(places)
     again = files.duplicated("path").to_numpy()
@@ -86,6 +96,15 @@ def list_shards(path: Path) -> ShardListing:
     files = in_order(files[~again])
     listed = pd.DataFrame(unusable, columns=["path", "reason"]).sort_values("path", ignore_index=True)
     return ShardListing(path.parent, files[list(LISTING_COLUMNS)], listed, shards, place[files["row"].to_numpy(int)])
+
+
+def _listed(found: Found, number: int, shard: Shard) -> _Listed:
+    """What was `found` in the `shard` of that number, as rows of a listing."""
+    found.places["shard"] = number
+    split = ["labeled" if label else "pool" for label in found.labels]
+    drop = ["" if label else shard.url for label in found.labels]
+    columns = zip(LISTING_COLUMNS, (found.keys, found.labels, split, "", drop), strict=True)
+    return _Listed(typed(pd.DataFrame(dict(columns))), found.places, found.unusable)
 
 
 def check_versions(path: Path) -> None:

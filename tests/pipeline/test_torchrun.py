@@ -8,11 +8,14 @@ import re
 import shutil
 import signal
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from running import TEACHER, in_training, refused, trained_by_two_ranks
 from safetensors.torch import load_file
 from store import free_port
@@ -21,6 +24,7 @@ from benchmarks import pictures
 from benchmarks.processes import ROOT
 from benchmarks.small_run import Project, Run
 from commands import list_shards
+from noisy_student.core.files import read_json
 from noisy_student.core.launch import TORCHRUN
 
 STAGES = ["check", "prepare", "pretrain", "extract_features", "train_teacher"]
@@ -75,6 +79,34 @@ def test_two_ranks_label_as_one_does(project, two_ranks):
     said = project.anew(LABELING)
     assert said.count("100%") == 3, "one bar for each of three splits, not one for each rank"
     assert project.hashes(LABELING) == project.made[LABELING]
+
+
+@pytest.mark.parametrize("source", [pytest.param("folder", marks=pytest.mark.slow), "shards"])
+def test_two_ranks_prepare_as_one_does(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pictures, "A_FOLDER", 100)  # of which each is a shard
+    changes = STREAMED | {"data.path": str(tmp_path / "shards.csv"), "data.max_bad_fraction": 0.1}
+    if source == "shards":
+        pictures.write_shards(tmp_path / "pictures", 400)
+        with tarfile.open(tmp_path / "pictures/00001.tar", "a") as shard:
+            shard.addfile(tarfile.TarInfo("empty.jpg"))
+        list_shards.main(["pictures/*.tar"])
+    else:
+        pictures.write(tmp_path / "pictures", 400)
+        (tmp_path / "pictures/pool/empty.jpg").touch()
+        for number in range(2):  # files of 12 bits in 16, whose white no single rank may know
+            values = np.random.default_rng(number).integers(2000 * number, 4096, (40, 40)).astype(np.uint16)
+            Image.fromarray(values).save(tmp_path / f"pictures/pool/deep{number}.png")
+        changes |= {"data.source": "folder", "data.path": str(tmp_path / "pictures"), "data.streamed_pool": False}
+    project = Project(tmp_path / "project", ["check", "prepare"], changes=changes)
+    monkeypatch.setenv(TORCHRUN, "--nproc-per-node 2")
+    said = project.anew("prepare")
+    assert said.count("decoding: 100%") == 1
+    assert project.hashes("prepare") == project.made["prepare"]
+    found = read_json(project.folder / "metrics/data.json")
+    assert found["files"] == found["usable"] + found["quarantined"]
+    assert (found["quarantined"], found.get("white_of_16_bit_files")) == (1, 4095 if source == "folder" else None)
+    assert not list((project.folder / "work").glob("decoded-*"))
 
 
 def test_a_killed_rank_is_named_and_the_run_goes_on_to_the_same_bytes(project, uninterrupted, two_ranks):

@@ -44,6 +44,7 @@ def test_alone_a_process_waits_for_nobody():
     assert ranks.any_rank(True)
     assert not ranks.any_rank(False)
     assert ranks.from_first(lambda: 5) == ranks.after_first(lambda: 5) == 5
+    assert ranks.of_all(5) == [5]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
