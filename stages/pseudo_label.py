@@ -37,7 +37,8 @@ def main(*, iteration: str, logits: Path, calibration: Path, out: Path) -> None:
         chosen_by = {"temperature": temperature, **limits.figures()}
         save_pseudo_labels(out, pseudo_labels, held_out.classes, len(pool), chosen_by)
         kept = f"{len(pseudo_labels.rows):,} of {len(pool):,} pool images kept"
-        print(f"{iteration}: {kept}, logits divided by {temperature:.2f}")
+        how = "calibrated confidences" if options.calibrate else "confidences"
+        print(f"{iteration}: {kept}, by the teacher's {how}")
 
 
 if __name__ == "__main__":
