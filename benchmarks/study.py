@@ -33,7 +33,7 @@ from benchmarks.studies_table import markdown
 from commands.configure import values
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
-from noisy_student.data.image_folder import LISTS
+from noisy_student.data.user_images import LISTS
 
 STUDIES, RESULTS = ROOT / "benchmarks" / "studies.yaml", ROOT / "benchmarks" / "studies"
 KEYS = ["setting", "seed", "params"]  # what a row of a study is known by

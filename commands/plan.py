@@ -20,9 +20,9 @@ from rich.table import Table
 from noisy_student.check import Params, check, check_orphans
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.errors import UserError, cli_main
-from noisy_student.data.image_folder import LISTS
 from noisy_student.data.shards import about_how_many
 from noisy_student.data.sources import SIZES, DataParams, SourceParams
+from noisy_student.data.user_images import LISTS
 from noisy_student.models.device import setup
 from noisy_student.models.features import ONE_VIEW, pretrained_body
 from noisy_student.models.prediction import LabelingParams

@@ -24,9 +24,9 @@ from noisy_student.data import splitting
 from noisy_student.data.corrections import read_corrections
 from noisy_student.data.data_card import CARD, write_card
 from noisy_student.data.dataset import Dataset
-from noisy_student.data.image_folder import check_pool
 from noisy_student.data.near_duplicates import leaks
 from noisy_student.data.sources import DataParams, check_sizes, load
+from noisy_student.data.user_images import check_pool
 from noisy_student.store.selection import Selection
 from noisy_student.store.splits import write_split, write_truth
 from noisy_student.store.streamed_splits import write_streamed_split

@@ -19,10 +19,10 @@ from pydantic import Field, field_validator
 
 from noisy_student.core.errors import UserError, one_line
 from noisy_student.data.dataset import Dataset, Images
-from noisy_student.data.image_folder import LISTS, BadFraction, load_image_folder
 from noisy_student.data.listing import check_folders
 from noisy_student.data.shards import check_versions
 from noisy_student.data.splitting import SplitParams, plan
+from noisy_student.data.user_images import LISTS, BadFraction, load_user_images
 from noisy_student.store.decoding import Preparation
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
@@ -156,7 +156,7 @@ def load(params: SourceParams, scratch: Path | None = None, streamed_pool: bool 
     """
     if params.is_user_images:
         limit = BadFraction(params.max_bad_fraction, f"{params.section}.max_bad_fraction")
-        return load_image_folder(params.source, Path(params.path), params, limit, scratch, streamed_pool)
+        return load_user_images(params.source, Path(params.path), params, limit, scratch, streamed_pool)
     return LOADERS[params.source](params)
 
 

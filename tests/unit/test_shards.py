@@ -14,13 +14,13 @@ import store
 from PIL import Image
 from preparing import DATA, NO_CORRECTIONS, run_prepare
 from test_decoding import encoded as encoded_image
-from test_image_folder import HOW, photo
+from test_user_files import HOW, photo
 
 from commands import list_shards as command
 from noisy_student.core.errors import UserError
-from noisy_student.data.image_folder import BadFraction, load_image_folder
 from noisy_student.data.listing import HIDDEN
 from noisy_student.data.shards import about_how_many, list_shards
+from noisy_student.data.user_images import BadFraction, load_user_images
 from noisy_student.store import shard_files
 from noisy_student.store.decoding import decode
 from noisy_student.store.shard_files import ENDINGS, found_shards
@@ -62,7 +62,7 @@ def listed(tmp_path, monkeypatch):
 
     def load():
         command.main([f"*{ending}" for ending in ENDINGS if list(tmp_path.glob(f"*{ending}"))])
-        return load_image_folder("shards", tmp_path / "shards.csv", HOW, SOME)
+        return load_user_images("shards", tmp_path / "shards.csv", HOW, SOME)
 
     return load
 
@@ -227,7 +227,7 @@ def test_files_of_one_name_in_two_folders_have_ids_of_their_own(tmp_path, listed
         table = {"jpg": [encoded(len(folder) + n) for n in range(2)], "label": labels, "key": [None, ""]}
         pq.write_table(pa.table(table), tmp_path / folder / "0.parquet")
     command.main(["*/*.parquet"])
-    dataset = load_image_folder("shards", tmp_path / "shards.csv", HOW, SOME)
+    dataset = load_user_images("shards", tmp_path / "shards.csv", HOW, SOME)
     assert dataset.all_ids().tolist() == [f"{f}/0/{n:08}" for f in ("train", "more") for n in range(2)]
     assert (dataset.labels.tolist(), dataset.unlabeled.labels.tolist()) == ([0, 1], [-1, -1])
 
@@ -392,7 +392,7 @@ def test_shards_in_a_store_give_what_they_give_on_the_disk(tmp_path, listed, mon
         bucket.mkdir("photos")
         bucket.put([str(tmp_path / "a.tar"), str(tmp_path / "b.parquet")], "photos/")
         command.main(["s3://photos/*"])
-        in_store = load_image_folder("shards", tmp_path / "shards.csv", HOW, SOME)
+        in_store = load_user_images("shards", tmp_path / "shards.csv", HOW, SOME)
         listing = list_shards(tmp_path / "shards.csv")
         assert np.array_equal(in_store.all_images()[:], on_disk.all_images()[:])
         assert in_store.all_ids().tolist() == on_disk.all_ids().tolist()

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_image_folder import HOW
 from test_shards import SOME
+from test_user_files import HOW
 
 from benchmarks import bare_decode, fast_paths, growth, pictures, speed, wall_time
 from commands import list_shards
 from noisy_student.core.errors import UserError
 from noisy_student.core.imports import imported_names
-from noisy_student.data.image_folder import load_image_folder
+from noisy_student.data.user_images import load_user_images
 
 COST = {"multiply_adds_per_image": 3_000_000, "bytes_per_image": 1000.4}
 
@@ -116,7 +116,7 @@ def test_photos_in_shards_are_those_in_a_folder(tmp_path, monkeypatch):
     pictures.write_shards(tmp_path / "shards", 25)
     list_shards.main(["shards/*.tar"])
     places = {"folder": tmp_path / "folder", "shards": tmp_path / "shards.csv"}
-    loaded = [load_image_folder(kind, place, HOW, SOME) for kind, place in places.items()]
+    loaded = [load_user_images(kind, place, HOW, SOME) for kind, place in places.items()]
     of_folder, of_shards = (
         {Path(name).stem: image.tobytes() for name, image in zip(each.all_ids(), each.all_images()[:], strict=True)}
         for each in loaded

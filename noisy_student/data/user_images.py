@@ -31,7 +31,7 @@ class BadFraction(NamedTuple):
     key: str  # where it stands in params.yaml
 
 
-def load_image_folder(
+def load_user_images(
     source: str,
     path: Path,
     how: Preparation,
@@ -52,14 +52,7 @@ def load_image_folder(
     _check_bad_fraction(decoded.quarantine, len(listing), limit, scratch)
     files = decoded.files
     classes = _classes(listing, files, path)
-    for one, other in look_alikes(classes):
-        print(
-            f"warning: the classes {one!r} and {other!r} differ in capitals or spaces alone; if they are one, give "
-            "them one name",
-            flush=True,
-        )
-    if without := sorted(set(classes) - _labels(files, "test")) if (files["split"] == "test").any() else []:
-        print(f"warning: the test split has no image of {', '.join(without)}", flush=True)
+    _warn_of_classes(classes, files)
     number_of = {name: number for number, name in enumerate(classes)}
     labels = np.array([number_of.get(name, -1) for name in files["label"].cat.categories])[files["label"].cat.codes]
     ends = np.cumsum([(files["split"] == split).sum() for split in SPLITS])
@@ -101,6 +94,19 @@ def look_alikes(classes: list[str]) -> list[tuple[str, str]]:
     return [
         (by_name[key], name) for key, name in zip(keys, classes, strict=True) if by_name.setdefault(key, name) != name
     ]
+
+
+def _warn_of_classes(classes: list[str], files: pd.DataFrame) -> None:
+    """Say which `classes` have nearly the same name, and which the test split does not have."""
+    for one, other in look_alikes(classes):
+        print(
+            f"warning: the classes {one!r} and {other!r} differ in capitals or spaces alone; if they are one, give "
+            "them one name",
+            flush=True,
+        )
+    tested = _labels(files, "test")
+    if tested and (without := sorted(set(classes) - tested)):
+        print(f"warning: the test split has no image of {', '.join(without)}", flush=True)
 
 
 def _classes(listing: Listing, files: pd.DataFrame, path: Path) -> list[str]:

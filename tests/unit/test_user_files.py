@@ -17,7 +17,7 @@ from test_decoding import BAD
 
 from noisy_student.core.errors import UserError
 from noisy_student.core.signals import Stopped
-from noisy_student.data.image_folder import BadFraction, _check_bad_fraction, load_image_folder
+from noisy_student.data.user_images import BadFraction, _check_bad_fraction, load_user_images
 from noisy_student.store.decoding import Preparation
 from noisy_student.store.splits import pixel_hash, read_split
 
@@ -318,7 +318,7 @@ def test_a_signal_ends_the_decoding_at_once(here, monkeypatch):
     signal.setitimer(signal.ITIMER_REAL, 0.3)
     try:
         with pytest.raises(Stopped):
-            load_image_folder("folder", here / "images", HOW, BadFraction(0.0, "data.max_bad_fraction"))
+            load_user_images("folder", here / "images", HOW, BadFraction(0.0, "data.max_bad_fraction"))
     finally:
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - started < 10
@@ -331,7 +331,7 @@ def test_memory_and_disk_are_looked_at_first(here, monkeypatch):
 
     monkeypatch.setattr(os, "fstatvfs", lambda file: Full)
     with pytest.raises(UserError, match=r"lower data\.image_size"):
-        load_image_folder("folder", here / "images", HOW, BadFraction(0.0, "data.max_bad_fraction"))
+        load_user_images("folder", here / "images", HOW, BadFraction(0.0, "data.max_bad_fraction"))
 
 
 def test_twelve_bits_in_files_of_sixteen_keep_all_their_levels(here):
@@ -344,7 +344,7 @@ def test_twelve_bits_in_files_of_sixteen_keep_all_their_levels(here):
     deeper.save(here / "images/pool/deeper.png")
     shallow = np.asarray(photo(500, color=False))
     Image.fromarray(shallow).save(here / "images/pool/shallow.png")  # 8 bits, which are read as ever
-    dataset = load_image_folder("folder", here / "images", HOW, BadFraction(0, "data.max_bad_fraction"))
+    dataset = load_user_images("folder", here / "images", HOW, BadFraction(0, "data.max_bad_fraction"))
     assert dataset.found_preparation() == {"white": 4095}
     assert dataset.figures()["white_of_16_bit_files"] == 4095
     assert dataset.unlabeled is not None
@@ -365,7 +365,7 @@ def test_classes_that_differ_in_capitals_alone_are_named(here, capsys):
     for name in ("Cat", "A dog"):
         (here / "images/labeled" / name).mkdir()
         photo(700 + len(name)).save(here / "images/labeled" / name / "x.png")
-    load_image_folder("folder", here / "images", HOW, BadFraction(0, "data.max_bad_fraction"))
+    load_user_images("folder", here / "images", HOW, BadFraction(0, "data.max_bad_fraction"))
     said = capsys.readouterr().out
     assert "the classes 'Cat' and 'cat' differ in capitals or spaces alone; if they are one, give them one name" in said
     assert "the classes 'A dog' and 'a dog' differ" in said
@@ -376,14 +376,14 @@ def test_a_test_class_that_differs_in_a_capital_alone_is_told_the_class_that_may
     (here / "images/test/Cat").mkdir(parents=True)
     photo(700).save(here / "images/test/Cat/x.png")
     with pytest.raises(UserError, match=r"class 'Cat' of .* in the test split alone \(there is the class 'cat'\)"):
-        load_image_folder("folder", here / "images", HOW, BadFraction(0, "data.max_bad_fraction"))
+        load_user_images("folder", here / "images", HOW, BadFraction(0, "data.max_bad_fraction"))
 
 
 def test_a_folder_with_a_space_beside_its_name_is_of_the_class_without_it(here):
     folder_of_photos(here / "images")
     (here / "images/labeled/cat ").mkdir()
     photo(700).save(here / "images/labeled/cat /x.png")
-    dataset = load_image_folder("folder", here / "images", HOW, BadFraction(0, "data.max_bad_fraction"))
+    dataset = load_user_images("folder", here / "images", HOW, BadFraction(0, "data.max_bad_fraction"))
     assert "cat " not in dataset.classes
     assert "labeled/cat /x.png" in set(dataset.ids)
 
@@ -392,7 +392,7 @@ def test_a_class_that_the_test_split_lacks_is_named(here, capsys):
     folder_of_photos(here / "images")
     (here / "images/test/cat").mkdir(parents=True)
     photo(700).save(here / "images/test/cat/x.png")
-    load_image_folder("folder", here / "images", HOW, BadFraction(0, "data.max_bad_fraction"))
+    load_user_images("folder", here / "images", HOW, BadFraction(0, "data.max_bad_fraction"))
     assert "warning: the test split has no image of a dog" in capsys.readouterr().out
 
 
@@ -401,4 +401,4 @@ def test_a_folder_whose_name_is_blank_is_no_class(here):
     (here / "images/labeled/  ").mkdir()
     photo(700).save(here / "images/labeled/  /x.png")
     with pytest.raises(UserError, match=r"1 in no folder of a class, such as labeled/  /x\.png"):
-        load_image_folder("folder", here / "images", HOW, BadFraction(0, "data.max_bad_fraction"))
+        load_user_images("folder", here / "images", HOW, BadFraction(0, "data.max_bad_fraction"))
