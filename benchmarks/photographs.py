@@ -4,9 +4,9 @@
     python -m benchmarks.photographs SOURCE clothing_20 tiles  # some of them
 
 SOURCE has the Parquet files of benchmarks.photo_folders, which lays out the folders. A run is configs/photos.yaml, or
-another configuration, on one draw of the labels. Beside that of photographs stand logistic regressions on the features
-of the frozen network of iter0, on all labels, the held-out ones among them: alone, with self-training, and with labels
-of the pool that follow an estimate of its classes (distribution alignment). Writes
+another configuration, on one draw of the labels. Where iter0 is a linear probe, logistic regressions on the features of
+its network stand beside it, on all labels, the held-out ones among them: alone, with self-training, and with labels of
+the pool that follow an estimate of its classes (distribution alignment). Writes
 benchmarks/studies/photographs.csv, going on where it stopped, photographs_stages.csv (seconds and memory of each stage)
 and photographs.md.
 
@@ -136,7 +136,7 @@ def run_draw(name: str, draw: int, source: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=name) as folder:
         stages = run_stages(Path(folder), params, run, draw, source)
         rows = list(models(Path(folder)))
-        if params["teacher"]["training"].get("steps") == 0:  # whose network is as it came
+        if params["teacher"]["training"].get("steps") == 0:  # a probe: its network is the pretrained one
             rows += regressions(Path(folder), params)
     for table, new in (("photographs_stages", stages), ("photographs", rows)):  # the latter says that the draw is done
         old = found[table]

@@ -16,10 +16,11 @@ import torch
 
 from noisy_student.core.config import PARAMS_FILE, ParamsFile, validated
 from noisy_student.core.errors import UserError, cli_main
-from noisy_student.core.files import read_json, write_csv, write_parquet
+from noisy_student.core.files import digest, read_json, write_csv, write_parquet
 from noisy_student.core.metrics import softmax
 from noisy_student.core.progress import meter
 from noisy_student.data.listing import files_below
+from noisy_student.models.checkpoint import WEIGHTS
 from noisy_student.models.classifier import Classifier, load_classifier
 from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.models.prediction import BATCH_SIZE, predict_logits
@@ -34,7 +35,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path, help="a file to write, .csv or .parquet")
-    parser.add_argument("--model", type=Path, help="a model's folder; none: the one to deploy, see the table")
+    parser.add_argument(
+        "--model", type=Path, help="a model's folder; none: the one that metrics/summary.json says to deploy"
+    )
     parser.add_argument("--abstain", type=float, default=0.0, help="least confidence, 0 to 1, of a label")
     args = parser.parse_args(argv)
     if args.out.suffix not in (".csv", ".parquet"):
@@ -80,7 +83,13 @@ def deployed(params: ParamsFile) -> Path:
     if deploy is None:
         return Path("models") / params.section("current", str)
     folder = Path(deploy["folder"])
-    print(f"labels by {folder}, which {SUMMARY} says to deploy; --model names another one", flush=True)
+    if not (folder / WEIGHTS).exists() or digest(folder / WEIGHTS) != deploy["weights_sha256"]:
+        raise UserError(
+            f"{folder} is not there as {SUMMARY} has it, which says to deploy it; run `dvc repro`, or name a model's "
+            "folder with --model"
+        )
+    why = "" if deploy["shown"] else ", for no other is shown to be better"
+    print(f"with {folder}, the model to deploy{why}; --model names another one", flush=True)
     return folder
 
 

@@ -46,7 +46,7 @@ class Pipeline:
             raise UserError("a stage failed; what it said stands above")
 
     def _command(self, job: submitit.JobEnvironment, over: Path) -> list[str]:
-        """What a machine runs: the first one the stages, any other what the first one runs, until it is `over`."""
+        """What a machine runs: the first one the stages; each other one follows it until the file `over` is there."""
         follow, stages = ["commands.follow", "--until", str(over)], ["dvc", "repro", *self.stages]
         return [sys.executable, "-m", *(follow if job.node else stages)]
 

@@ -1,4 +1,4 @@
-"""Measure a model on the test split, and its pseudo-labels where the pool's true labels are known.
+"""Measure a model on the test split and predict the held-out ones; measure pseudo-labels where the truth is known.
 
 Reads   the model's folder, the test split, the held-out splits calibration and validation, the data report; for a
         student its pseudo-labels and the pool's truth
@@ -13,15 +13,16 @@ import pandas as pd
 
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
-from noisy_student.core.files import read_json
+from noisy_student.core.files import digest, read_json
 from noisy_student.core.workspace import guarded
-from noisy_student.evaluation.history import Measured, predictions_on, save_measured
+from noisy_student.evaluation.history import EvaluationResult, predictions_on, save_result
 from noisy_student.evaluation.results import accuracy_sentence, evaluation, pseudo_label_figures
+from noisy_student.models.checkpoint import WEIGHTS
 from noisy_student.models.classifier import Classifier, load_classifier
 from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.models.prediction import predict, predict_split
 from noisy_student.store.pseudo_labels import read_pseudo_labels
-from noisy_student.store.splits import Split, read_split, read_truth
+from noisy_student.store.splits import read_split, read_truth
 
 
 @command
@@ -57,6 +58,7 @@ def main(
         )
         result = evaluation(logits, split.labels, description)
         result |= {key: read_json(report)[key] for key in ("training_labels", "held_out_labels")}
+        result |= {"folder": model.as_posix(), "weights_sha256": digest(model / WEIGHTS)}
         if control_of:
             result |= dict(zip(("kind", "of"), control_of, strict=True))
         if distilled_from:
@@ -66,12 +68,13 @@ def main(
             result |= pseudo_label_figures(kept.rows, kept.labels, read_truth(pool_truth))
 
         print(accuracy_sentence(result), flush=True)
-        held_out = pd.concat([predicted(classifier, read_split(each), runtime) for each in (calibration, validation)])
-        save_measured(out, Measured(result, predictions_on(split, logits.argmax(axis=1)), held_out))
+        held_out = pd.concat([predict_held_out(classifier, each, runtime) for each in (calibration, validation)])
+        save_result(out, EvaluationResult(result, predictions_on(split, logits.argmax(axis=1)), held_out))
 
 
-def predicted(classifier: Classifier, split: Split, runtime: RuntimeParams) -> pd.DataFrame:
-    """id, actual and predicted class of each image of a small `split`."""
+def predict_held_out(classifier: Classifier, folder: Path, runtime: RuntimeParams) -> pd.DataFrame:
+    """id, actual and predicted class of each image of the split in `folder`."""
+    split = read_split(folder)
     return predictions_on(split, predict(classifier, split.selection(), runtime).logits.argmax(axis=1))
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from noisy_student.core import ranks
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
 from noisy_student.core.files import write_csv, write_json
@@ -25,7 +24,7 @@ from noisy_student.data.corrections import read_corrections
 from noisy_student.data.data_card import CARD, write_card
 from noisy_student.data.dataset import Dataset
 from noisy_student.data.near_duplicates import leaks
-from noisy_student.data.sources import DataParams, check_sizes, load
+from noisy_student.data.sources import DataParams, check_sizes, load_together
 from noisy_student.data.user_images import check_pool
 from noisy_student.store.selection import Selection
 from noisy_student.store.splits import write_split, write_truth
@@ -55,15 +54,14 @@ def main(
     check_sizes(data)
 
     folders = {"labeled": labeled, "pool": pool, "calibration": calibration, "validation": validation, "test": test}
-    tables = {"left_out": left_out, "quarantine": quarantine}
+    lists = {"left_out": left_out, "quarantine": quarantine}
     with guarded(__file__, params, {"corrections": corrections}, data.user_path()):
-        dataset = load(data, work_folder(), data.streamed_pool)  # which all ranks decode
-        if ranks.is_first():
-            found = drawn(dataset, data, seed, corrections, card / CARD)
-            write_splits(folders, found, data)
-            pool_rows = found.splits.rows["pool"]
-            write_truth(pool_truth, found.ids.iloc[pool_rows].array, found.labels[pool_rows])
-            write_reports(found, data, tables, card, report)
+        if dataset := load_together(data, work_folder(), data.streamed_pool):
+            drawn = draw(dataset, data, seed, corrections, card / CARD)
+            write_splits(folders, drawn, data)
+            pool_rows = drawn.splits.rows["pool"]
+            write_truth(pool_truth, drawn.ids.iloc[pool_rows].array, drawn.labels[pool_rows])
+            write_reports(drawn, data, lists, card, report)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +76,7 @@ class Drawn:
     splits: splitting.Splits
 
 
-def drawn(dataset: Dataset, data: DataParams, seed: int, corrections: Path, card: Path) -> Drawn:
+def draw(dataset: Dataset, data: DataParams, seed: int, corrections: Path, card: Path) -> Drawn:
     """The splits of `dataset`, after corrections and without near-duplicates."""
     if data.is_user_images and not data.labeled_per_class:  # otherwise labeled images that are left fill the pool
         check_pool(data.source, Path(data.path), dataset)
@@ -105,42 +103,42 @@ def without_near_duplicates(
     return splits.without(near)
 
 
-def write_splits(folders: dict[str, Path], found: Drawn, data: DataParams) -> None:
+def write_splits(folders: dict[str, Path], drawn: Drawn, data: DataParams) -> None:
     """Write each split to its folder: its images, or where they are in a user's shards, and their index."""
-    places, classes = found.dataset.image_places, found.dataset.classes
-    preparation = data.preparation() | found.dataset.found_preparation()
-    for name, rows in found.splits.rows.items():
-        table, drops = index_of_split(name, rows, found)
+    places, classes = drawn.dataset.image_places, drawn.dataset.classes
+    preparation = data.preparation() | drawn.dataset.found_preparation()
+    for name, rows in drawn.splits.rows.items():
+        table, drops = index_of_split(name, rows, drawn)
         if places and name == "pool":
             write_streamed_split(folders[name], places.by_shard(rows), table, classes, preparation)
         else:
-            images, shard_bytes = found.images.at(rows), data.shard_megabytes * MEGABYTE
+            images, shard_bytes = drawn.images.at(rows), data.shard_megabytes * MEGABYTE
             write_split(folders[name], images, table, classes, preparation, shard_bytes, drops)
 
 
-def index_of_split(name: str, rows: np.ndarray, found: Drawn) -> tuple[pd.DataFrame, np.ndarray | None]:
+def index_of_split(name: str, rows: np.ndarray, drawn: Drawn) -> tuple[pd.DataFrame, np.ndarray | None]:
     """The index of the split's images, whose labels are left out for the pool, and the pool's drops, if it has any."""
-    known = {"label": found.labels[rows]} if name != "pool" else {}
-    hashes = pd.arrays.ArrowExtensionArray(pa.array(found.index.hashes[rows]))  # no object for each
-    drops = found.index.drops[rows] if found.index.drops is not None and name == "pool" else None
-    return pd.DataFrame({"id": found.ids.iloc[rows].array, **known, "sha256": hashes}), drops
+    known = {"label": drawn.labels[rows]} if name != "pool" else {}
+    hashes = pd.arrays.ArrowExtensionArray(pa.array(drawn.index.hashes[rows]))  # no object for each
+    drops = drawn.index.drops[rows] if drawn.index.drops is not None and name == "pool" else None
+    return pd.DataFrame({"id": drawn.ids.iloc[rows].array, **known, "sha256": hashes}), drops
 
 
-def write_reports(found: Drawn, data: DataParams, tables: dict[str, Path], card: Path, report: Path) -> None:
+def write_reports(drawn: Drawn, data: DataParams, lists: dict[str, Path], card: Path, report: Path) -> None:
     """Write what a person may want to know of the splits, and say how large they are."""
-    dataset, splits = found.dataset, found.splits
-    figures = splitting.report(splits, found.labels, dataset.classes)
+    dataset, splits = drawn.dataset, drawn.splits
+    figures = splitting.report(splits, drawn.labels, dataset.classes)
     print(*splitting.sizes_sentences(figures["images"]), sep="\n", flush=True)
     figures = {"source": data.source, **figures, **dataset.figures()}
-    contents = {
-        "left_out": splitting.left_out(splits, found.labels, found.ids, dataset.classes),
+    tables = {
+        "left_out": splitting.left_out(splits, drawn.labels, drawn.ids, dataset.classes),
         "quarantine": dataset.quarantine(),
     }
-    write_card(card, figures, found.images, found.labels, splits.rows, splits.near, contents)
-    for name, path in tables.items():
-        write_csv(path, contents[name])
-    if unusable := len(contents["quarantine"]):
-        print(f"warning: files that cannot be used: {unusable:,}; {tables['quarantine']} says why", flush=True)
+    write_card(card, figures, drawn.images, drawn.labels, splits.rows, splits.near, tables)
+    for name, path in lists.items():
+        write_csv(path, tables[name])
+    if unusable := len(tables["quarantine"]):
+        print(f"warning: files that cannot be used: {unusable:,}; {lists['quarantine']} says why", flush=True)
     write_json(report, figures)
 
 

@@ -34,9 +34,9 @@ def main(
     inputs = {"history": history, "controls": controls, "distilled": distilled}
     with guarded(__file__, params, inputs):
         found = read_history(history)
-        of_controls, small = read_controls(controls, names, current), read_distilled(distilled, of_distilled)
-        figures = summary(found, current, of_controls) | distilled_figures(found, small)
-        figures["deploy"] = gate(candidates(found, of_controls, small))
+        of_controls, small_models = read_controls(controls, names, current), read_distilled(distilled, of_distilled)
+        figures = summary(found, current, of_controls) | distilled_figures(found, small_models)
+        figures["deploy"] = gate(candidates(found, of_controls, small_models))
         confusion = found.predictions[["actual", current]].rename(columns={current: "predicted"})
 
         write_json(summary_out, figures)

@@ -60,7 +60,7 @@ def _start(options: str) -> None:
     with tempfile.TemporaryDirectory(prefix="ranks-") as logs:
         wanted = _parsed(options, logs)
         try:
-            with _together(wanted):
+            with _together(wanted, options):
                 run(wanted)
         except SignalException as stopped:  # the first rank has said what is kept
             sys.exit(128 + stopped.sigval)
@@ -93,22 +93,22 @@ def _parsed(options: str, logs: str) -> Any:
 def machines() -> int:
     """How many machines the environment wants for a stage, at most. Raises `UserError` for wrong options."""
     options = os.environ.get(TORCHRUN, "").strip()
+    return _machines(_parsed(options, logs=""), options)
+
+
+def _machines(wanted: Any, options: str) -> int:
+    from torch.distributed.run import parse_min_max_nnodes
+
     try:
-        return _machines(_parsed(options, logs=""))
-    except (ValueError, AssertionError) as error:
+        return parse_min_max_nnodes(wanted.nnodes)[1]
+    except (ValueError, RuntimeError) as error:
         raise _bad_options(options, f" ({one_line(error)})") from None
 
 
-def _machines(wanted: Any) -> int:
-    from torch.distributed.run import parse_min_max_nnodes
-
-    return parse_min_max_nnodes(wanted.nnodes)[1]
-
-
 @contextmanager
-def _together(wanted: Any) -> Iterator[None]:
+def _together(wanted: Any, options: str) -> Iterator[None]:
     """Within the block, other machines run the same command, where torchrun's arguments want some."""
-    if _machines(wanted) == 1:
+    if _machines(wanted, options) == 1:
         yield
         return
     module = ["-m"] if wanted.module else []

@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from noisy_student.core.ahead import cores
+
 POLL_SECONDS = 0.2  # between two looks at whether the others are there
 
 
@@ -73,6 +75,22 @@ def of_all(value: Any) -> list[Any]:
     values = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def to_first(value: Any) -> list[Any]:
+    """The `value` of each rank in the first one; nothing in the others."""
+    if world_size() == 1:
+        return [value]
+    import torch.distributed as dist
+
+    values = [None] * world_size() if is_first() else None
+    dist.gather_object(value, values)
+    return values or []
+
+
+def own_cores() -> int:
+    """This rank's share of the machine's cores, at least one."""
+    return max(1, cores() // local_world_size())
 
 
 def after_first(make: Callable[[], Any]) -> Any:

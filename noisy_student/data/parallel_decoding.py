@@ -1,36 +1,41 @@
-"""Decodes the images of a listing on all cores, of several ranks on those of all their machines, into one file; memory
-does not grow with the number of images.
+"""Decodes the images of a listing on all cores into a file. Memory does not grow with the pixels.
 
-Of a streamed pool no pixels are kept: its images are decoded to find bad ones and duplicates.
+Several ranks decode together: each has a file of its own, and the first one joins what they found. Of a streamed pool
+no pixels are kept: its images are decoded to find bad ones and duplicates.
 
 N images, H x W pixels, C channels.
 """
 
-import atexit
-import errno
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from itertools import islice, pairwise
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from noisy_student.core import ranks
-from noisy_student.core.ahead import cores
 from noisy_student.core.errors import UserError
 from noisy_student.core.progress import meter
+from noisy_student.data.decoded_files import (
+    CHANNELS,
+    DecodedFile,
+    check_disk_space,
+    new_file,
+    opened_and_removed,
+    write_pixels,
+)
 from noisy_student.data.listing import CHUNK, Listing
 from noisy_student.store.decoding import (
     WHITE,
@@ -39,38 +44,15 @@ from noisy_student.store.decoding import (
     decode,
     formats,
     is_gray,
-    to_gray,
     white_of,
 )
 from noisy_student.store.encoded_images import ImagePlaces
 from noisy_student.store.selection import Selection
 from noisy_student.store.splits import pixel_hash
 
-COPIES = 2  # of the pixels on the disk: here and in the splits' shards
-CHANNELS = 3  # in the file, also for gray images
 _setting: list[Any] = []  # of a process that decodes: listing, preparation, file, how many images are kept there
 # Of each file; `gray_sha256` is that of one channel, and empty where the three differ.
 DECODED = np.dtype([("sha256", "S64"), ("gray_sha256", "S64"), ("size", "i4", 2), ("largest", "i4")])
-
-
-class DecodedFile:
-    """Images in a file as an array uint8 (N,H,W,C); only the rows that are indexed are read."""
-
-    def __init__(self, file: BinaryIO, rows: np.ndarray, size: int, channels: int):
-        self.file, self.rows = file, rows  # where in the file each image is
-        self.shape, self.dtype = (len(rows), size, size, channels), np.dtype(np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
-        """The images of a slice or at an array of rows, in that order."""
-        rows = self.rows[which]
-        pixels = np.empty((len(rows), *self.shape[1:3], CHANNELS), np.uint8)
-        starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of rows that follow one another in the file
-        for start, end in pairwise([*starts, len(rows)]):
-            _read(self.file.fileno(), pixels[start:end], int(rows[start]) * pixels[0].nbytes)
-        return pixels if self.shape[3] == CHANNELS else to_gray(pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,73 +68,111 @@ class DecodedListing:
     image_places: ImagePlaces | None  # where the images are in shards; None where all are copied
 
 
-def pixel_file(scratch: Path | None) -> BinaryIO:
-    """A file for pixels in `scratch` that all ranks write to; it is gone when they have ended."""
-    if ranks.world_size() == 1:
-        return tempfile.TemporaryFile(dir=scratch)
-    name = ranks.from_first(lambda: tempfile.mkstemp(prefix="decoded-", dir=scratch)[1])
-    if ranks.is_first():
-        atexit.register(Path(name).unlink, missing_ok=True)
-    return Path(name).open("r+b")
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What a rank, or a process alone, decoded."""
+
+    file: Path  # of pixels: each image has the place of its row, whoever decoded it
+    rows: np.ndarray  # int64 (n,), rising
+    found: np.ndarray  # DECODED (n,)
+    reasons: dict[int, str]  # of the bad files, by row
+    white: int | None
 
 
-def decode_listing(listing: Listing, how: Preparation, file: BinaryIO, streamed: bool = False) -> DecodedListing:
-    """Decode the files of `listing` into the open `file`. All images are gray when the labeled ones are.
+def decode_listing(listing: Listing, how: Preparation, scratch: Path | None, streamed: bool = False) -> DecodedListing:
+    """Decode the files of `listing` into a file in `scratch`. All images are gray when the labeled ones are.
 
     With `streamed`, the pool of a `ShardListing` stays in its shards. Raises `UserError` when the disk has too little
     room.
     """
-    in_pool = (listing.files["split"] == "pool").to_numpy()
-    kept = int((~in_pool).sum()) if streamed else len(in_pool)  # the pool comes last
-    _check_disk_space(len(listing.files), kept, how, file.fileno())
-    found, reasons, white = _decoded(listing, how, file.fileno(), kept)
-    if ranks.world_size() > 1:  # a network's folder shows what other machines wrote once a file is opened again
-        file = Path(file.name).open("rb")  # noqa: SIM115 closed with the images
-    bad = np.isin(np.arange(len(found)), list(reasons))
-    columns = {"path": listing.names(np.flatnonzero(bad)), "sha256": found["sha256"][bad].astype(str)}
-    unusable = pd.DataFrame(columns | {"reason": list(reasons.values())})
-    quarantine = pd.concat([listing.unusable.assign(sha256=""), unusable], ignore_index=True)[list(unusable)]
+    return _joined(listing, how, streamed, [_decoded(listing, how, scratch, streamed, together=False)])
+
+
+def decode_together(
+    listing: Listing, how: Preparation, scratch: Path | None, streamed: bool = False
+) -> DecodedListing | None:
+    """Like `decode_listing`, by all ranks, of which each decodes its share; None in all ranks but the first."""
+    parts = ranks.to_first(_decoded(listing, how, scratch, streamed, together=True))
+    return _joined(listing, how, streamed, parts) if ranks.is_first() else None
+
+
+def _kept(listing: Listing, streamed: bool) -> int:
+    """Of how many images, the first ones, the pixels are kept: those of the pool come last."""
+    return int((~_in_pool(listing)).sum()) if streamed else len(listing.files)
+
+
+def _in_pool(listing: Listing) -> np.ndarray:
+    return (listing.files["split"] == "pool").to_numpy()
+
+
+def _joined(listing: Listing, how: Preparation, streamed: bool, parts: list[_Part]) -> DecodedListing:
+    """The `parts` of all who decoded, in the order of the listing."""
+    kept = _kept(listing, streamed)
+    found, of_part = np.zeros(len(listing.files), DECODED), np.zeros(len(listing.files), np.int64)
+    for number, part in enumerate(parts):
+        found[part.rows], of_part[part.rows] = part.found, number
+    reasons = dict(sorted(chain(*(part.reasons.items() for part in parts))))
+    bad, in_pool, white = np.isin(np.arange(len(found)), list(reasons)), _in_pool(listing), parts[0].white
     # not the pool: new drops must not change `gray`
     gray = bool((found["gray_sha256"][~in_pool & ~bad] != b"").all())
     rows, channels = np.flatnonzero(~bad), 1 if gray else CHANNELS
-    arrays: list[Any] = [DecodedFile(file, rows[rows < kept], how.image_size, channels)]
+    copied = [rows[(rows < kept) & (of_part[rows] == number)] for number in range(len(parts))]
+    files = [opened_and_removed(part.file) for part in parts]
+    arrays: list[Any] = [
+        DecodedFile(file, each, how.image_size, channels) for file, each in zip(files, copied, strict=True)
+    ]
     places = listing.image_places(rows, _with_white(how, white), channels) if streamed else None
     if places:
         arrays += places.by_shard(np.flatnonzero(rows >= kept))
-    images = Selection(arrays, np.arange(len(rows)))
+    images = Selection(arrays, np.argsort(np.concatenate([*copied, rows[rows >= kept]]), kind="stable"))
     hashes = found["gray_sha256" if gray else "sha256"][~bad]
     for row in np.flatnonzero(hashes == b""):  # color images of the pool: turned to gray
         hashes[row] = pixel_hash(images[row : row + 1])[0]
+    quarantine = _quarantine(listing, found["sha256"][bad], reasons)
     return DecodedListing(images, listing.files[~bad], hashes, found["size"][~bad], quarantine, white, places)
 
 
-def _decoded(listing: Listing, how: Preparation, file: int, kept: int) -> tuple[np.ndarray, dict[int, str], int | None]:
-    """An element of DECODED for each file, the reasons of the bad files by row, rising, and the white of 16-bit files.
+def _quarantine(listing: Listing, hashes: np.ndarray, reasons: dict[int, str]) -> pd.DataFrame:
+    """The unusable files of the listing, and the bad ones with the `hashes` of their bytes."""
+    columns = {"path": listing.names(np.array(list(reasons), np.int64)), "sha256": hashes.astype(str)}
+    bad = pd.DataFrame(columns | {"reason": list(reasons.values())})
+    return pd.concat([listing.unusable.assign(sha256=""), bad], ignore_index=True)[list(bad)]
 
-    The pixels of the first `kept` files are written. 16-bit gray files that do not tell their white are decoded again,
-    once the largest value of all is known.
+
+def _decoded(listing: Listing, how: Preparation, scratch: Path | None, streamed: bool, together: bool) -> _Part:
+    """Decode the files of `listing`, or with `together` this rank's share of them.
+
+    16-bit gray files that do not tell their white are decoded again, once the largest value of all is known.
     """
-    formats()  # the decoders are loaded once: forked processes share them, the listing and the file
-    workers = max(1, cores() // ranks.local_world_size())
-    executor = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin, (listing, how, file, kept))
+    every, kept = listing.tasks(), _kept(listing, streamed)
+    own = [every[number] for number in (ranks.share_of(len(every)) if together else range(len(every)))]
     found = np.zeros(len(listing.files), DECODED)
     reasons: dict[int, str] = {}
-    try:
-        every = listing.tasks()
-        own = [every[number] for number in ranks.share_of(len(every))]
-        with meter("decoding", len(found), ranks.Counter()) as progress:
+    with new_file(scratch) as path, path.open("r+b") as file, _decoders(listing, how, file.fileno(), kept) as executor:
+        check_disk_space(len(listing.files), kept, how, path.parent)
+        with meter("decoding", len(found), ranks.Counter() if together else None) as progress:
             for rows, (chunk, bad) in zip(own, executor.map(_decode_task, own), strict=True):
                 found[rows.start : rows.stop] = chunk
                 reasons |= bad
                 progress.advance(len(rows))
-        reasons = _exchanged(found, reasons, own, file)
-        deep = np.flatnonzero(found["largest"])
-        white = how.white or _white(listing, found) if len(deep) else None
+        white = _white(listing, found, how, together)
         if white not in (None, how.white, WHITE):
             again = [rows for rows in own if found["largest"][rows.start : rows.stop].any()]
             for rows, (chunk, _) in zip(again, executor.map(partial(_decode_task, white=white), again), strict=True):
                 found[rows.start : rows.stop] = chunk
-            _exchanged(found, {}, again, file)
+        os.fsync(file.fileno())
+    rows_of = np.concatenate([np.arange(0), *(np.arange(each.start, each.stop) for each in own)])
+    return _Part(path, rows_of, found[rows_of], reasons, white)
+
+
+@contextmanager
+def _decoders(listing: Listing, how: Preparation, file: int, kept: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that decode the tasks of `listing`, and write the pixels of the first `kept` files to the `file`."""
+    formats()  # the decoders are loaded once: forked processes share them, the listing and the file
+    context = multiprocessing.get_context("fork")
+    executor = ProcessPoolExecutor(ranks.own_cores(), context, _begin, (listing, how, file, kept))
+    try:
+        yield executor
     except BrokenProcessPool:
         raise UserError("a process that decodes images was killed; free memory, or lower data.max_megapixels") from None
     except BaseException:
@@ -161,30 +181,18 @@ def _decoded(listing: Listing, how: Preparation, file: int, kept: int) -> tuple[
         raise
     finally:
         executor.shutdown(cancel_futures=True)
-    return found, reasons, white
-
-
-def _exchanged(found: np.ndarray, reasons: dict[int, str], own: list[range], file: int) -> dict[int, str]:
-    """Put into `found` what the other ranks found; the reasons of all. `own` are the rows of this rank."""
-    if ranks.world_size() == 1:
-        return reasons
-    os.fsync(file)
-    rows = np.concatenate([np.arange(0), *(np.arange(each.start, each.stop) for each in own)])
-    for theirs, values, bad in ranks.of_all((rows, found[rows], reasons)):
-        found[theirs] = values
-        reasons = reasons | bad
-    return dict(sorted(reasons.items()))
 
 
 def _with_white(how: Preparation, white: int | None) -> Preparation:
     return how.model_copy(update={"white": white}) if white else how
 
 
-def _white(listing: Listing, found: np.ndarray) -> int:
+def _white(listing: Listing, found: np.ndarray, how: Preparation, together: bool) -> int | None:
     """The white of 16-bit gray files that do not tell it, by the largest value: of labeled files, where there are such,
-    so that a new drop in the pool does not change it."""
-    largest, in_pool = found["largest"], (listing.files["split"] == "pool").to_numpy()
-    return white_of(largest[~in_pool].max(initial=0) or largest.max())
+    so that a new drop in the pool does not change it. None where there are no such files."""
+    own = found["largest"][~_in_pool(listing)].max(initial=0), found["largest"].max(initial=0)
+    labeled, any_file = np.max(ranks.of_all(own) if together else [own], axis=0)
+    return (how.white or white_of(labeled or any_file)) if any_file else None
 
 
 def _begin(*setting: Any) -> None:
@@ -235,43 +243,10 @@ def _chunk(
     if number + 1 != len(rows):
         raise RuntimeError(f"{number + 1} files were read where there are {len(rows)}")
     if file is not None:
-        _write(file, pixels, rows.start * pixels[0].nbytes)
+        write_pixels(file, pixels, rows.start * pixels[0].nbytes)
     gray = is_gray(pixels)
     found["sha256"] = pixel_hash(pixels)
     found["gray_sha256"][gray] = pixel_hash(pixels[gray, ..., :1])
     for number, (_, content) in bad.items():
         found["sha256"][number] = sha256(content).hexdigest() if content else ""
     return found, {rows.start + number: reason for number, (reason, _) in bad.items()}
-
-
-def _read(file: int, into: np.ndarray, offset: int) -> None:
-    """Fill the contiguous array; the system reads and writes at most 2 GiB at once."""
-    left = into.data.cast("B")
-    while left:
-        count = os.preadv(file, [left], offset)
-        if not count:
-            raise OSError(errno.EIO, "the decoded images are cut off")
-        left, offset = left[count:], offset + count
-
-
-def _write(file: int, pixels: np.ndarray, offset: int) -> None:
-    left = pixels.data.cast("B")
-    while left:
-        count = os.pwritev(file, [left], offset)
-        left, offset = left[count:], offset + count
-
-
-def _check_disk_space(images: int, kept: int, how: Preparation, file: int) -> None:
-    wanted = COPIES * kept * how.image_size**2 * CHANNELS
-    found = os.fstatvfs(file)
-    free = found.f_bavail * found.f_frsize
-    print(
-        f"{images:,} files, of which {kept:,} are copied; they take up to {wanted / 1e9:.2f} GB on the disk, and "
-        f"{free / 1e9:.1f} GB are free",
-        flush=True,
-    )
-    if wanted > free:
-        raise UserError(
-            f"the images take {wanted / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; lower data.image_size, or for "
-            "images in shards set data.streamed_pool to true"
-        )

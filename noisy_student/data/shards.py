@@ -69,23 +69,24 @@ class _Listed(NamedTuple):
     unusable: list[tuple[str, str]]
 
 
-def list_shards(path: Path) -> ShardListing:
-    """The images in the shards that the list at `path` names. Each rank lists its share of them.
+def list_shards(path: Path, together: bool = False) -> ShardListing:
+    """The images in the shards that the list at `path` names. With `together`, each rank lists a share of the shards.
 
     Raises `UserError` for a list that cannot be read, and a shard that is gone, has changed or cannot be read.
     """
     shards = read_list(path)
-    own: dict[int, _Listed] = {}  # of the shards that this rank lists, by their number
-    numbers = ranks.share_of(len(shards))
+    own: dict[int, _Listed] = {}  # by the number of the shard
+    numbers = ranks.share_of(len(shards)) if together else range(len(shards))
     with (
-        meter("listing", len(shards), ranks.Counter(), unit="shards") as progress,
+        meter("listing", len(shards), ranks.Counter() if together else None, unit="shards") as progress,
         ThreadPoolExecutor(AT_ONCE) as executor,
     ):
         every = executor.map(partial(images_in, folder=path.parent), (shards[number] for number in numbers))
         for number, found in zip(numbers, every, strict=True):
             own[number] = _listed(found, number, shards[number])
             progress.advance(1)
-    of_all = {number: each for of_rank in ranks.of_all(own) for number, each in of_rank.items()}
+    parts = ranks.of_all(own) if together else [own]
+    of_all = {number: each for part in parts for number, each in part.items()}
     blocks, places, problems = zip(*(of_all[number] for number in range(len(shards))), strict=True)
     unusable = list(chain(*problems))
     files = pd.concat(blocks, ignore_index=True).assign(row=np.arange(sum(map(len, blocks))))

@@ -17,12 +17,13 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator
 
+from noisy_student.core import ranks
 from noisy_student.core.errors import UserError, one_line
 from noisy_student.data.dataset import Dataset, Images
 from noisy_student.data.listing import check_folders
 from noisy_student.data.shards import check_versions
 from noisy_student.data.splitting import SplitParams, plan
-from noisy_student.data.user_images import LISTS, BadFraction, load_user_images
+from noisy_student.data.user_images import LISTS, BadFraction, load_user_images, load_user_images_together
 from noisy_student.store.decoding import Preparation
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
@@ -148,16 +149,27 @@ def check_sizes(params: DataParams) -> None:
     plan(params, np.array(size.training), None if size.test is None else np.array(size.test), size.unlabeled)
 
 
-def load(params: SourceParams, scratch: Path | None = None, streamed_pool: bool = False) -> Dataset:
-    """The images of `params.source`. A user's files are decoded into a temporary file in `scratch`; a `streamed_pool`
-    stays in its shards.
+def load(params: SourceParams, scratch: Path | None = None) -> Dataset:
+    """The images of `params.source`. A user's files are decoded into a file in `scratch`.
 
     Raises `UserError` when they are neither on the disk nor can be downloaded.
     """
     if params.is_user_images:
-        limit = BadFraction(params.max_bad_fraction, f"{params.section}.max_bad_fraction")
-        return load_user_images(params.source, Path(params.path), params, limit, scratch, streamed_pool)
+        return load_user_images(params.source, Path(params.path), params, _limit(params), scratch)
     return LOADERS[params.source](params)
+
+
+def load_together(params: SourceParams, scratch: Path, streamed_pool: bool = False) -> Dataset | None:
+    """Like `load`, for the first rank; None in the others, which help to decode a user's files. A `streamed_pool` stays
+    in its shards."""
+    if params.is_user_images:
+        place = params.source, Path(params.path)
+        return load_user_images_together(*place, params, _limit(params), scratch, streamed_pool)
+    return LOADERS[params.source](params) if ranks.is_first() else None
+
+
+def _limit(params: SourceParams) -> BadFraction:
+    return BadFraction(params.max_bad_fraction, f"{params.section}.max_bad_fraction")
 
 
 def _mnist_5k(params: SourceParams) -> Dataset:

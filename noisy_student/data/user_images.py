@@ -7,13 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from noisy_student.core import ranks
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_csv
 from noisy_student.data.dataset import Dataset, Images, UserFiles
 from noisy_student.data.listing import HIDDEN, SPLITS, Listing, list_folder, list_manifest
 from noisy_student.data.manifest import class_name
-from noisy_student.data.parallel_decoding import decode_listing, pixel_file
+from noisy_student.data.parallel_decoding import DecodedListing, decode_listing, decode_together
 from noisy_student.data.shards import list_shards
 from noisy_student.store.decoding import Preparation
 
@@ -39,16 +38,35 @@ def load_user_images(
     scratch: Path | None = None,
     streamed_pool: bool = False,
 ) -> Dataset:
-    """The images of a folder, a manifest or shards (`source`), decoded into a temporary file in `scratch`; a
-    `streamed_pool` stays in its shards.
+    """The images of a folder, a manifest or shards (`source`), decoded into a file in `scratch`; a `streamed_pool`
+    stays in its shards.
 
     Raises `UserError` for more bad files than `limit` allows, fewer than two classes, a class without a usable image,
     one that only the test split has, and what the functions of LISTS and `decode_listing` refuse.
     """
     listing = LISTS[source](path)
-    if scratch:
-        scratch.mkdir(parents=True, exist_ok=True)
-    decoded = decode_listing(listing, how, pixel_file(scratch), streamed_pool)
+    decoded = decode_listing(listing, how, scratch, streamed_pool)
+    return _dataset(path, listing, decoded, limit, scratch)
+
+
+def load_user_images_together(
+    source: str,
+    path: Path,
+    how: Preparation,
+    limit: BadFraction,
+    scratch: Path | None = None,
+    streamed_pool: bool = False,
+) -> Dataset | None:
+    """Like `load_user_images`, by all ranks, each of which lists and decodes a share; None in all but the first."""
+    listing = list_shards(path, together=True) if source == "shards" else LISTS[source](path)
+    decoded = decode_together(listing, how, scratch, streamed_pool)
+    return _dataset(path, listing, decoded, limit, scratch) if decoded else None
+
+
+def _dataset(
+    path: Path, listing: Listing, decoded: DecodedListing, limit: BadFraction, scratch: Path | None
+) -> Dataset:
+    """The data set of a listing whose files were decoded."""
     _check_bad_fraction(decoded.quarantine, len(listing), limit, scratch)
     files = decoded.files
     classes = _classes(listing, files, path)
@@ -146,7 +164,7 @@ def _check_bad_fraction(quarantine: pd.DataFrame, listed: int, limit: BadFractio
 
     Details of a reason follow its colon. Hidden files do not count: systems leave them in folders.
     """
-    if scratch and ranks.is_first():
+    if scratch:
         (scratch / "quarantine.csv").unlink(missing_ok=True)  # of a run before
     quarantine = quarantine[quarantine["reason"] != HIDDEN]
     if not len(quarantine) or len(quarantine) / listed <= limit.most:
@@ -155,7 +173,7 @@ def _check_bad_fraction(quarantine: pd.DataFrame, listed: int, limit: BadFractio
     examples = quarantine["path"].groupby(kinds).first()
     commonest = kinds.value_counts().head(5).items()
     reasons = "; ".join(f"{count:,} {kind}, such as {examples[kind]}" for kind, count in commonest)
-    if scratch and ranks.is_first():
+    if scratch:
         write_csv(scratch / "quarantine.csv", quarantine)
     where = f"; all are in {scratch / 'quarantine.csv'}" if scratch else ""
     section, _, key = limit.key.rpartition(".")

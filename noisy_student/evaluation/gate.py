@@ -1,22 +1,24 @@
 """The gate: which model to deploy, going by held-out labels. Pure functions.
 
-The held-out labels are those of calibration and validation, which no model is trained on. N images.
+The held-out labels are those of calibration and validation. No model is trained on them, but the temperature and the
+threshold of pseudo-labels go by those of calibration. N images.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from noisy_student.core.errors import UserError
+from noisy_student.core.files import REMEDY
 from noisy_student.core.metrics import Z95, paired_gain
-from noisy_student.evaluation.history import History, Measured
+from noisy_student.evaluation.history import EvaluationResult, History
 
-MODELS = Path("models")  # where dvc.yaml keeps them
-LEAST_GAIN = 0.01  # that more labels are asked for
+LEAST_LEAD = 0.01  # that a number of labels is named for
+Z80 = 0.8416212335729143  # 80 % quantile of the normal distribution: how often so many labels show such a lead
 
 
 @dataclass(frozen=True)
@@ -25,79 +27,98 @@ class Candidate:
 
     name: str
     folder: str  # of its weights, inside the project
+    sha256: str  # of the file of weights
     parameters: int
     right: np.ndarray  # bool (N,), on which held-out images
 
 
 def candidates(
-    history: History, controls: Mapping[str, Measured], distilled: Mapping[str, Measured]
+    history: History, controls: Mapping[str, EvaluationResult], distilled: Mapping[str, EvaluationResult]
 ) -> list[Candidate]:
-    """The iterations, the control on labels alone and the distilled models, the smallest one first.
+    """The iterations, the control on labels alone and what iterations were distilled into, the smallest first.
 
     `controls` by kind, `distilled` by name. Of models of one size, those without the pool come first, then the earlier
-    iterations.
+    iterations. Raises `UserError` where one was evaluated on other held-out images.
     """
-    held_out = history.held_out.set_index("id")
-    actual = held_out["actual"]
-
-    def candidate(name: str, folder: Path, parameters: int, predicted: pd.Series) -> Candidate:
-        return Candidate(name, folder.as_posix(), parameters, (predicted.reindex(actual.index) == actual).to_numpy())
-
-    def measured(name: str, folder: Path, of: Measured) -> Candidate:
-        return candidate(name, folder, of.figures["parameters"], of.held_out.set_index("id")["predicted"])
-
+    ids, actual = history.held_out["id"], history.held_out["actual"]
     first, *later = (
-        candidate(name, MODELS / name, int(parameters), held_out[name])
-        for name, parameters in zip(history.rows["iteration"], history.rows["parameters"], strict=True)
+        _candidate(row, (history.held_out[row["iteration"]] == actual).to_numpy(), row["iteration"])
+        for row in history.rows.to_dict("records")
     )
-    control = [(each.figures["name"], each) for kind, each in controls.items() if kind == "supervised"]
-    alone = [first, *(measured(name, MODELS / name, each) for name, each in control)]
-    small = [measured(name, MODELS / "distilled" / name, each) for name, each in distilled.items()]
-    return sorted([*alone, *later, *small], key=lambda each: each.parameters)
+    control = [each for kind, each in controls.items() if kind == "supervised"]
+    iterations = set(history.rows["iteration"])
+    small = [each for each in distilled.values() if each.figures["teacher"] in iterations]
+    alone, taught = ([_candidate(each.figures, _right(each, ids)) for each in some] for some in (control, small))
+    return sorted([first, *alone, *later, *taught], key=lambda each: each.parameters)
+
+
+def _candidate(figures: dict[str, Any], right: np.ndarray, name: str | None = None) -> Candidate:
+    parameters = int(figures["parameters"])
+    return Candidate(name or figures["name"], figures["folder"], figures["weights_sha256"], parameters, right)
+
+
+def _right(result: EvaluationResult, ids: pd.Series) -> np.ndarray:
+    """Which of the held-out images called `ids` (N,) a model is right on, bool (N,)."""
+    found = result.held_out.set_index("id")
+    if not found.index.is_unique or set(found.index) != set(ids):
+        raise UserError(f"{result.figures['name']} was evaluated on other held-out images; {REMEDY}")
+    found = found.loc[ids]
+    return (found["predicted"] == found["actual"]).to_numpy()
 
 
 def gate(models: list[Candidate]) -> dict[str, Any]:
     """Which of the `models`, the smallest one first, to deploy, as the summary has it.
 
     A larger model takes the place of a smaller one where it is shown to be better: where the 95 % interval of the
-    paired difference on the held-out images lies above 0. Beside the chosen model stands the one that it is compared
-    with: the smallest, or, if that is chosen, the one that is right most often.
+    paired gain on the held-out images lies above 0. Beside the chosen model stands the one that it is compared with:
+    the smallest, or, if that is chosen, the one that is right most often.
     """
     chosen = smallest = models[0]
     for each in models[1:]:
         if paired_gain(each.right, chosen.right)[1] > 0:
             chosen = each
-    other = smallest if chosen is not smallest else max(models, key=lambda each: each.right.mean())
-    better, worse = (chosen, other) if chosen is not smallest else (other, chosen)
-    gain, low, high = paired_gain(better.right, worse.right)
+    shown = chosen is not smallest
+    other = smallest if shown else max(models, key=lambda each: each.right.mean())
+    better, worse = (chosen, other) if shown else (other, chosen)
     figures = {
         "name": chosen.name,
         "folder": chosen.folder,
+        "weights_sha256": chosen.sha256,
         "held_out_labels": len(chosen.right),
         "accuracy": float(chosen.right.mean()),
-        "shown": chosen is not smallest,
+        "shown": shown,
     }
     if better is not worse:
-        figures |= {"compared_with": other.name, "gain": gain, "gain_low": low, "gain_high": high}
+        gain, low, high = paired_gain(better.right, worse.right)
+        figures |= {"compared_with": other.name, "lead": gain, "lead_low": low, "lead_high": high}
         figures["more_labels"] = more_labels(better.right, worse.right)
     return figures
 
 
 def more_labels(right: np.ndarray, other: np.ndarray) -> int:
-    """How many more held-out labels would show a gain as large as it is on these N, or a point where it is smaller."""
+    """How many more held-out labels show a lead as large as on these N, four times in five; at least LEAST_LEAD."""
     difference = right.astype(np.float64) - other
-    gain = max(float(difference.mean()), LEAST_GAIN)
-    return max(0, math.ceil((Z95 * difference.std() / gain) ** 2) - len(difference))
+    spread = difference.std(ddof=1) if len(difference) > 1 else 1.0
+    lead = max(float(difference.mean()), LEAST_LEAD)
+    return max(0, math.ceil(((Z95 + Z80) * spread / lead) ** 2) - len(difference))
 
 
 def sentence(deploy: dict[str, Any]) -> str:
     """What a person is told of the choice of `gate`."""
-    name, labels = deploy["name"], f"{deploy['held_out_labels']:,} held-out labels"
-    if "gain" not in deploy:
-        return f"Deploy {deploy['folder']}: no larger model is right more often on {labels}."
-    low, high = 100 * deploy["gain_low"], 100 * deploy["gain_high"]
-    points = f"{100 * deploy['gain']:.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+    labels = f"{deploy['held_out_labels']:,} held-out labels"
+    if "lead" not in deploy:
+        return f"Deploy {deploy['folder']}, the smallest: no other is right more often on {labels}."
+    low, high = 100 * deploy["lead_low"], 100 * deploy["lead_high"]
+    points = f"{100 * deploy['lead']:.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
     if deploy["shown"]:
         return f"Deploy {deploy['folder']}: on {labels} it leads {deploy['compared_with']} by {points}."
-    lead = f"{deploy['compared_with']} leads {name} by {points}, which {labels} do not show to be more than chance"
-    return f"Deploy {deploy['folder']}, the smallest: {lead}; about {deploy['more_labels']:,} more would."
+    lead = f"{deploy['compared_with']} leads {deploy['name']} by {points}, which may be chance"
+    return f"Deploy {deploy['folder']}, the smallest: on {labels} {lead}. {_remedy(deploy)}"
+
+
+def _remedy(deploy: dict[str, Any]) -> str:
+    """How many labels would tell more."""
+    such = "such a lead" if deploy["lead"] >= LEAST_LEAD else "a lead of a point"
+    if not deploy["more_labels"]:
+        return f"It is too small to matter: {such} would have been shown."
+    return f"About {deploy['more_labels']:,} more held-out labels would show {such}."

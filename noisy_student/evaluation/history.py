@@ -1,7 +1,6 @@
 """What evaluations found, and the history of an iteration: a table row, a learning curve and the predictions of it and
 of all its teachers."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,10 +31,12 @@ HISTORY_COLUMNS = [  # of history.csv, in order
     "ece",
     "pseudo_label_precision",
     "kept_fraction",
+    "folder",
+    "weights_sha256",
 ]
 
 
-class Measured(NamedTuple):
+class EvaluationResult(NamedTuple):
     """What the evaluation of a model left."""
 
     figures: dict[str, Any]
@@ -64,7 +65,7 @@ class History:
 
 def single(results: Path, model: Path, teacher: str | None) -> History:
     """The history of one iteration alone, out of the folder of its `results` and of its `model`."""
-    figures, predictions, held_out = read_measured(results)
+    figures, predictions, held_out = read_result(results)
     iteration = figures["name"]
     curve = read_csv(model / "curve.csv")
     curve.insert(0, "iteration", iteration)
@@ -97,47 +98,48 @@ def predictions_on(split: Split, predicted: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"id": split.ids, "actual": names[split.labels], "predicted": names[predicted]})
 
 
-def save_measured(results: Path, measured: Measured) -> None:
+def save_result(results: Path, result: EvaluationResult) -> None:
     """Write what an evaluation found to the folder `results`."""
-    write_json(results / RESULTS, measured.figures)
-    write_csv(results / PREDICTIONS, measured.predictions)
-    write_csv(results / HELD_OUT, measured.held_out)
+    write_json(results / RESULTS, result.figures)
+    write_csv(results / PREDICTIONS, result.predictions)
+    write_csv(results / HELD_OUT, result.held_out)
 
 
-def read_measured(results: Path) -> Measured:
-    """What `save_measured` wrote. Raises `UserError` when it cannot be read."""
+def read_result(results: Path) -> EvaluationResult:
+    """What `save_result` wrote. Raises `UserError` when it cannot be read."""
     predictions, held_out = (read_csv(results / name, text=True) for name in (PREDICTIONS, HELD_OUT))
-    return Measured(read_json(results / RESULTS), predictions, held_out)
+    return EvaluationResult(read_json(results / RESULTS), predictions, held_out)
 
 
-def read_distilled(folder: Path, names: list[str]) -> dict[str, Measured]:
+def read_distilled(folder: Path, names: list[str]) -> dict[str, EvaluationResult]:
     """The results of each distilled model, by its name; `names` are those in params.yaml.
 
     Raises `UserError` for results of a model with another name.
     """
-    found = dict(_results(folder, names, "model"))
-    return {name: found[name] for name in names if name in found}
+    found = _evaluated(folder, names, "model")
+    return {name: read_result(folder / name) for name in names if name in found}
 
 
-def read_controls(folder: Path, names: list[str], iteration: str) -> dict[str, Measured]:
+def read_controls(folder: Path, names: list[str], iteration: str) -> dict[str, EvaluationResult]:
     """The results of each control of `iteration`, by the control's kind; `names` are the controls of params.yaml.
 
     Raises `UserError` for results of a control with another name, and for two controls of one kind, since a gain over
     the control would not say over which.
     """
-    found: dict[str, Measured] = {}
-    for _, measured in _results(folder, names, "control"):
-        kind = measured.figures["kind"]
-        if measured.figures["of"] == iteration:
-            if kind in found:
-                raise UserError(f"{iteration} has two controls of kind {kind} in {folder}; keep one of them")
-            found[kind] = measured
+    found: dict[str, EvaluationResult] = {}
+    for name in _evaluated(folder, names, "control"):
+        figures = read_json(folder / name / RESULTS)
+        if figures["of"] == iteration:
+            if figures["kind"] in found:
+                raise UserError(f"{iteration} has two controls of kind {figures['kind']} in {folder}; keep one of them")
+            found[figures["kind"]] = read_result(folder / name)
     return found
 
 
-def _results(folder: Path, names: list[str], what: str) -> Iterator[tuple[str, Measured]]:
-    """The name of each folder in `folder` that holds results, which must be one of `names`, and the results."""
-    for file in sorted(folder.glob(f"*/{RESULTS}")):
-        if file.parent.name not in names:
-            raise UserError(f"{file.parent} is left from a {what} that params.yaml no longer has; remove it")
-        yield file.parent.name, read_measured(file.parent)
+def _evaluated(folder: Path, names: list[str], what: str) -> list[str]:
+    """The folders in `folder` that hold results, each of which must be one of `names`."""
+    found = sorted(file.parent.name for file in folder.glob(f"*/{RESULTS}"))
+    for name in found:
+        if name not in names:
+            raise UserError(f"{folder / name} is left from a {what} that params.yaml no longer has; remove it")
+    return found

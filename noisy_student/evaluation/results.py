@@ -9,7 +9,7 @@ from rich.table import Table
 
 from noisy_student.core import metrics
 from noisy_student.evaluation import gate
-from noisy_student.evaluation.history import History, Measured
+from noisy_student.evaluation.history import EvaluationResult, History
 
 OF_OTHER_MODELS = (  # than iterations, in a summary
     "model",
@@ -75,7 +75,7 @@ def gain(actual: pd.Series, predicted: pd.Series, predicted_before: pd.Series, o
     return dict(zip((f"gain_over_{over}", f"gain_over_{over}_low", f"gain_over_{over}_high"), figures, strict=True))
 
 
-def summary(history: History, iteration: str, controls: dict[str, Measured]) -> dict[str, Any]:
+def summary(history: History, iteration: str, controls: dict[str, EvaluationResult]) -> dict[str, Any]:
     """The summary of `iteration`, the last of `history`.
 
     `controls` are the results of its controls, by kind. A metric that is unknown is left out.
@@ -94,17 +94,18 @@ def summary(history: History, iteration: str, controls: dict[str, Measured]) -> 
     return figures
 
 
-def distilled_figures(history: History, distilled: dict[str, Measured]) -> dict[str, dict[str, Any]]:
+def distilled_figures(history: History, distilled: dict[str, EvaluationResult]) -> dict[str, dict[str, Any]]:
     """For a summary: metrics of each distilled model, and its gain over its teacher, an iteration of `history`.
 
     `distilled` are results by name. The dict is empty without distilled models.
     """
     found = {}
-    for name, (result, predictions, _) in distilled.items():
+    for name, of_model in distilled.items():
+        result = of_model.figures
         found[name] = {key: result[key] for key in ("teacher", *OF_OTHER_MODELS)}
         if result["teacher"] in history.predictions:
             teachers = history.predictions[["id", result["teacher"]]]
-            both = predictions.merge(teachers, on="id", validate="one_to_one")
+            both = of_model.predictions.merge(teachers, on="id", validate="one_to_one")
             found[name] |= gain(both["actual"], both["predicted"], both[result["teacher"]], "teacher")
     return {"distilled": found} if found else {}
 

@@ -227,7 +227,7 @@ def _check_values(image: Image.Image, bits: int, signed: bool) -> None:
 
 
 def _values(image: Image.Image, content: bytes) -> tuple[int, bool]:
-    """Bits of a value in the file, and whether it has a sign, as its header says; 8 without one where it does not."""
+    """Bits of a value in the file, and whether it has a sign, as its header says; (8, False) where it does not say."""
     if image.format == "JPEG2000":
         at = content.find(J2K_SIZES)  # ISO 15444-1, A.5.1: Ssiz tells both of the first component
         told = content[at + J2K_SSIZ] if at >= 0 else 7

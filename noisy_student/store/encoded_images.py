@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from noisy_student.core import ranks
-from noisy_student.core.ahead import cores
 from noisy_student.core.errors import UserError
 from noisy_student.store.decoding import MAX_BYTES, BadImage, Preparation, decode, with_channels
 from noisy_student.store.shard_files import BLOCK_BYTES, Shard, read_again
@@ -91,7 +90,7 @@ def read_and_decode(arrays: Sequence[EncodedImages], which: np.ndarray, rows: np
         here = np.flatnonzero(which == number)
         encoded |= zip(here.tolist(), arrays[number].encoded(rows[here]), strict=True)
     pixels = np.empty((len(rows), *arrays[0].shape[1:]), np.uint8)
-    threads = max(1, cores() // ranks.local_world_size())
+    threads = ranks.own_cores()
 
     def decode_every(first: int) -> None:
         for at in range(first, len(rows), threads):

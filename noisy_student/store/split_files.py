@@ -68,11 +68,13 @@ def described(shape: tuple[int, ...], classes: list[str], preparation: dict[str,
 
 
 def check_folder(folder: Path) -> None:
+    """Raise `UserError` where `folder` holds something that is no split, which writing one would remove."""
     if folder.exists() and not (folder / DESCRIPTION).exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there and holds no split; name another folder or remove it")
 
 
 def read_description(path: Path) -> Description:
+    """What the split.json at `path` holds. Raises `UserError` where it is none."""
     return validated_in(Description, read_json(path), path)
 
 
@@ -90,6 +92,8 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
+    """The table at `path` without its hashes. Raises `UserError` for other columns than INDEX_COLUMNS, a missing value,
+    and an id that stands there twice."""
     table = read_parquet(path)
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.type != INDEX_COLUMNS.get(name) or column.null_count:

@@ -109,6 +109,17 @@ def test_two_ranks_prepare_as_one_does(tmp_path, monkeypatch, source):
     assert not list((project.folder / "work").glob("decoded-*"))
 
 
+@pytest.mark.slow
+def test_two_ranks_pretrain_on_a_folder_of_ones_own(tmp_path, monkeypatch):
+    pictures.write(tmp_path / "pictures", 400)
+    source = {"source": "folder", "path": str(tmp_path / "pictures"), "models": ["cnn_2"], "validation": 10}
+    source |= {"image_size": 16, "training": {"steps": 4, "batch_size": 8}}
+    changes = {f"pretraining.{key}": value for key, value in source.items()}
+    project = Project(tmp_path / "project", STAGES[:2], changes=changes)
+    monkeypatch.setenv(TORCHRUN, "--nproc-per-node 2")
+    assert project.finish("pretrain").count("decoding: 100%") == 1
+
+
 def test_a_killed_rank_is_named_and_the_run_goes_on_to_the_same_bytes(project, uninterrupted, two_ranks):
     run = in_training(project)
     run.ranks()[1].send_signal(signal.SIGKILL)

@@ -87,13 +87,26 @@ def test_the_interval_of_an_accuracy_is_wilsons(images, data):
 
 
 @given(correct=arrays(bool, (50, 2)))
-def test_a_paired_gain_is_the_difference_of_two_accuracies_with_its_normal_interval(correct):
+def test_a_paired_gain_is_the_difference_of_two_accuracies_inside_its_interval(correct):
     gain, low, high = paired_gain(correct[:, 0], correct[:, 1])
-    difference = correct[:, 0].astype(int) - correct[:, 1].astype(int)
-    assert gain == pytest.approx(difference.mean())
-    error = stats.sem(difference)
-    expected = stats.norm.interval(0.95, difference.mean(), error) if error else (difference.mean(),) * 2
-    assert (low, high) == pytest.approx(expected)
+    assert gain == pytest.approx(correct[:, 0].mean() - correct[:, 1].mean())
+    assert -1 <= low <= gain <= high <= 1
+    assert low < high  # fifty images never show everything
+    assert paired_gain(correct[:, 1], correct[:, 0]) == pytest.approx((-gain, -high, -low))
+
+
+def test_a_paired_gain_of_many_images_has_nearly_the_normal_interval():
+    correct = RNG.random((2, 5000)) < np.array([[0.9], [0.8]])
+    _, low, high = paired_gain(*correct)
+    difference = correct[0].astype(int) - correct[1].astype(int)
+    assert (low, high) == pytest.approx(stats.norm.interval(0.95, difference.mean(), stats.sem(difference)), abs=0.001)
+
+
+@pytest.mark.parametrize("images", [5, 20, 60])
+def test_of_two_equally_good_models_hardly_one_in_forty_is_taken_for_the_better_one(images):
+    wins = RNG.random((4000, 2, images)) < 0.15  # on which only one of both is right
+    found = [paired_gain(first & ~second, second & ~first)[1] > 0 for first, second in wins]
+    assert np.mean(found) < 0.035
 
 
 def test_a_paired_gain_is_surer_than_two_accuracies_apart():

@@ -74,7 +74,7 @@ def test_a_stage_is_announced_where_torchrun_wants_several_machines(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     module = {"module": True, "training_script": "stages.prepare", "training_script_args": ["--out", "x"]}
     wanted = SimpleNamespace(nnodes=count, rdzv_id="none", **module)
-    with launch._together(wanted):
+    with launch._together(wanted, ""):
         started = nodes._started()
         assert (started is not None) == others
         assert (wanted.rdzv_id == "none") != others
@@ -88,6 +88,7 @@ def test_a_stage_is_announced_where_torchrun_wants_several_machines(tmp_path, mo
         ("--nproc-per-node 2", "no --nnodes of 2 or more"),
         ("--nnodes 1 --nproc-per-node 2", "no --nnodes of 2 or more"),
         ("--nnodes two", "see `torchrun --help`"),
+        ("--nnodes 1:2:3", "see `torchrun --help`"),
     ],
 )
 def test_a_machine_that_has_nobody_to_follow_says_so(monkeypatch, capsys, options, said):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from commands import label_next, predict
 from commands.label_next import margins, worth_labeling
+from noisy_student.core.files import digest
 from noisy_student.models.checkpoint import save_model
 from noisy_student.models.classifier import load_classifier, new_classifier
 from noisy_student.models.prediction import predict_logits as logits_of
@@ -68,12 +69,20 @@ def test_every_file_of_a_folder_gets_a_row(here, make_split, runtime, capsys):
 def test_the_model_to_deploy_labels_unless_another_one_is_named(here, capsys, command, words):
     (here / "models/iter1").rename(here / "models/small")
     (here / "metrics").mkdir()
-    (here / "metrics/summary.json").write_text(json.dumps({"deploy": {"folder": "models/small"}}))
+    weights = here / "models/small/model.safetensors"
+    deploy = {"folder": "models/small", "weights_sha256": digest(weights), "shown": False}
+    (here / "metrics/summary.json").write_text(json.dumps({"deploy": deploy}))
     command.main(words)
-    assert "labels by models/small, which metrics/summary.json says to deploy" in capsys.readouterr().out
+    assert "with models/small, the model to deploy, for no other is shown to be better" in capsys.readouterr().out
+    other = [*words[:-1], "other.csv" if command is predict else "other"]
     with pytest.raises(SystemExit):
-        command.main([*words[:-1], "other.csv" if command is predict else "other", "--model", "models/iter7"])
+        command.main([*other, "--model", "models/iter7"])
     assert "there is no folder models/iter7" in capsys.readouterr().err
+    for spoil in (lambda: weights.write_bytes(b"of another run"), weights.unlink):
+        spoil()
+        with pytest.raises(SystemExit):
+            command.main(other)
+        assert "models/small is not there as metrics/summary.json has it" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("torch_settings")

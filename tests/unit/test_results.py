@@ -9,15 +9,15 @@ from noisy_student.core.errors import UserError
 from noisy_student.core.files import read_csv, read_json, write_csv, write_json
 from noisy_student.evaluation.history import (
     HISTORY_COLUMNS,
+    EvaluationResult,
     History,
-    Measured,
     predictions_on,
     read_controls,
     read_distilled,
     read_history,
-    read_measured,
+    read_result,
     save_history,
-    save_measured,
+    save_result,
     single,
 )
 from noisy_student.evaluation.results import (
@@ -39,7 +39,7 @@ DESCRIPTION = {
     "classes": CLASSES,
     "validation": {"accuracy": 0.75, "loss": 0.5},
 }
-COUNTS = {"training_labels": 30, "held_out_labels": 20}
+COUNTS = {"training_labels": 30, "held_out_labels": 20, "weights_sha256": "ab" * 32}
 
 
 @pytest.fixture
@@ -51,8 +51,9 @@ def make_results(tmp_path, make_split):
         predicted = np.where(np.arange(100) < right, test.labels, (test.labels + 1) % 3)
         logits = 5 * np.eye(3)[predicted]
         figures = {**evaluation(logits, test.labels, {**DESCRIPTION, "name": name}), **COUNTS, **more}
+        figures["folder"] = f"models/{name}"
         table = predictions_on(test, predicted)
-        save_measured(tmp_path / folder / name, Measured(figures, table, table[::4]))
+        save_result(tmp_path / folder / name, EvaluationResult(figures, table, table[::4]))
         curve = {"step": [5, 10], "loss": [1.5, 0.1], "validation_loss": [1.0, 0.5], "validation_accuracy": [0.5, 0.75]}
         write_csv(tmp_path / "models" / name / "curve.csv", pd.DataFrame(curve))
         return tmp_path / folder / name, tmp_path / "models" / name
@@ -144,8 +145,8 @@ def test_class_names_and_ids_stay_text(tmp_path, make_split, classes):
     split = make_split(0, 5)
     split.classes[:] = classes
     table = predictions_on(split, np.zeros(5, int))
-    save_measured(tmp_path, Measured({}, table, table))
-    for back in read_measured(tmp_path)[1:]:
+    save_result(tmp_path, EvaluationResult({}, table, table))
+    for back in read_result(tmp_path)[1:]:
         assert back["actual"].tolist() == [classes[label] for label in split.labels]
         assert back["predicted"].tolist() == [classes[0]] * 5
         assert back["id"].tolist() == split.ids.tolist()
@@ -182,8 +183,10 @@ def test_two_controls_of_one_kind_are_refused(tmp_path, make_results):
 
 def test_a_summary_has_the_gains_over_teacher_and_control_and_can_be_written(tmp_path, history, make_results):
     results, _ = make_results("same_size", 85, "controls", kind="supervised", of="iter1")
-    figures, predictions, held_out = read_measured(results)
-    control = Measured(figures, predictions.sample(frac=1, random_state=0), held_out)  # matched by id, not by place
+    figures, predictions, held_out = read_result(results)
+    control = EvaluationResult(
+        figures, predictions.sample(frac=1, random_state=0), held_out
+    )  # matched by id, not by place
     save_history(tmp_path / "history", history)
     for known in (history, read_history(tmp_path / "history")):
         figures = summary(known, "iter1", {"supervised": control})
