@@ -49,7 +49,8 @@ KEYS = ["run", "draw", "params"]
 CONFIDENCE, ROUNDS = 0.8, 2  # of self-training on frozen features
 REGRESSION, SMALL = "logistic regression", "small"
 EM_STEPS = 100  # of the estimate of the pool's classes
-BEFORE_TEACHER = ["check", "prepare", "pretrain", "extract_features", "train_teacher"]
+BEFORE_TEACHER = ["check", "prepare", "pretrain", "extract_features", "extract_features@labeled", "train_teacher"]
+BEFORE_STUDENTS = ["extract_features@calibration", "extract_features@pool"]  # once one stage with that of the labels
 MAKING = ("predict_pool", "pseudo_label", "train_student", "predict_for_distilled", "distill")  # stages of a model
 
 
@@ -281,6 +282,8 @@ def minutes(run: str, rows: pd.DataFrame, stages: pd.DataFrame) -> Iterator[str]
         if name == "iter0" or own.any():
             spent += seconds[own].sum()
             yield f"| {run} | {name} | {spent / 60:.1f} | {percent(group['accuracy'])} |"
+        if name == "iter0":
+            spent += seconds[seconds.index.isin(BEFORE_STUDENTS)].sum()
 
 
 def in_order(names: pd.Series) -> pd.Series:

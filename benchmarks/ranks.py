@@ -30,7 +30,8 @@ from noisy_student.core.launch import TORCHRUN
 TABLE = ROOT / "benchmarks" / "ranks.csv"
 COUNTS, SEEDS, KILLS, ROUNDS = (1, 2, 4), (0, 1, 2), 10, 3
 LABELING, STUDENT, RESULTS = "predict_pool@iter1", "train_student@iter1", "evaluate@iter1"
-BEFORE = ["check", "prepare", "pretrain", "extract_features", "train_teacher", LABELING, "pseudo_label@iter1"]
+FEATURES = [f"extract_features@{split}" for split in ("labeled", "calibration", "pool")]
+BEFORE = ["check", "prepare", "pretrain", *FEATURES, "train_teacher", LABELING, "pseudo_label@iter1"]
 HEAVY = {"iterations.iter1.model": "wrn_10_1", "training.steps": 60, "training.batch_size": 128}
 ABOUT = f"""The small run (MNIST-5k, cnn_8, 150 steps, all noise) with its teacher's labeling and its student's
 training on 1, 2 and 4 ranks of one thread each. Accuracy: of the student on 1,000 test images, the mean over

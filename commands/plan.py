@@ -96,7 +96,7 @@ class Forecast:
         if stage.startswith(TRAINERS):
             recipe = self.recipes["iter0" if stage == "train_teacher" else item]
             return [self.training(stage, recipe, params.data)]
-        if stage == "extract_features":
+        if stage == "extract_features@pool":  # which has most of the images
             bodies = {each.model: each for each in self.recipes.values() if each.training.initial == "pretrained"}
             found = [bodies[model] for model in params.pretraining.models if model in bodies]
             return [self.predictions(stage, recipe, ONE_VIEW) for recipe in found]

@@ -1,8 +1,8 @@
-"""Compute the features of the images by each pretrained network, once for all models that begin with it.
+"""Compute the features of a split's images by each pretrained network, once for all models that begin with it.
 
-Reads   pretrained weights, the labeled, the calibration and the pool split
-Writes  a folder for each split, with a subfolder for each network: float16 (n,F), 00000.npy and so on, one for each
-        shard of the split; none where no model is pretrained
+Reads   pretrained weights, the split
+Writes  a folder for each network: float16 (n,F), 00000.npy and so on, one for each shard of the split; none where no
+        model is pretrained
 Params  runtime
 """
 
@@ -25,23 +25,20 @@ from noisy_student.store.splits import Split, read_split
 
 @command
 @ranked
-def main(*, pretrained: Path, labeled: Path, calibration: Path, pool: Path, out: Path) -> None:
+def main(*, pretrained: Path, images: Path, out: Path) -> None:
     params = ParamsFile()
     runtime = params.section("runtime", RuntimeParams)
     device = setup(runtime)
-    splits = {"labeled": labeled, "calibration": calibration, "pool": pool}
-    inputs = {"pretrained": pretrained, **splits}
-    with work(out, __file__, params, inputs, machine(device)) as job:
+    with work(out, __file__, params, {"pretrained": pretrained, "images": images}, machine(device)) as job:
         if not job.finished:
             models = read_json(pretrained / "pretrained.json")["models"]
-            images = {name: read_split(folder) for name, folder in splits.items()} if models else {}
-            for name in splits if ranks.is_first() else ():
-                write_json(job.part / name / "features.json", {"models": models})
+            if ranks.is_first():
+                write_json(job.part / "features.json", {"models": models})
             for model in models:
-                body = from_pretrained(model, images["labeled"], 0.0, 0.0, folder_of(pretrained, model), device)
-                for name, split in images.items():
-                    title = f"{model}, features of the {name} split"
-                    extract(job, body, split, folder_of(Path(name), model), runtime, title)
+                split = read_split(images)
+                body = from_pretrained(model, split, 0.0, 0.0, folder_of(pretrained, model), device)
+                title = f"{model}, features of the {images.name} split"
+                extract(job, body, split, folder_of(Path(), model), runtime, title)
 
 
 def extract(job: Work, body: Classifier, split: Split, folder: Path, runtime: RuntimeParams, title: str) -> None:

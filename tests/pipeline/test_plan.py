@@ -61,13 +61,19 @@ def test_a_teacher_that_knows_the_features_does_not_see_the_pool_again(tmp_path,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plan, "forecast_predictions", lambda *given: 1.0)
     params = check(ParamsFile())
-    stages = ("extract_features", "predict_pool@iter1", "predict_pool@iter2", "predict_for_distilled@small")
+    stages = (
+        "extract_features@labeled",
+        "extract_features@pool",
+        "predict_pool@iter1",
+        "predict_pool@iter2",
+        "predict_for_distilled@small",
+    )
     forecasts = plan.Forecast(params, torch.device("cpu"))
     found = [each for stage in stages for each in forecasts.work_of(stage)]
     lite0, lite1 = params.pretraining.models
     assert [(each.stage, each.recipe.model, each.images) for each in found] == [
-        ("extract_features", lite0, 12),
-        ("extract_features", lite1, 12),
+        ("extract_features@pool", lite0, 12),
+        ("extract_features@pool", lite1, 12),
         ("predict_for_distilled@small", lite1, 12),
     ]
 

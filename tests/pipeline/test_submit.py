@@ -37,7 +37,10 @@ SECONDS = 120
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
-    folder, before = tmp_path_factory.mktemp("submit") / "project", ["check", "prepare", "pretrain", "extract_features"]
+    folder, before = (
+        tmp_path_factory.mktemp("submit") / "project",
+        ["check", "prepare", "pretrain", "extract_features@labeled"],
+    )
     return Project(folder, before, changes={"teacher.training": {"steps": 60, "batch_size": 64}})
 
 

@@ -27,7 +27,8 @@ from commands import list_shards
 from noisy_student.core.files import read_json
 from noisy_student.core.launch import TORCHRUN
 
-STAGES = ["check", "prepare", "pretrain", "extract_features", "train_teacher"]
+FEATURES = [f"extract_features@{split}" for split in ("labeled", "calibration", "pool")]
+STAGES = ["check", "prepare", "pretrain", *FEATURES, "train_teacher"]
 ADDRESSES = ("192.0.2.1", "192.0.2.2")  # of no machine (RFC 5737)
 LABELING = "predict_pool@iter1"
 SHORT = {"steps": 60, "batch_size": 64}
