@@ -1,6 +1,7 @@
 """dvc.yaml without dvc: its stages, expanded by params.yaml, with their commands in the order of the DAG."""
 
 import re
+from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -8,7 +9,8 @@ from typing import Any
 def commands(pipeline: dict[str, Any], params: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """Stage names and their command lines, each behind the stages whose outputs it reads.
 
-    `pipeline` is the parsed dvc.yaml. Of its templating `foreach` over a dict and `${...}` are understood, no more.
+    `pipeline` is the parsed dvc.yaml. Of its templating `foreach` over a dict or a list and `${...}` are understood, no
+    more.
     """
     stages = expanded(pipeline, params)
     makers = {out: name for name, stage in stages.items() for out in written(stage)}
@@ -32,9 +34,15 @@ def _stages(stages: dict[str, Any], params: dict[str, Any]):
         if "foreach" not in stage:
             yield name, _filled(stage, params)
             continue
-        section = stage["foreach"].removeprefix("${").removesuffix("}")
-        for key, item in params[section].items():
+        for key, item in _items(stage["foreach"], params):
             yield f"{name}@{key}", _filled(stage["do"], {**params, "key": key, "item": item})
+
+
+def _items(foreach: str | list[str], params: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    """The keys and the items that a stage is made for: those of a section of `params`, or the words of a list."""
+    if isinstance(foreach, list):
+        return zip(foreach, foreach, strict=True)
+    return params[foreach.removeprefix("${").removesuffix("}")].items()
 
 
 def _filled(value: Any, context: dict[str, Any]) -> Any:

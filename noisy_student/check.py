@@ -140,8 +140,11 @@ def orphans(params: Params, pipeline: Path = PIPELINE_FILE) -> list[Path]:
     expected = {out for stage in stages for out in stage.get("outs", []) if isinstance(out, str)}
     patterns = set()
     for stage in stages:
-        items = getattr(params, str(stage.get("foreach", "")).removeprefix("${").removesuffix("}"), {})
-        for out in stage.get("do", {}).get("outs", []):
+        foreach = stage.get("foreach", [])
+        if isinstance(foreach, list):  # of names that no parameter changes
+            continue
+        items = getattr(params, foreach.removeprefix("${").removesuffix("}"))
+        for out in stage["do"].get("outs", []):
             patterns.add(out.replace("${key}", "[!.]*"))
             expected |= {out.replace("${key}", name) for name in items}
     found = {path for pattern in patterns for path in pipeline.parent.glob(pattern)}

@@ -58,7 +58,8 @@ def _start(options: str) -> None:
     logging.disable()  # torchrun prints a page for what is one sentence here
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # until a stage sets runtime.threads; else torchrun warns of it
     with tempfile.TemporaryDirectory(prefix="ranks-") as logs:
-        wanted = _parsed(options, logs)
+        wanted = _parsed(options, _own_command())
+        wanted.log_dir = wanted.log_dir or logs
         try:
             with _together(wanted, options):
                 run(wanted)
@@ -74,18 +75,23 @@ def _start(options: str) -> None:
             raise _bad_options(options, f" ({one_line(error)})") from None
 
 
-def _parsed(options: str, logs: str) -> Any:
-    """torchrun's arguments for this process's command with a person's `options`. Raises `UserError` for wrong ones."""
+def _own_command() -> list[str]:
+    """What this process runs, as torchrun takes it."""
+    module = getattr(sys.modules["__main__"].__spec__, "name", None)
+    return [*(["-m", module] if module else [sys.argv[0]]), *sys.argv[1:]]
+
+
+def _parsed(options: str, command: list[str]) -> Any:
+    """torchrun's arguments for a `command` with a person's `options`. Raises `UserError` for wrong ones."""
     from torch.distributed.run import parse_args
 
-    module = getattr(sys.modules["__main__"].__spec__, "name", None)
-    command = ["-m", module] if module else [sys.argv[0]]
+    script = command[1] if command[0] == "-m" else command[0]
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            wanted = parse_args(["--log-dir", logs, *shlex.split(options), *command, *sys.argv[1:]])
+            wanted = parse_args([*shlex.split(options), *command])
     except (SystemExit, ValueError):
         raise _bad_options(options) from None
-    if wanted.training_script != command[-1]:  # a word that is no option was taken for it
+    if wanted.training_script != script:  # a word that is no option was taken for it
         raise _bad_options(options)
     return wanted
 
@@ -93,7 +99,7 @@ def _parsed(options: str, logs: str) -> Any:
 def machines() -> int:
     """How many machines the environment wants for a stage, at most. Raises `UserError` for wrong options."""
     options = os.environ.get(TORCHRUN, "").strip()
-    return _machines(_parsed(options, logs=""), options)
+    return _machines(_parsed(options, ["stage"]), options)
 
 
 def _machines(wanted: Any, options: str) -> int:

@@ -91,6 +91,7 @@ def wait_until(happened: Callable[[], object], said: Callable[[], str]) -> None:
 def test_a_preempted_job_goes_on_to_the_same_bytes(project, uninterrupted, slurm, capsys, options):
     project.forget(TEACHER)
     shutil.rmtree(project.folder / ".dvc/cache/runs", ignore_errors=True)  # else DVC takes what it made before
+    (project.folder / "dvc.lock").unlink(missing_ok=True)
     submit.main([TEACHER, *options.split()])
     assert "job 7 runs dvc repro; it prints to" in capsys.readouterr().out
     wait_until(lambda: project.checkpoints(TEACHER), (slurm / "log").read_text)
