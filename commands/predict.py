@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def load_trained(model: Path | None) -> tuple[Classifier, dict[str, Any], RuntimeParams]:
-    """The classifier in the folder `model`, or the one to deploy, its description, and how it runs.
+    """The classifier in the folder `model`, or the one to use, its description, and how it runs.
 
     Where there is no params.yaml it runs on a GPU if there is one, and on all cores.
     """
@@ -78,9 +78,9 @@ def load_trained(model: Path | None) -> tuple[Classifier, dict[str, Any], Runtim
 
 
 def deployed(params: ParamsFile) -> Path:
-    """The folder of the model that the last run says to deploy; before the first one, that of `current`."""
+    """The folder of the model that the last run says to deploy; where it is undecided, that of `current`."""
     deploy = read_json(SUMMARY).get("deploy") if SUMMARY.exists() else None
-    if deploy is None:
+    if not deploy or not deploy["decided"]:
         return Path("models") / params.section("current", str)
     folder = Path(deploy["folder"])
     if not (folder / WEIGHTS).exists() or digest(folder / WEIGHTS) != deploy["weights_sha256"]:
@@ -88,8 +88,7 @@ def deployed(params: ParamsFile) -> Path:
             f"{folder} is not there as {SUMMARY} has it, which says to deploy it; run `dvc repro`, or name a model's "
             "folder with --model"
         )
-    why = "" if deploy["shown"] else ", for no other is shown to be better"
-    print(f"with {folder}, the model to deploy{why}; --model names another one", flush=True)
+    print(f"with {folder}, the model to deploy; --model names another one", flush=True)
     return folder
 
 

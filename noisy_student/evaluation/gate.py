@@ -70,23 +70,23 @@ def gate(models: list[Candidate]) -> dict[str, Any]:
     """Which of the `models`, the smallest one first, to deploy, as the summary has it.
 
     A larger model takes the place of a smaller one where it is shown to be better: where the 95 % interval of the
-    paired gain on the held-out images lies above 0. Beside the chosen model stands the one that it is compared with:
-    the smallest, or, if that is chosen, the one that is right most often.
+    paired gain on the held-out images lies above 0. Where none is, the smallest is named, and the choice is `decided`
+    only if no other is right more often. Beside the named model stands the one that it is compared with: the smallest,
+    or, if that is named, the one that is right most often.
     """
-    chosen = smallest = models[0]
+    named = smallest = models[0]
     for each in models[1:]:
-        if paired_gain(each.right, chosen.right)[1] > 0:
-            chosen = each
-    shown = chosen is not smallest
-    other = smallest if shown else max(models, key=lambda each: each.right.mean())
-    better, worse = (chosen, other) if shown else (other, chosen)
+        if paired_gain(each.right, named.right)[1] > 0:
+            named = each
+    other = max(models, key=lambda each: each.right.mean()) if named is smallest else smallest
+    better, worse = (other, named) if named is smallest else (named, other)
     figures = {
-        "name": chosen.name,
-        "folder": chosen.folder,
-        "weights_sha256": chosen.sha256,
-        "held_out_labels": len(chosen.right),
-        "accuracy": float(chosen.right.mean()),
-        "shown": shown,
+        "name": named.name,
+        "folder": named.folder,
+        "weights_sha256": named.sha256,
+        "held_out_labels": len(named.right),
+        "accuracy": float(named.right.mean()),
+        "decided": named is not smallest or other is smallest,
     }
     if better is not worse:
         gain, low, high = paired_gain(better.right, worse.right)
@@ -105,20 +105,20 @@ def more_labels(right: np.ndarray, other: np.ndarray) -> int:
 
 def sentence(deploy: dict[str, Any]) -> str:
     """What a person is told of the choice of `gate`."""
-    labels = f"{deploy['held_out_labels']:,} held-out labels"
+    name, labels = deploy["name"], f"{deploy['held_out_labels']:,} held-out labels"
     if "lead" not in deploy:
         return f"Deploy {deploy['folder']}, the smallest: no other is right more often on {labels}."
     low, high = 100 * deploy["lead_low"], 100 * deploy["lead_high"]
     points = f"{100 * deploy['lead']:.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
-    if deploy["shown"]:
+    if deploy["decided"]:
         return f"Deploy {deploy['folder']}: on {labels} it leads {deploy['compared_with']} by {points}."
-    lead = f"{deploy['compared_with']} leads {deploy['name']} by {points}, which may be chance"
-    return f"Deploy {deploy['folder']}, the smallest: on {labels} {lead}. {_remedy(deploy)}"
+    lead = f"on {labels} {deploy['compared_with']} leads {name}, the smallest, by {points}"
+    return f"Which model to deploy is undecided: {lead}. {_remedy(deploy)}"
 
 
 def _remedy(deploy: dict[str, Any]) -> str:
     """How many labels would tell more."""
     such = "such a lead" if deploy["lead"] >= LEAST_LEAD else "a lead of a point"
     if not deploy["more_labels"]:
-        return f"It is too small to matter: {such} would have been shown."
-    return f"About {deploy['more_labels']:,} more held-out labels would show {such}."
+        return f"The lead is too small to matter: {such} would have been shown."
+    return f"About {deploy['more_labels']:,} more would show {such}."

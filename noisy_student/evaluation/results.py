@@ -173,7 +173,7 @@ def verdict(summary: dict[str, Any]) -> str:
     if high < 0:
         control = summary["control"]["name"]
         figures = f"{-100 * gain:.2f} points below {control}, the same model on labels alone ({interval})"
-        return f"The pool hurt: {figures}."
+        return f"The pool hurt: {figures}. To label with that one, add --model models/{control}."
     figures = f"{100 * gain:+.2f} points over the same model on labels alone ({interval})"
     return f"The pool helped: {figures}." if low > 0 else f"It is unclear whether the pool helped: {figures}."
 

@@ -65,7 +65,7 @@ def installed(venv: Path) -> None:
 
 def test_the_walk_through_trains_on_the_folder_and_labels_another(project):
     assert len(stages_run(project.said)) == 24
-    assert "Deploy models/" in project.said
+    assert re.search("Deploy models/|Which model to deploy is undecided", project.said)
     assert "Test accuracy by iteration" in project.said
     history = pd.read_csv(project.folder / "metrics/history.csv")
     assert history["iteration"].tolist() == ["iter0", "iter1", "iter2"]

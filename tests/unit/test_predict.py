@@ -70,10 +70,10 @@ def test_the_model_to_deploy_labels_unless_another_one_is_named(here, capsys, co
     (here / "models/iter1").rename(here / "models/small")
     (here / "metrics").mkdir()
     weights = here / "models/small/model.safetensors"
-    deploy = {"folder": "models/small", "weights_sha256": digest(weights), "shown": False}
+    deploy = {"folder": "models/small", "weights_sha256": digest(weights), "decided": True}
     (here / "metrics/summary.json").write_text(json.dumps({"deploy": deploy}))
     command.main(words)
-    assert "with models/small, the model to deploy, for no other is shown to be better" in capsys.readouterr().out
+    assert "with models/small, the model to deploy" in capsys.readouterr().out
     other = [*words[:-1], "other.csv" if command is predict else "other"]
     with pytest.raises(SystemExit):
         command.main([*other, "--model", "models/iter7"])
@@ -83,6 +83,15 @@ def test_the_model_to_deploy_labels_unless_another_one_is_named(here, capsys, co
         with pytest.raises(SystemExit):
             command.main(other)
         assert "models/small is not there as metrics/summary.json has it" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("torch_settings")
+def test_where_it_is_undecided_what_to_deploy_the_current_iteration_labels(here):
+    (here / "metrics").mkdir()
+    deploy = {"folder": "models/iter0", "weights_sha256": "", "decided": False}
+    (here / "metrics/summary.json").write_text(json.dumps({"deploy": deploy}))
+    predict.main(["photos", "labels.csv"])
+    assert len(pd.read_csv("labels.csv")) == 20
 
 
 @pytest.mark.usefixtures("torch_settings")
