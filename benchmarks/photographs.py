@@ -102,6 +102,7 @@ RUNS = {
     "clothing_5": Run("clothing", 5, (0,)),
     "clothing_50": Run("clothing", 50, (0,)),
     "tiles": Run("tiles", 15, (0, 1, 2), ALIKE),
+    "tiles_near_duplicates": Run("tiles", 15, (0, 1, 2)),
     "tiles_balanced": Run("tiles", 15, (0, 1, 2), ALIKE | {"pseudo_labels.balance": True}),
     "cifar10_bundled": Run("cifar10", 50, (0,), {"data.image_size": 32}),
     "cifar10_from_scratch": Run("cifar10", 50, (0,), config="folder"),

@@ -31,9 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="a folder to write into")
     parser.add_argument("--images", type=int, default=48, help="how many to name")
-    parser.add_argument(
-        "--model", type=Path, help="a model's folder; none: the one that metrics/summary.json says to deploy"
-    )
+    parser.add_argument("--model", type=Path, help="a model's folder; none: the one to deploy, or that of `current`")
     parser.add_argument("--pool", type=Path, default=Path("data/pool"))
     args = parser.parse_args(argv)
     if args.images < 1:

@@ -35,9 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path, help="a file to write, .csv or .parquet")
-    parser.add_argument(
-        "--model", type=Path, help="a model's folder; none: the one that metrics/summary.json says to deploy"
-    )
+    parser.add_argument("--model", type=Path, help="a model's folder; none: the one to deploy, or that of `current`")
     parser.add_argument("--abstain", type=float, default=0.0, help="least confidence, 0 to 1, of a label")
     args = parser.parse_args(argv)
     if args.out.suffix not in (".csv", ".parquet"):
