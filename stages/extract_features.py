@@ -34,8 +34,9 @@ def main(*, pretrained: Path, images: Path, out: Path) -> None:
             models = read_json(pretrained / "pretrained.json")["models"]
             if ranks.is_first():
                 write_json(job.part / "features.json", {"models": models})
-            for model in models:
+            if models:
                 split = read_split(images)
+            for model in models:
                 body = from_pretrained(model, split, 0.0, 0.0, folder_of(pretrained, model), device)
                 title = f"{model}, features of the {images.name} split"
                 extract(job, body, split, folder_of(Path(), model), runtime, title)

@@ -79,19 +79,19 @@ class _Part:
     white: int | None
 
 
-def decode_listing(listing: Listing, how: Preparation, scratch: Path | None, streamed: bool = False) -> DecodedListing:
+def decode_listing(listing: Listing, how: Preparation, scratch: Path | None) -> DecodedListing:
     """Decode the files of `listing` into a file in `scratch`. All images are gray when the labeled ones are.
 
-    With `streamed`, the pool of a `ShardListing` stays in its shards. Raises `UserError` when the disk has too little
-    room.
+    Raises `UserError` when the disk has too little room.
     """
-    return _joined(listing, how, streamed, [_decoded(listing, how, scratch, streamed, together=False)])
+    return _joined(listing, how, False, [_decoded(listing, how, scratch, streamed=False, together=False)])
 
 
-def decode_together(
-    listing: Listing, how: Preparation, scratch: Path | None, streamed: bool = False
-) -> DecodedListing | None:
-    """Like `decode_listing`, by all ranks, of which each decodes its share; None in all ranks but the first."""
+def decode_together(listing: Listing, how: Preparation, scratch: Path, streamed: bool) -> DecodedListing | None:
+    """Like `decode_listing`, by all ranks, of which each decodes its share; None in all ranks but the first.
+
+    With `streamed`, the pool of a `ShardListing` stays in its shards.
+    """
     parts = ranks.to_first(_decoded(listing, how, scratch, streamed, together=True))
     return _joined(listing, how, streamed, parts) if ranks.is_first() else None
 

@@ -31,33 +31,22 @@ class BadFraction(NamedTuple):
 
 
 def load_user_images(
-    source: str,
-    path: Path,
-    how: Preparation,
-    limit: BadFraction,
-    scratch: Path | None = None,
-    streamed_pool: bool = False,
+    source: str, path: Path, how: Preparation, limit: BadFraction, scratch: Path | None = None
 ) -> Dataset:
-    """The images of a folder, a manifest or shards (`source`), decoded into a file in `scratch`; a `streamed_pool`
-    stays in its shards.
+    """The images of a folder, a manifest or shards (`source`), decoded into a file in `scratch`.
 
     Raises `UserError` for more bad files than `limit` allows, fewer than two classes, a class without a usable image,
     one that only the test split has, and what the functions of LISTS and `decode_listing` refuse.
     """
     listing = LISTS[source](path)
-    decoded = decode_listing(listing, how, scratch, streamed_pool)
-    return _dataset(path, listing, decoded, limit, scratch)
+    return _dataset(path, listing, decode_listing(listing, how, scratch), limit, scratch)
 
 
 def load_user_images_together(
-    source: str,
-    path: Path,
-    how: Preparation,
-    limit: BadFraction,
-    scratch: Path | None = None,
-    streamed_pool: bool = False,
+    source: str, path: Path, how: Preparation, limit: BadFraction, scratch: Path, streamed_pool: bool
 ) -> Dataset | None:
-    """Like `load_user_images`, by all ranks, each of which lists and decodes a share; None in all but the first."""
+    """Like `load_user_images`, by all ranks, each of which lists and decodes a share; None in all but the first. A
+    `streamed_pool` stays in its shards."""
     listing = list_shards(path, together=True) if source == "shards" else LISTS[source](path)
     decoded = decode_together(listing, how, scratch, streamed_pool)
     return _dataset(path, listing, decoded, limit, scratch) if decoded else None

@@ -22,12 +22,12 @@ from store import free_port
 
 from benchmarks import pictures
 from benchmarks.processes import ROOT
+from benchmarks.ranks import FEATURES
 from benchmarks.small_run import Project, Run
 from commands import list_shards
 from noisy_student.core.files import read_json
 from noisy_student.core.launch import TORCHRUN
 
-FEATURES = [f"extract_features@{split}" for split in ("labeled", "calibration", "pool")]
 STAGES = ["check", "prepare", "pretrain", *FEATURES, "train_teacher"]
 ADDRESSES = ("192.0.2.1", "192.0.2.2")  # of no machine (RFC 5737)
 LABELING = "predict_pool@iter1"

@@ -183,10 +183,9 @@ def test_two_controls_of_one_kind_are_refused(tmp_path, make_results):
 
 def test_a_summary_has_the_gains_over_teacher_and_control_and_can_be_written(tmp_path, history, make_results):
     results, _ = make_results("same_size", 85, "controls", kind="supervised", of="iter1")
-    figures, predictions, held_out = read_result(results)
-    control = EvaluationResult(
-        figures, predictions.sample(frac=1, random_state=0), held_out
-    )  # matched by id, not by place
+    control = read_result(results)
+    shuffled = control.predictions.sample(frac=1, random_state=0)  # matched by id, not by place
+    control = control._replace(predictions=shuffled)
     save_history(tmp_path / "history", history)
     for known in (history, read_history(tmp_path / "history")):
         figures = summary(known, "iter1", {"supervised": control})
