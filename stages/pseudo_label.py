@@ -9,9 +9,9 @@ from pathlib import Path
 
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
+from noisy_student.core.metrics import fit_temperature
 from noisy_student.core.randomness import Seed, generator
 from noisy_student.core.workspace import guarded
-from noisy_student.pseudo_labeling.calibration import fit_temperature
 from noisy_student.pseudo_labeling.ood import ood_scores
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams, find_limits, make, of_iteration
 from noisy_student.store.pseudo_labels import read_logits, save_pseudo_labels

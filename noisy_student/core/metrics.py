@@ -1,10 +1,13 @@
 """Metrics: pure functions from numpy arrays to floats. Fractions are from 0 to 1. N images, K classes."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+TEMPERATURES = np.geomspace(0.05, 20, 400)  # the grid that `fit_temperature` searches
+RESAMPLES = 1000  # of a bootstrap
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -44,12 +47,47 @@ def nll(probabilities: np.ndarray, labels: np.ndarray, doubt: float = 0.0) -> fl
 
 def ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error over equal-width confidence bins (Guo et al. 2017, section 2)."""
+    binned = reliability(probabilities, labels, bins)
+    return float(sum(abs(right - sure) * images for images, sure, right in binned) / len(labels))
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature at which `logits` (N,K) explain `labels` (N,) best (Guo et al. 2017, section 4.2).
+
+    A label counts as wrong with probability 1 / (N + 2); otherwise a teacher with all N right would get unlimited
+    confidence (after Platt 1999, section 2.2).
+    """
+    doubt = 1 / (len(labels) + 2)
+    losses = [nll(softmax(logits, temperature), labels, doubt) for temperature in TEMPERATURES]
+    return float(TEMPERATURES[int(np.argmin(losses))])
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> list[tuple[int, float, float]]:
+    """Images, mean confidence, and accuracy in each equal-width bin of confidence that is not empty."""
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     which = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        abs(correct[which == b].mean() - confidence[which == b].mean()) * (which == b).mean() for b in np.unique(which)
-    ]
-    return float(sum(gaps))
+    inside = [which == each for each in np.unique(which)]
+    return [(int(each.sum()), float(confidence[each].mean()), float(correct[each].mean())) for each in inside]
+
+
+def macro_f1(predicted: np.ndarray, labels: np.ndarray, classes: int) -> float:
+    """The mean over the classes of F1, the harmonic mean of precision and recall.
+
+    Classes that are neither in `predicted` (N,) nor in `labels` (N,) do not count.
+    """
+    both = np.bincount(labels[predicted == labels], minlength=classes)
+    either = np.bincount(predicted, minlength=classes) + np.bincount(labels, minlength=classes)
+    return float((2 * both / np.maximum(either, 1))[either > 0].mean())
+
+
+def bootstrap_interval(
+    metric: Callable[[np.ndarray], float], images: int, generator: np.random.Generator
+) -> tuple[float, float]:
+    """The 95 % percentile interval of a `metric` of N images, which is given the rows (N,) to measure on
+    (Efron 1979, "Bootstrap methods: another look at the jackknife")."""
+    values = [metric(generator.integers(images, size=images)) for _ in range(RESAMPLES)]
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:

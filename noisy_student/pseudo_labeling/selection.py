@@ -13,7 +13,6 @@ from pydantic import Field, model_validator
 from noisy_student.core.config import ParamsModel, overlay
 from noisy_student.core.errors import UserError
 from noisy_student.core.metrics import one_hot, softmax
-from noisy_student.pseudo_labeling.calibration import precise_threshold
 from noisy_student.store.pseudo_labels import PseudoLabels
 
 
@@ -129,6 +128,23 @@ def find_limits(
     if params.ood_quantile and ood_score is not None:
         least = float(np.quantile(ood_score, 1 - params.ood_quantile))
     return Limits(threshold, least)
+
+
+def precise_threshold(probabilities: np.ndarray, labels: np.ndarray, precision: float) -> float:
+    """The lowest threshold of confidence above which a fraction `precision` of the predictions (M,K) is right.
+
+    Raises `UserError` when there is none.
+    """
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    reached = np.sort(confidence)
+    precise = [c for c in reached if right[confidence >= c].mean() >= precision]
+    if not precise:
+        best = max(right[confidence >= c].mean() for c in reached)
+        raise UserError(
+            f"no threshold has precision {precision} on the calibration images; the highest is {best:.3f}; lower "
+            "pseudo_labels.precision, or set it to null"
+        )
+    return float(precise[0])
 
 
 def reached_threshold(probabilities: np.ndarray, fraction: float) -> float:

@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import read_csv, read_json
-from noisy_student.core.metrics import one_hot
+from noisy_student.core.metrics import fit_temperature, one_hot
 from noisy_student.core.progress import Meter
 from noisy_student.core.signals import Stopped
 from noisy_student.models.checkpoint import save_model
@@ -21,7 +21,6 @@ from noisy_student.models.device import RuntimeParams
 from noisy_student.models.features import features_of
 from noisy_student.models.init import from_pretrained
 from noisy_student.models.prediction import predict_logits
-from noisy_student.pseudo_labeling.calibration import fit_temperature
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams, make
 from noisy_student.store.selection import Selection
 from noisy_student.training.batches import Batches

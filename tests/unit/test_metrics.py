@@ -6,16 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
-from sklearn.metrics import accuracy_score, log_loss, recall_score
+from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
 from noisy_student.core.metrics import (
+    TEMPERATURES,
     accuracy,
     accuracy_by_class,
     accuracy_interval,
+    bootstrap_interval,
     ece,
+    fit_temperature,
+    macro_f1,
     mean_interval,
     nll,
     paired_gain,
+    reliability,
     softmax,
 )
 
@@ -128,3 +133,36 @@ def test_the_interval_of_a_mean_is_students(runs):
 def test_a_single_run_shows_nothing_and_equal_runs_are_sure():
     assert mean_interval(np.array([0.97])) == (0.97, math.inf)
     assert mean_interval(np.array([0.97] * 3)) == pytest.approx((0.97, 0))
+
+
+@pytest.mark.parametrize("planted", [0.25, 1.0, 3.0])
+def test_a_planted_temperature_is_found(planted):
+    honest = np.random.default_rng(0).normal(scale=2, size=(4000, 5))
+    labels = (honest + np.random.default_rng(1).gumbel(size=honest.shape)).argmax(axis=1)  # drawn from softmax(honest)
+    assert fit_temperature(honest * planted, labels) == pytest.approx(planted, rel=0.1)
+
+
+def test_a_teacher_that_has_all_labels_right_is_not_given_boundless_confidence():
+    labels = np.arange(100) % 10
+    temperature = fit_temperature(3.0 * np.eye(10)[labels], labels)
+    assert TEMPERATURES[0] < temperature < 1
+    confidence = softmax(3.0 * np.eye(10)[:1], temperature).max()
+    assert confidence == pytest.approx(101 / 102, abs=0.001)
+
+
+def test_macro_f1_is_that_of_scikit_learn_and_a_class_that_never_occurs_does_not_count():
+    assert macro_f1(PREDICTED, LABELS, 4) == pytest.approx(f1_score(LABELS, PREDICTED, average="macro"))
+    assert macro_f1(PREDICTED, LABELS, 9) == macro_f1(PREDICTED, LABELS, 4)
+
+
+def test_bins_of_confidence_hold_every_image_once():
+    bins = reliability(PROBABILITIES, LABELS)
+    assert sum(images for images, _, _ in bins) == len(LABELS)
+    assert sum(images * right for images, _, right in bins) == pytest.approx((PREDICTED == LABELS).sum())
+    assert [sure for _, sure, _ in bins] == sorted(sure for _, sure, _ in bins)
+
+
+def test_a_bootstrap_interval_of_an_accuracy_is_about_the_binomial_one():
+    right = PREDICTED == LABELS
+    low, high = bootstrap_interval(lambda rows: float(right[rows].mean()), len(right), np.random.default_rng(0))
+    assert (low, high) == pytest.approx(accuracy_interval(float(right.mean()), len(right)), abs=0.015)

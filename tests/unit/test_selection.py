@@ -10,13 +10,13 @@ from hypothesis.extra.numpy import arrays
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_array, write_parquet
 from noisy_student.core.metrics import one_hot, softmax
-from noisy_student.pseudo_labeling.calibration import TEMPERATURES, fit_temperature, precise_threshold
 from noisy_student.pseudo_labeling.selection import (
     Limits,
     PseudoLabelParams,
     balanced_copies,
     find_limits,
     make,
+    precise_threshold,
     reached_threshold,
     shuffled,
     true_labels,
@@ -84,21 +84,6 @@ def test_a_higher_temperature_softens_the_targets_and_a_threshold_feels_it():
     assert len(make(logits, options(threshold=0.8), 1.0, rng()).rows) == 1
     with pytest.raises(UserError):
         make(logits, options(threshold=0.8), 4.0, rng())
-
-
-@pytest.mark.parametrize("planted", [0.25, 1.0, 3.0])
-def test_a_planted_temperature_is_found(planted):
-    honest = rng().normal(scale=2, size=(4000, 5))
-    labels = (honest + np.random.default_rng(1).gumbel(size=honest.shape)).argmax(axis=1)  # drawn from softmax(honest)
-    assert fit_temperature(honest * planted, labels) == pytest.approx(planted, rel=0.1)
-
-
-def test_a_teacher_that_has_all_labels_right_is_not_given_boundless_confidence():
-    labels = np.arange(100) % 10
-    temperature = fit_temperature(3.0 * np.eye(10)[labels], labels)
-    assert TEMPERATURES[0] < temperature < 1
-    confidence = softmax(3.0 * np.eye(10)[:1], temperature).max()
-    assert confidence == pytest.approx(101 / 102, abs=0.001)
 
 
 @given(
