@@ -35,20 +35,19 @@ def balanced_accuracy(by_class: list[float | None]) -> float:
 
 
 def nll(probabilities: np.ndarray, labels: np.ndarray, doubt: float = 0.0) -> float:
-    """Mean negative log-likelihood, in nats, of `labels` (N,) under `probabilities` (N,K).
+    """The mean of `losses`."""
+    return float(losses(probabilities, labels, doubt).mean())
+
+
+def losses(probabilities: np.ndarray, labels: np.ndarray, doubt: float = 0.0) -> np.ndarray:
+    """The negative log-likelihood (N,), in nats, of `labels` (N,) under `probabilities` (N,K).
 
     With `doubt` a label is wrong with that probability, and then all other classes are equally likely.
     """
     logs = np.log(np.clip(probabilities, 1e-12, None))  # (N,K)
     right = logs[np.arange(len(labels)), labels]
     wrong = (logs.sum(axis=1) - right) / max(logs.shape[1] - 1, 1)
-    return float(-((1 - doubt) * right + doubt * wrong).mean())
-
-
-def ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error over equal-width confidence bins (Guo et al. 2017, section 2)."""
-    binned = reliability(probabilities, labels, bins)
-    return float(sum(abs(right - sure) * images for images, sure, right in binned) / len(labels))
+    return -((1 - doubt) * right + doubt * wrong)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -62,12 +61,20 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(TEMPERATURES[int(np.argmin(losses))])
 
 
-def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> list[tuple[int, float, float]]:
-    """Images, mean confidence, and accuracy in each equal-width bin of confidence that is not empty."""
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> list[tuple[int, float, float]]:
+    """Images, mean confidence, and accuracy in each equal-width bin of `confidence` (N,) that is not empty.
+
+    `correct` bool (N,) says which predictions are right.
+    """
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     inside = [which == each for each in np.unique(which)]
     return [(int(each.sum()), float(confidence[each].mean()), float(correct[each].mean())) for each in inside]
+
+
+def ece(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error over the bins of `reliability` (Guo et al. 2017, section 2)."""
+    binned = reliability(confidence, correct, bins)
+    return float(sum(abs(right - sure) * images for images, sure, right in binned) / len(correct))
 
 
 def macro_f1(predicted: np.ndarray, labels: np.ndarray, classes: int) -> float:

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from noisy_student.core.errors import UserError
-from noisy_student.core.files import read_csv, read_json, write_csv, write_json
+from noisy_student.core.files import read_csv, read_json, write_csv, write_json, write_parquet
 from noisy_student.store.splits import Split
 
 RESULTS, PREDICTIONS, HELD_OUT = "results.json", "predictions.csv", "held_out.csv"  # in the folder of a model's results
+MISTAKES = "mistakes.parquet"  # beside them
 
 HISTORY_COLUMNS = [  # of history.csv, in order
     "iteration",
@@ -27,8 +29,10 @@ HISTORY_COLUMNS = [  # of history.csv, in order
     "balanced_accuracy",
     "validation_accuracy",
     "validation_loss",
+    "macro_f1",
     "nll",
     "ece",
+    "ece_calibrated",
     "pseudo_label_precision",
     "kept_fraction",
     "folder",
@@ -40,7 +44,7 @@ class EvaluationResult(NamedTuple):
     """What the evaluation of a model left."""
 
     figures: dict[str, Any]
-    predictions: pd.DataFrame  # id, actual, predicted of each test image, classes by name
+    predictions: pd.DataFrame  # id, actual, predicted, confidence of each test image, classes by name
     held_out: pd.DataFrame  # the same of each held-out image, of calibration and of validation
 
 
@@ -72,8 +76,7 @@ def single(results: Path, model: Path, teacher: str | None) -> History:
     return History(
         pd.DataFrame([{**figures, "iteration": iteration, "teacher": teacher}]).reindex(columns=HISTORY_COLUMNS),
         curve,
-        predictions.rename(columns={"predicted": iteration}),
-        held_out.rename(columns={"predicted": iteration}),
+        *(each.drop(columns="confidence").rename(columns={"predicted": iteration}) for each in (predictions, held_out)),
     )
 
 
@@ -92,14 +95,19 @@ def save_history(folder: Path, history: History) -> None:
     write_csv(folder / HELD_OUT, history.held_out)
 
 
-def predictions_on(split: Split, predicted: np.ndarray) -> pd.DataFrame:
-    """id, actual and predicted class of each image of `split`, classes by name. `predicted` int64 (N,)."""
-    names = np.array(split.classes)
-    return pd.DataFrame({"id": split.ids, "actual": names[split.labels], "predicted": names[predicted]})
+def predictions_on(split: Split, probabilities: np.ndarray) -> pd.DataFrame:
+    """id, actual and predicted class, and confidence of each image of `split`, classes by name.
+
+    `probabilities` are (N,K).
+    """
+    names, predicted = np.array(split.classes), probabilities.argmax(axis=1)
+    of_images = {"id": split.ids, "actual": names[split.labels], "predicted": names[predicted]}
+    return pd.DataFrame({**of_images, "confidence": probabilities.max(axis=1).round(4)})
 
 
-def save_result(results: Path, result: EvaluationResult) -> None:
-    """Write what an evaluation found to the folder `results`."""
+def save_result(results: Path, result: EvaluationResult, mistaken: pd.DataFrame) -> None:
+    """Write what an evaluation found to the folder `results`, with the table of `mistakes`."""
+    write_parquet(results / MISTAKES, pa.Table.from_pandas(mistaken, preserve_index=False))
     write_json(results / RESULTS, result.figures)
     write_csv(results / PREDICTIONS, result.predictions)
     write_csv(results / HELD_OUT, result.held_out)
@@ -107,7 +115,8 @@ def save_result(results: Path, result: EvaluationResult) -> None:
 
 def read_result(results: Path) -> EvaluationResult:
     """What `save_result` wrote. Raises `UserError` when it cannot be read."""
-    predictions, held_out = (read_csv(results / name, text=True) for name in (PREDICTIONS, HELD_OUT))
+    tables = (read_csv(results / name, text=True) for name in (PREDICTIONS, HELD_OUT))
+    predictions, held_out = (table.astype({"confidence": float}) for table in tables)
     return EvaluationResult(read_json(results / RESULTS), predictions, held_out)
 
 

@@ -1,5 +1,6 @@
 """Metrics of predictions on the test split, gains between models, and the table of iterations. Pure functions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from noisy_student.core import metrics
+from noisy_student.core.randomness import generator
 from noisy_student.evaluation import gate
 from noisy_student.evaluation.history import EvaluationResult, History
 
@@ -29,12 +31,19 @@ CONTROL_NAMES = {  # what a gain over each kind of control is called
 }
 
 
-def evaluation(logits: np.ndarray, labels: np.ndarray, description: dict[str, Any]) -> dict[str, Any]:
-    """Figures of a model on labeled images: `logits` (N,K), `labels` int64 (N,), `description` its model.json."""
-    probabilities, predicted = metrics.softmax(logits), logits.argmax(axis=1)
+def evaluation(
+    logits: np.ndarray, labels: np.ndarray, description: dict[str, Any], temperature: float
+) -> dict[str, Any]:
+    """Figures of a model on labeled images: `logits` (N,K), `labels` int64 (N,), `description` its model.json.
+
+    `temperature` is the one that was fitted on the calibration split. `intervals` has those of 95 %.
+    """
+    classes, predicted = len(description["classes"]), logits.argmax(axis=1)
+    by_class = metrics.accuracy_by_class(predicted, labels, classes)
+    figures = _figures(logits, labels, temperature)
+    everything = np.arange(len(labels))
     accuracy = metrics.accuracy(predicted, labels)
     low, high = metrics.accuracy_interval(accuracy, len(labels))
-    by_class = metrics.accuracy_by_class(predicted, labels, len(description["classes"]))
     return {
         "name": description["name"],
         "model": description["model"],
@@ -43,12 +52,34 @@ def evaluation(logits: np.ndarray, labels: np.ndarray, description: dict[str, An
         "accuracy": accuracy,
         "accuracy_low": low,
         "accuracy_high": high,
-        "balanced_accuracy": metrics.balanced_accuracy(by_class),
+        **{name: figure(everything) for name, figure in figures.items()},
+        "intervals": {
+            name: metrics.bootstrap_interval(figure, len(labels), generator(0, f"bootstrap of {name}"))
+            for name, figure in figures.items()
+        },
         "accuracy_by_class": dict(zip(description["classes"], by_class, strict=True)),
+        "temperature": temperature,
         "validation_accuracy": description["validation"]["accuracy"],
         "validation_loss": description["validation"]["loss"],
-        "nll": metrics.nll(probabilities, labels),
-        "ece": metrics.ece(probabilities, labels),
+    }
+
+
+def _figures(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict[str, Callable[[np.ndarray], float]]:
+    """Functions of rows (n,) that give each figure whose interval has no formula."""
+    classes, predicted, correct = logits.shape[1], logits.argmax(axis=1), logits.argmax(axis=1) == labels
+    probabilities = metrics.softmax(logits)
+    losses, confidence = metrics.losses(probabilities, labels), probabilities.max(axis=1)
+    calibrated = metrics.softmax(logits, temperature).max(axis=1)
+
+    def balanced(rows: np.ndarray) -> float:
+        return metrics.balanced_accuracy(metrics.accuracy_by_class(predicted[rows], labels[rows], classes))
+
+    return {
+        "balanced_accuracy": balanced,
+        "macro_f1": lambda rows: metrics.macro_f1(predicted[rows], labels[rows], classes),
+        "nll": lambda rows: float(losses[rows].mean()),
+        "ece": lambda rows: metrics.ece(confidence[rows], correct[rows]),
+        "ece_calibrated": lambda rows: metrics.ece(calibrated[rows], correct[rows]),
     }
 
 
@@ -121,13 +152,10 @@ def table(history: pd.DataFrame, summary: dict[str, Any], confusion: pd.DataFram
     first = history.iloc[0]
     labels = f"{first.training_labels} training labels, {first.held_out_labels} held-out labels"
     title = f"Test accuracy by iteration ({labels})"
-    distilled, control = summary.get("distilled", {}), summary.get("control")
-    others = ({control["name"]: control} if control else {}) | distilled
-    models = [*history.to_dict("records"), *({"iteration": name, **model} for name, model in others.items())]
-    cells = [_cells(model) for model in models]
+    cells = [row_of(model) for model in [*history.to_dict("records"), *beside(summary)]]
     without = "balanced" if all(row["balanced"] == row["accuracy"] for row in cells) else "parameters"
     columns = [name for name in cells[0] if name != without and any(row[name] for row in cells)]
-    sentences = [verdict(summary), *(_distilled(name, model) for name, model in distilled.items())]
+    sentences = [verdict(summary), *distilled_sentences(summary)]
     if confusion is not None:
         sentences.insert(0, _least_accurate(confusion, summary["iteration"]))
     if "deploy" in summary:
@@ -142,7 +170,14 @@ def table(history: pd.DataFrame, summary: dict[str, Any], confusion: pd.DataFram
     return table
 
 
-def _cells(model: dict[str, Any]) -> dict[str, str]:
+def beside(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """The models that stand below the iterations in a table: the control and the distilled ones, if there are any."""
+    control = summary.get("control")
+    others = ({control["name"]: control} if control else {}) | summary.get("distilled", {})
+    return [{"iteration": name, **model} for name, model in others.items()]
+
+
+def row_of(model: dict[str, Any]) -> dict[str, str]:
     """The row of an iteration, of the control or of a distilled model, by column."""
     return {
         "iteration": model["iteration"],
@@ -176,6 +211,11 @@ def verdict(summary: dict[str, Any]) -> str:
         return f"The pool hurt: {figures}. To label with that one, add --model models/{control}."
     figures = f"{100 * gain:+.2f} points over the same model on labels alone ({interval})"
     return f"The pool helped: {figures}." if low > 0 else f"It is unclear whether the pool helped: {figures}."
+
+
+def distilled_sentences(summary: dict[str, Any]) -> list[str]:
+    """A sentence for each distilled model."""
+    return [_distilled(name, model) for name, model in summary.get("distilled", {}).items()]
 
 
 def _distilled(name: str, model: dict[str, Any]) -> str:

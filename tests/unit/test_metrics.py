@@ -59,26 +59,22 @@ def test_accuracy_by_class_is_the_recall_and_nothing_for_a_class_without_images(
     assert by_class[4] is None
 
 
-def two_classes(confidence: float, images: int = 100) -> np.ndarray:
-    return np.tile([confidence, 1 - confidence], (images, 1))
-
-
 @pytest.mark.parametrize("confidence", [0.55, 0.75, 1.0])
 def test_ece_is_zero_where_confidence_is_what_comes_true(confidence):
-    labels = (np.arange(100) >= round(100 * confidence)).astype(int)
-    assert ece(two_classes(confidence), labels) == pytest.approx(0)
+    correct = np.arange(100) < round(100 * confidence)
+    assert ece(np.full(100, confidence), correct) == pytest.approx(0)
 
 
 def test_ece_is_the_gap_where_the_model_is_too_sure_of_itself_or_not_sure_enough():
-    labels = (np.arange(100) >= 60).astype(int)  # right 60 times
-    assert ece(two_classes(1.0), labels) == pytest.approx(0.4)
-    assert ece(two_classes(0.51), labels) == pytest.approx(0.09)
+    correct = np.arange(100) < 60
+    assert ece(np.full(100, 1.0), correct) == pytest.approx(0.4)
+    assert ece(np.full(100, 0.51), correct) == pytest.approx(0.09)
 
 
 def test_ece_weighs_each_bin_by_its_images():
-    probabilities = np.concatenate([two_classes(1.0, 30), two_classes(0.6, 70)])
-    labels = np.array([1] * 30 + [0] * 42 + [1] * 28)  # the sure ones all wrong, the others right as often as they say
-    assert ece(probabilities, labels) == pytest.approx(0.3)
+    confidence = np.repeat([1.0, 0.6], [30, 70])
+    correct = np.repeat([False, True, False], [30, 42, 28])  # the others are right as often as they say
+    assert ece(confidence, correct) == pytest.approx(0.3)
 
 
 @given(images=st.integers(1, 10_000), data=st.data())
@@ -156,7 +152,7 @@ def test_macro_f1_is_that_of_scikit_learn_and_a_class_that_never_occurs_does_not
 
 
 def test_bins_of_confidence_hold_every_image_once():
-    bins = reliability(PROBABILITIES, LABELS)
+    bins = reliability(PROBABILITIES.max(axis=1), PREDICTED == LABELS)
     assert sum(images for images, _, _ in bins) == len(LABELS)
     assert sum(images * right for images, _, right in bins) == pytest.approx((PREDICTED == LABELS).sum())
     assert [sure for _, sure, _ in bins] == sorted(sure for _, sure, _ in bins)

@@ -3,10 +3,12 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import read_csv, read_json, write_csv, write_json
+from noisy_student.core.metrics import softmax
 from noisy_student.evaluation.history import (
     HISTORY_COLUMNS,
     EvaluationResult,
@@ -20,6 +22,7 @@ from noisy_student.evaluation.history import (
     save_result,
     single,
 )
+from noisy_student.evaluation.mistakes import MISTAKE_COLUMNS, mistakes
 from noisy_student.evaluation.results import (
     accuracy_sentence,
     distilled_figures,
@@ -50,10 +53,12 @@ def make_results(tmp_path, make_split):
     def make(name: str, right: int, folder: str = "results", **more):
         predicted = np.where(np.arange(100) < right, test.labels, (test.labels + 1) % 3)
         logits = 5 * np.eye(3)[predicted]
-        figures = {**evaluation(logits, test.labels, {**DESCRIPTION, "name": name}), **COUNTS, **more}
+        figures = {**evaluation(logits, test.labels, {**DESCRIPTION, "name": name}, 1.0), **COUNTS, **more}
         figures["folder"] = f"models/{name}"
-        table = predictions_on(test, predicted)
-        save_result(tmp_path / folder / name, EvaluationResult(figures, table, table[::4]))
+        table = predictions_on(test, softmax(logits))
+        save_result(
+            tmp_path / folder / name, EvaluationResult(figures, table, table[::4]), mistakes(test, softmax(logits))
+        )
         curve = {"step": [5, 10], "loss": [1.5, 0.1], "validation_loss": [1.0, 0.5], "validation_accuracy": [0.5, 0.75]}
         write_csv(tmp_path / "models" / name / "curve.csv", pd.DataFrame(curve))
         return tmp_path / folder / name, tmp_path / "models" / name
@@ -72,7 +77,7 @@ def history(make_results) -> History:
 def test_an_evaluation_counts_what_is_right():
     labels = np.array([0, 0, 1, 1])
     logits = np.array([[9.0, 0, 0], [0, 9, 0], [0, 9, 0], [0, 9, 0]])
-    figures = evaluation(logits, labels, DESCRIPTION)
+    figures = evaluation(logits, labels, DESCRIPTION, 1.0)
     assert (figures["name"], figures["model"], figures["parameters"]) == ("iter1", "cnn_4", 1234)
     assert (figures["accuracy"], figures["test_images"], figures["validation_accuracy"]) == (0.75, 4, 0.75)
     assert figures["accuracy_low"] < 0.75 < figures["accuracy_high"]
@@ -80,8 +85,32 @@ def test_an_evaluation_counts_what_is_right():
     assert figures["ece"] == pytest.approx(0.25, abs=0.001)
 
 
+def test_figures_without_a_formula_have_an_interval_that_holds_them():
+    random = np.random.default_rng(0)
+    labels = random.integers(3, size=300)
+    figures = evaluation(2 * np.eye(3)[labels] + random.normal(size=(300, 3)), labels, DESCRIPTION, 0.5)
+    assert figures["intervals"].keys() == {"balanced_accuracy", "macro_f1", "nll", "ece", "ece_calibrated"}
+    for name, (low, high) in figures["intervals"].items():
+        assert low < high
+        assert "ece" in name or low < figures[name] < high  # the ECE of a resample is biased upwards
+    assert figures["ece"] != figures["ece_calibrated"]
+
+
+def test_mistakes_are_the_surest_ones_with_their_pictures(make_split):
+    split = make_split(0, 60)
+    probabilities = np.full((60, 3), 0.25)
+    probabilities[:, 0] = np.linspace(0.4, 0.9, 60)
+    found = mistakes(split, probabilities)
+    assert list(found) == MISTAKE_COLUMNS
+    assert (found["actual"] != "zero").all() & (found["predicted"] == "zero").all()
+    assert found["confidence"].is_monotonic_decreasing
+    assert found.groupby("actual").size().to_dict() == {"one": 6, "two": 6}
+    assert found["id"].iloc[0] == split.ids[np.flatnonzero(split.labels)[-1]]
+    assert Image.open(io.BytesIO(found["picture"].iloc[0])).size == (8, 8)
+
+
 def test_a_person_reads_the_accuracy_with_its_interval():
-    result = evaluation(np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 2]), DESCRIPTION)
+    result = evaluation(np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 2]), DESCRIPTION, 1.0)
     assert accuracy_sentence(result) == "iter1: 75.0 % of 4 test images (95 % interval 30.1 % to 95.4 %)"
 
 
@@ -144,8 +173,9 @@ def test_a_history_that_is_not_there_is_refused(tmp_path):
 def test_class_names_and_ids_stay_text(tmp_path, make_split, classes):
     split = make_split(0, 5)
     split.classes[:] = classes
-    table = predictions_on(split, np.zeros(5, int))
-    save_result(tmp_path, EvaluationResult({}, table, table))
+    sure = np.eye(3)[np.zeros(5, int)]
+    table = predictions_on(split, sure)
+    save_result(tmp_path, EvaluationResult({}, table, table), mistakes(split, sure))
     for back in read_result(tmp_path)[1:]:
         assert back["actual"].tolist() == [classes[label] for label in split.labels]
         assert back["predicted"].tolist() == [classes[0]] * 5
@@ -240,7 +270,7 @@ def test_the_table_shows_each_iteration_and_the_verdict(tmp_path, history):
 
 def test_balanced_accuracy_counts_each_class_alike_and_is_shown_where_it_differs(history):
     labels = np.array([0] * 8 + [1] * 2)
-    figures = evaluation(np.eye(3)[[0] * 10] * 5, labels, DESCRIPTION)
+    figures = evaluation(np.eye(3)[[0] * 10] * 5, labels, DESCRIPTION, 1.0)
     assert (figures["accuracy"], figures["balanced_accuracy"]) == (0.8, 0.5)
     assert "balanced" not in rendered(
         history.rows.assign(balanced_accuracy=history.rows["accuracy"]), {"iteration": "iter1"}
