@@ -7,12 +7,13 @@ CONFIGS := $(sort $(wildcard configs/*.yaml))
 PYTEST := python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder  # long files come first
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: configure config-is-named repro test test-slow coverage lint study bench bench-check gpu clean-work lock docs
+.PHONY: configure config-is-named repro test test-slow test-browser coverage lint study bench bench-check gpu clean-work lock docs
 
 repro: $(INSTALLED)
 	@python -m commands.plan
 	@dvc repro
 	@python -m commands.table metrics/history.csv metrics/summary.json metrics/confusion.csv
+	@echo "Open metrics/page.html to see why."
 
 test: $(INSTALLED) lint
 	$(PYTEST)
@@ -22,6 +23,10 @@ coverage: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	python -m pytest -m slow
+
+test-browser: $(INSTALLED)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check 'playwright==1.65.*' 'axe-playwright-python==0.1.*'
+	python -m pytest -m browser tests/browser
 
 lint: $(INSTALLED)
 	ruff check .

@@ -43,10 +43,17 @@ def read_features(folder: Path | None) -> Selection | None:
 
 def features_of(classifier: Classifier, images: Selection | np.ndarray, runtime: RuntimeParams) -> np.ndarray:
     """The features float16 (N,F) of uint8 `images` (N,H,W,C)."""
-    features = predict(classifier, images, runtime, labeling=ONE_VIEW).features
+    return logits_and_features(classifier, images, runtime)[1]
+
+
+def logits_and_features(
+    classifier: Classifier, images: Selection | np.ndarray, runtime: RuntimeParams
+) -> tuple[np.ndarray, np.ndarray]:
+    """The logits float32 (N,K) and the features float16 (N,F) of uint8 `images` (N,H,W,C)."""
+    logits, features = predict(classifier, images, runtime, labeling=ONE_VIEW)
     if features is None:
         raise ValueError("the features were asked for and are missing")
-    return features
+    return logits, features
 
 
 def pretrained_body(description: dict[str, Any]) -> str | None:

@@ -18,6 +18,7 @@ import store
 import yaml
 
 from benchmarks.study import changed, environment
+from noisy_student.evaluation.results import verdict
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -110,14 +111,22 @@ def as_committed(project):
     yield
     project.run("git", "checkout", "-q", ".")
     project.run("dvc", "checkout", "-q", "--force")
-    for orphan in ("data/logits", "data/pseudo_labels", "models", "metrics/results", "metrics/history"):
+    for orphan in (
+        "data/logits",
+        "data/pseudo_labels",
+        "models",
+        "metrics/results",
+        "metrics/history",
+        "metrics/audit",
+    ):
         shutil.rmtree(project.folder / orphan / "iter3", ignore_errors=True)
 
 
 def test_every_stage_runs_once_and_leaves_the_summary(project):
-    assert len(project.first_run) == len(set(project.first_run)) == 21
+    assert len(project.first_run) == len(set(project.first_run)) == 24
     summary = json.loads((project.folder / "metrics/summary.json").read_text())
     assert summary["iteration"] == "iter2"
+    assert verdict(summary) in (project.folder / "metrics/page.html").read_text()
     assert {"accuracy", "accuracy_low", "accuracy_high", "gain_over_teacher", "gain_over_control"} <= set(summary)
     history = pd.read_csv(project.folder / "metrics/history.csv")
     assert history["iteration"].tolist() == ["iter0", "iter1", "iter2"]
@@ -129,7 +138,7 @@ def test_every_stage_runs_once_and_leaves_the_summary(project):
 def test_the_plan_names_the_models_that_will_be_trained_and_counts_the_other_stages(project):
     for trained in ("train_teacher", "train_student@iter1", "train_student@iter2", "train_control@same_size"):
         assert trained in project.plan
-    assert "and 14 quick stages; about" in project.plan  # without the check, which a change of params.yaml reruns
+    assert "and 17 quick stages; about" in project.plan  # without the check, which a change of params.yaml reruns
     assert project.run(sys.executable, "-m", "commands.plan") == "nothing is to be run\n"
 
 
@@ -223,7 +232,7 @@ def test_a_queued_experiment_keeps_its_work_in_the_project_and_gives_the_same_by
 
 def test_each_iteration_is_a_revision_and_nothing_is_trained_for_it(project):
     for current in ("iter1", "iter0"):
-        assert set(project.experiment(f"one-{current}", f"current={current}")) <= {"check", "summarize"}
+        assert set(project.experiment(f"one-{current}", f"current={current}")) <= {"check", "summarize", "page"}
     table = project.run("dvc", "metrics", "diff", "one-iter0", "one-iter1", "--md")
     assert "| metrics/summary.json | nll " in table  # of so small a run the accuracies may be the same
 
@@ -263,7 +272,7 @@ def test_a_student_is_distilled_without_another_stage_of_the_loop_and_its_leavin
     assert left == ["data/logits/distilled/small", "metrics/distilled/small", "models/distilled/small"]
     for folder in left:
         shutil.rmtree(project.folder / folder)
-    assert set(project.repro()) <= {"check", "summarize"}
+    assert set(project.repro()) <= {"check", "summarize", "page"}
 
 
 @pytest.mark.slow
@@ -344,7 +353,7 @@ def test_no_iterations_is_a_supervised_run_once_what_they_left_is_removed(projec
     for left in command.split():
         shutil.rmtree(project.folder / left)
     before = pd.read_csv(project.folder / "metrics/history.csv")
-    assert set(project.repro()) == {"check", "summarize"}
+    assert set(project.repro()) == {"check", "summarize", "page"}
     after = pd.read_csv(project.folder / "metrics/history.csv")
     assert after["iteration"].tolist() == ["iter0"]
     assert after["accuracy"].tolist() == before["accuracy"].tolist()[:1]

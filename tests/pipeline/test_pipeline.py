@@ -101,13 +101,17 @@ def test_a_dep_that_is_not_reached_is_noticed():
     assert unreached_code(stage) == {"noisy_student/training"}
 
 
-@pytest.mark.parametrize("name", [name for name in BODIES if name != "check"])
+WHOLE = {"check", "page"}  # depend on all of params.yaml
+
+
+@pytest.mark.parametrize("name", [name for name in BODIES if name not in WHOLE])
 def test_params_are_the_sections_that_are_read(name):
     assert declared_params(BODIES[name]) == read_params(BODIES[name])
 
 
-def test_check_depends_on_all_of_the_params():
-    assert BODIES["check"]["params"] == [{"params.yaml": None}]
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_check_and_the_page_depend_on_all_of_the_params(name):
+    assert BODIES[name]["params"] == [{"params.yaml": None}]
 
 
 # Deps in no command line: two stages wait for the check and read nothing of it, and params.yaml says where images are.
@@ -138,12 +142,12 @@ def test_a_dep_or_a_parameter_that_is_taken_out_is_noticed(name):
     for parameter in BODIES[name].get("params", []):
         stage = copy.deepcopy(BODIES[name])
         stage["params"].remove(parameter)
-        assert name == "check" or declared_params(stage) != read_params(stage)
+        assert name in WHOLE or declared_params(stage) != read_params(stage)
 
 
 EVALUATIONS = ("evaluate_teacher", "evaluate_control", "evaluate_pool_control", "evaluate_distilled")
 READERS = {"evaluate", *EVALUATIONS}  # of the test split
-TOLD = {"evaluate", "train_pool_control"}  # the pool's truth; of the latter a control of kind oracle alone reads it
+TOLD = {"evaluate", "audit", "train_pool_control"}  # the pool's truth; of controls one of kind oracle alone reads it
 LEARNERS = ["pretrain", "train_teacher", "predict_pool", "pseudo_label", "train_student", "train_control", "distill"]
 
 
@@ -173,7 +177,7 @@ def test_everything_waits_for_the_check(name):
 @pytest.mark.parametrize("name", LEARNERS)
 def test_nothing_of_the_test_split_or_the_truth_reaches_what_trains_labels_or_chooses(name):
     reached = behind(name)
-    assert not reached & (READERS | TOLD | {"history", "summarize"})
+    assert not reached & (READERS | TOLD | {"history", "summarize", "page"})
     for stage in reached:
         deps = BODIES[stage]["deps"]
         assert not {"data/test", "data/pool_truth.parquet"} & set(deps)

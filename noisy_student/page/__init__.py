@@ -1,0 +1,1 @@
+"""One page about a run: the answer, and the pictures that show why."""

@@ -1,0 +1,182 @@
+"""Charts of the page, as SVG that stands in HTML and takes its colors from the page's style. Pure functions."""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+
+from noisy_student.core.metrics import reliability
+
+# Colors that matplotlib draws with, and the variable of the page's style that takes the place of each.
+INK, SOFT, GRID, FIRST, SECOND, THIRD = "#000001", "#000002", "#000003", "#000004", "#000005", "#000006"
+VARIABLES = {INK: "ink", SOFT: "soft", GRID: "line", FIRST: "first", SECOND: "second", THIRD: "third"}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # a class may be called $x$
+    "svg.hashsalt": "page",  # the same chart has the same ids
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": SOFT,
+    "axes.edgecolor": GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "legend.frameon": False,
+}
+
+
+class Chart:
+    """A figure with axes, and what a person who cannot see it is told."""
+
+    def __init__(self, alternative: str, width: float = 5.4, height: float = 3.0):
+        self.alternative = alternative
+        self.figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(self.figure)
+        self.axes: Axes = self.figure.subplots()
+
+    def svg(self) -> str:
+        """The chart as an SVG element whose colors are the page's."""
+        content = io.StringIO()
+        self.figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        drawn = content.getvalue()
+        drawn = drawn[drawn.index("<svg") :]
+        for color, variable in VARIABLES.items():
+            drawn = drawn.replace(color, f"var(--{variable})")
+        drawn = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", drawn)  # the font is the page's
+        drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+        drawn = re.sub(r"<title>.*?</title>", "", drawn, flags=re.DOTALL)
+        return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', drawn, count=1)
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Within the block, charts have the page's style."""
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the browser has the letters
+        yield
+
+
+def accuracy_chart(models: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], deploy: str | None) -> Chart:
+    """Test accuracy with its 95 % interval by iteration, beside other models: controls and distilled ones.
+
+    Each has name, model, accuracy, accuracy_low and accuracy_high. The name `deploy` is marked.
+    """
+    told = [f"{each['name']} {100 * each['accuracy']:.1f} %" for each in [*models, *others]]
+    chart = Chart(f"Test accuracy with 95 % intervals: {', '.join(told)}.")
+    shown = [*((each, FIRST) for each in models), *((each, SECOND) for each in others)]
+    for place, (each, color) in enumerate(shown):
+        middle, low, high = (100 * each[key] for key in ("accuracy", "accuracy_low", "accuracy_high"))
+        chart.axes.errorbar(place, middle, [[middle - low], [high - middle]], fmt="o", color=color, capsize=4)
+        chart.axes.annotate(f"{middle:.1f}", (place, middle), (8, 7), textcoords="offset points", va="center")
+        if each["name"] == deploy:
+            above = chart.axes.annotate("to deploy", (place, high), (0, 6), textcoords="offset points", ha="center")
+            above.set(color=THIRD, weight="bold")
+    across = range(len(models))
+    chart.axes.plot(across, [100 * each["accuracy"] for each in models], color=FIRST, alpha=0.4)
+    for each in others:
+        chart.axes.axhline(100 * each["accuracy"], color=SECOND, linestyle=":", linewidth=1)
+    names = [f"{each['name']}\n{each['model'].rpartition('/')[2]}" for each, _ in shown]
+    chart.axes.set_xticks(range(len(shown)), names)
+    chart.axes.set_xlim(-0.5, len(shown) - 0.4)
+    chart.axes.grid(visible=False, axis="x")
+    chart.axes.margins(y=0.12)
+    chart.axes.set_ylabel("test accuracy, %")
+    return chart
+
+
+def confidence_chart(iteration: str, counts: dict[str, list[int]]) -> Chart:
+    """How many pool images have which confidence: all of them and the kept ones, in bins of equal width."""
+    pool, kept = sum(counts["all"]), sum(counts["kept"])
+    told = f"The teacher's confidence in the pool's labels for {iteration}: {kept:,} of {pool:,} images are kept."
+    chart = Chart(told, width=4.6, height=2.8)
+    width = 1 / len(counts["all"])
+    places = [width * (each + 0.5) for each in range(len(counts["all"]))]
+    chart.axes.bar(places, counts["all"], 0.9 * width, color=GRID, label="not kept")
+    chart.axes.bar(places, counts["kept"], 0.9 * width, color=FIRST, label="kept")
+    chart.axes.set(xlabel="confidence", ylabel="pool images, log scale", yscale="symlog", xlim=(0, 1))
+    chart.axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    chart.axes.legend(loc="upper left")
+    return chart
+
+
+def threshold_chart(rows: list[dict[str, Any]], threshold: float | None) -> Chart:
+    """Yield and precision against the threshold of confidence, with the chosen one."""
+    table = pd.DataFrame(rows).astype(float)
+    best = table.dropna(subset="held_out_precision").iloc[-1]
+    told = (
+        f"Yield falls from 100 % to {100 * table['yield'].iloc[-1]:.0f} % as the threshold rises to 0.99; precision on "
+    )
+    chart = Chart(f"{told}held-out labels is {100 * best['held_out_precision']:.0f} % there.", width=4.6, height=2.8)
+    lines = {"yield": (SOFT, "yield"), "precision": (FIRST, "precision"), "held_out_precision": (SECOND, "held-out")}
+    for column, (color, name) in lines.items():
+        if table[column].notna().any():
+            chart.axes.plot(table["threshold"], 100 * table[column], color=color, label=name, linewidth=2)
+    if threshold:
+        chart.axes.axvline(threshold, color=SOFT, linestyle=":")
+    chart.axes.set(xlabel="threshold of confidence", ylabel="%", ylim=(0, 103), xlim=(0, 1))
+    chart.axes.legend(loc="lower left")
+    return chart
+
+
+def class_chart(rows: list[dict[str, Any]]) -> Chart:
+    """Each class's share of the labeled images, of the pool as predicted, and of the pseudo-labels with copies."""
+    table = pd.DataFrame(rows)
+    kept = table["with_copies"] / max(table["with_copies"].sum(), 1)
+    largest = table.loc[kept.idxmax(), "class"]
+    told = f"Shares of the classes; most pseudo-labels, {100 * kept.max():.0f} %, are of {largest}."
+    chart = Chart(told, height=0.9 + 0.36 * len(table))
+    shares = {"labeled": (table["labeled_share"], SOFT), "pool as predicted": (table["predicted_share"], GRID)}
+    shares |= {"pseudo-labels": (kept, FIRST)}
+    for place, (name, (share, color)) in enumerate(shares.items()):
+        down = [row + 0.26 * (place - 1) for row in range(len(table))]
+        chart.axes.barh(down, 100 * share, 0.24, color=color, label=name)
+    chart.axes.set_yticks(range(len(table)), table["class"])
+    chart.axes.invert_yaxis()
+    chart.axes.grid(visible=False, axis="y")
+    chart.axes.set_xlabel("share, %")
+    chart.axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return chart
+
+
+def reliability_chart(predictions: pd.DataFrame) -> Chart:
+    """Accuracy against calibrated confidence on the test split; columns actual, predicted, confidence."""
+    right = (predictions["actual"] == predictions["predicted"]).to_numpy()
+    bins = reliability(predictions["confidence"].to_numpy(), right)
+    gap = max(bins, key=lambda each: each[0] * abs(each[1] - each[2]))
+    told = f"Where the model is {100 * gap[1]:.0f} % sure, it is right in {100 * gap[2]:.0f} % of {gap[0]:,} images."
+    chart = Chart(told, width=4.6, height=3.2)
+    chart.axes.plot([0, 100], [0, 100], color=GRID)
+    sizes = [12 + 180 * images / len(predictions) for images, _, _ in bins]
+    sure, found = ([100 * each[column] for each in bins] for column in (1, 2))
+    chart.axes.plot(sure, found, color=FIRST, alpha=0.4)
+    chart.axes.scatter(sure, found, sizes, color=FIRST)
+    chart.axes.set(xlabel="confidence, %", ylabel="accuracy, %", xlim=(0, 103), ylim=(0, 103))
+    return chart
+
+
+def learning_chart(curves: pd.DataFrame) -> Chart:
+    """Validation accuracy by step of each iteration's training."""
+    ends = curves.groupby("iteration", sort=False)["validation_accuracy"].last()
+    told = ", ".join(f"{name} ends at {100 * value:.1f} %" for name, value in ends.items())
+    chart = Chart(f"Accuracy on the validation split: {told}.", width=4.6, height=3.2)
+    colors = [SOFT, SECOND, FIRST, THIRD]
+    for place, (name, curve) in enumerate(curves.groupby("iteration", sort=False)):
+        color = colors[place - len(ends)] if len(ends) <= len(colors) else colors[place % len(colors)]
+        accuracy = 100 * curve["validation_accuracy"]
+        chart.axes.plot(curve["step"], accuracy, color=color, label=name, linewidth=2, marker="o", markersize=3)
+    chart.axes.set(xlabel="step", ylabel="validation accuracy, %")
+    chart.axes.legend(loc="lower right")
+    return chart

@@ -1,0 +1,226 @@
+"""What stands on the page, as the plain values that its template shows. Pure functions.
+
+N test images, K classes.
+"""
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from noisy_student.core.metrics import accuracy_interval
+from noisy_student.evaluation import gate
+from noisy_student.evaluation.history import EvaluationResult, History
+from noisy_student.evaluation.results import beside, distilled_sentences, row_of, verdict
+from noisy_student.page import charts
+from noisy_student.page.charts import Chart
+
+MAX_CELLS = 30  # classes of a confusion matrix that is shown whole
+GROUPS = {  # of pictures, and what is said of each
+    "surest": "The pseudo-labels that the teacher was surest of, in turn from each class.",
+    "least sure": "The kept pseudo-labels that it was least sure of: the border that the threshold draws.",
+    "changed": "Images to which the student gives another class than its teacher, the surest first.",
+    "confidently wrong": "Kept pseudo-labels that are wrong, the surest first; the student learned from these.",
+}
+FIGURES = {  # of the test split, beside accuracy
+    "balanced_accuracy": "mean of the classes' accuracies",
+    "macro_f1": "mean of the classes' F1",
+    "nll": "negative log-likelihood, nats",
+    "ece": "expected calibration error",
+    "ece_calibrated": "the same after temperature scaling",
+}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The audit of an iteration's pseudo-labels."""
+
+    figures: dict[str, Any]
+    pictures: pd.DataFrame  # group, id, predicted, before, truth, confidence, picture
+    map: pd.DataFrame  # split, id, predicted, truth, confidence, kept, picture, x, y
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the page is about."""
+
+    history: History
+    summary: dict[str, Any]
+    controls: dict[str, EvaluationResult]  # by kind
+    result: EvaluationResult  # of the current iteration
+    mistakes: pd.DataFrame  # id, actual, predicted, confidence, picture
+    audits: list[Audit]  # of the iterations from iter1 to the current one
+    card: dict[str, Any]  # of the data
+    params: dict[str, Any]
+    defaults: dict[str, Any]
+
+
+def contents(run: Run) -> dict[str, Any]:
+    """The values of the template, by name."""
+    last = run.audits[-1] if run.audits else None
+    last = run.audits[-1] if run.audits else None
+    return {
+        "iteration": run.summary["iteration"],
+        "source": run.card["source"],
+        "answer": verdict(run.summary),
+        "deploy": gate.sentence(run.summary["deploy"]),
+        "distilled": distilled_sentences(run.summary),
+        "accuracy": accuracy(run),
+        "models": model_rows(run),
+        "figures": figure_rows(run.result),
+        "data": data_rows(run.card),
+        "classes": run.card["classes"],
+        "pseudo_labels": [pseudo_label_row(each.figures) for each in run.audits],
+        "labeling": labeling_charts(run, last) if last else {},
+        "groups": picture_groups(last) if last else [],
+        "map": map_points(last) if last else [],
+        "by_class": class_rows(run.result),
+        "confusion": confusion(run.result.predictions, run.card["classes"]),
+        "mistakes": picture_list(run.mistakes),
+        "reliability": charts.reliability_chart(run.result.predictions),
+        "learning": charts.learning_chart(run.history.curves),
+        "parameters": differences(run.params, run.defaults),
+    }
+
+
+def accuracy(run: Run) -> Chart:
+    """The chart of all models."""
+    found = [{**row, "name": row["iteration"]} for row in run.history.rows.to_dict("records")]
+    others = [each.figures for each in run.controls.values()]
+    others += [
+        {**each, "name": each["iteration"]} for each in beside(run.summary)[1 if "control" in run.summary else 0 :]
+    ]
+    deploy = run.summary["deploy"]
+    return charts.accuracy_chart(found, others, deploy["name"] if deploy["decided"] else None)
+
+
+def model_rows(run: Run) -> list[dict[str, str]]:
+    """The table of iterations, control and distilled models, without the columns that are empty in all rows."""
+    rows = [row_of(each) for each in [*run.history.rows.to_dict("records"), *beside(run.summary)]]
+    shown = [name for name in rows[0] if any(row[name] for row in rows)]
+    if all(row["balanced"] == row["accuracy"] for row in rows):
+        shown.remove("balanced")
+    return [{name: row[name] for name in shown} for row in rows]
+
+
+def figure_rows(result: EvaluationResult) -> list[dict[str, str]]:
+    """Figures of the current iteration on the test split, each with its 95 % interval."""
+    figures, rows = result.figures, []
+    for name, meaning in FIGURES.items():
+        low, high = figures["intervals"][name]
+        ends = f"{low:.3f} to {high:.3f}"
+        rows.append({"name": name, "meaning": meaning, "value": f"{figures[name]:.3f}", "interval": ends})
+    return rows
+
+
+def data_rows(card: dict[str, Any]) -> list[dict[str, Any]]:
+    """How many images each split has, by class: name, total, and the counts in the order of the classes."""
+    return [
+        {
+            "name": split,
+            "total": total,
+            "counts": [card["images_by_class"].get(split, {}).get(name, 0) for name in card["classes"]],
+        }
+        for split, total in card["images"].items()
+    ]
+
+
+def pseudo_label_row(figures: dict[str, Any]) -> dict[str, Any]:
+    """A row for an iteration: what was kept, how much of it is right, and where the student sees it otherwise."""
+    pool, kept, known = (figures[key] for key in ("pool_images", "unique_images", "known_images"))
+    student = figures["student"]
+    precision = 1 - figures["wrong_kept"] / kept if known == pool else None
+    changed = f"{100 * student['changed'] / student['sample']:.1f} % of {student['sample']:,}"
+    return {
+        "iteration": figures["iteration"],
+        "kept": f"{kept:,} of {pool:,} ({100 * kept / pool:.1f} %)",
+        "with copies": f"{figures['images_with_copies']:,}",
+        "precision": _percent(precision),
+        "drift": _percent(figures["drift"]),
+        "changed": changed,
+        "mended": f"{student['mended']:,}" if student["known"] else "",
+        "spoiled": f"{student['spoiled']:,}" if student["known"] else "",
+    }
+
+
+def labeling_charts(run: Run, audit: Audit) -> dict[str, Chart]:
+    """Charts of the current iteration's pseudo-labels, by the name of each."""
+    figures = audit.figures
+    return {
+        "confidence": charts.confidence_chart(figures["iteration"], figures["confidence"]),
+        "threshold": charts.threshold_chart(figures["by_threshold"], figures["threshold"]),
+        "classes": charts.class_chart(figures["by_class"]),
+    }
+
+
+def picture_groups(audit: Audit) -> list[dict[str, Any]]:
+    """The groups of pool images that have any, each with a sentence and its pictures."""
+    found = []
+    for name, meaning in GROUPS.items():
+        of_group = audit.pictures[audit.pictures["group"] == name]
+        if len(of_group):
+            found.append({"name": name, "meaning": meaning, "pictures": picture_list(of_group)})
+    return found
+
+
+def picture_list(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Each row of a table of pictures, the picture as an address that holds it."""
+    return [{**row, "picture": address(row["picture"])} for row in table.to_dict("records")]
+
+
+def map_points(audit: Audit) -> list[dict[str, Any]]:
+    """Each image of the map."""
+    return picture_list(audit.map)
+
+
+def address(picture: bytes) -> str:
+    """A WebP file as an address that holds it."""
+    return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
+
+
+def class_rows(result: EvaluationResult) -> list[dict[str, Any]]:
+    """Each class with its test images and its accuracy with the 95 % interval, the least accurate first."""
+    right = result.predictions["actual"] == result.predictions["predicted"]
+    by_class = right.groupby(result.predictions["actual"], sort=False).agg(["mean", "size"])
+    rows = []
+    for name, (mean, images) in by_class.sort_values("mean", kind="stable").iterrows():
+        low, high = accuracy_interval(mean, int(images))
+        interval = f"{100 * low:.1f} to {100 * high:.1f}"
+        rows.append({"class": name, "images": int(images), "accuracy": _percent(mean), "interval": interval})
+    return rows
+
+
+def confusion(predictions: pd.DataFrame, classes: list[str]) -> list[dict[str, Any]]:
+    """A row for each class: its name, and how many of its images are predicted as each class; none for many classes."""
+    if len(classes) > MAX_CELLS:
+        return []
+    counts = pd.crosstab(predictions["actual"], predictions["predicted"])
+    counts = counts.reindex(index=classes, columns=classes, fill_value=0)
+    return [{"class": name, "counts": counts.loc[name].tolist()} for name in classes]
+
+
+def differences(params: dict[str, Any], defaults: dict[str, Any]) -> list[dict[str, str]]:
+    """Each value of `params` that is not that of `defaults`, by its dotted key; `""` where one has none."""
+    own, shipped = flat(params), flat(defaults)
+    keys = [*own, *(key for key in shipped if key not in own)]
+    return [
+        {"key": key, "value": own.get(key, ""), "default": shipped.get(key, "")}
+        for key in keys
+        if own.get(key) != shipped.get(key)
+    ]
+
+
+def flat(values: dict[str, Any], before: str = "") -> dict[str, str]:
+    """Nested `values` by dotted keys, as text."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{before}{key}.")
+        else:
+            found[f"{before}{key}"] = str(value)
+    return found
+
+
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.1f} %"

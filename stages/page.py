@@ -1,0 +1,60 @@
+"""Make the page about the current iteration: did the pool help, where does it hurt, and which model to deploy?
+
+Reads   the current iteration's history and results, the summary, the results of the controls, the audits, the data
+        report, the parameters that are shipped
+Writes  page.html, one file that needs no network
+Params  all of params.yaml
+"""
+
+from pathlib import Path
+
+from noisy_student.core.command_line import command
+from noisy_student.core.config import ParamsFile
+from noisy_student.core.files import read_json, read_parquet, write_bytes
+from noisy_student.core.workspace import guarded
+from noisy_student.evaluation.history import MISTAKES, read_controls, read_history, read_result
+from noisy_student.page.contents import Audit, Run
+from noisy_student.page.render import page
+
+
+@command
+def main(
+    *,
+    history: Path,
+    results: Path,
+    controls: Path,
+    audits: Path,
+    summary: Path,
+    report: Path,
+    defaults: Path,
+    out: Path,
+) -> None:
+    params = ParamsFile()
+    current = params.section("current", str)
+    names = [*params.section("controls", dict), *params.section("pool_controls", dict)]
+    inputs = {"history": history, "results": results, "controls": controls, "audits": audits, "summary": summary}
+    with guarded(__file__, params, {**inputs, "report": report, "defaults": defaults}):
+        found = read_history(history)
+        run = Run(
+            history=found,
+            summary=read_json(summary),
+            controls=read_controls(controls, names, current),
+            result=read_result(results / current),
+            mistakes=read_parquet(results / current / MISTAKES).to_pandas(),
+            audits=[read_audit(audits / name) for name in found.rows["iteration"][1:]],
+            card=read_json(report),
+            params=params.values,
+            defaults=ParamsFile(defaults).values,
+        )
+        write_bytes(out, page(run).encode())
+        print(f"the page: {out}", flush=True)
+
+
+def read_audit(folder: Path) -> Audit:
+    """What the stage `audit` left in `folder`."""
+    pictures, places = (read_parquet(folder / f"{name}.parquet").to_pandas() for name in ("pictures", "map"))
+    return Audit(read_json(folder / "audit.json"), pictures, places)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hostile_run import HOSTILE, IMAGES, hostile_run
+from PIL import Image
+
+from noisy_student.evaluation.history import History
+from noisy_student.page.contents import Run, confusion, differences, model_rows
+from noisy_student.page.render import page
+from noisy_student.store.pictures import picture
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return hostile_run()
+
+
+class Tags(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.found: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_answer_comes_first_and_the_page_needs_no_network(run):
+    html = page(run)
+    tags = Tags(html)
+    assert "The pool helped: +10.00 points" in html.split("<h2")[0]
+    assert "Deploy models/iter1" in html.split("<h2")[0]
+    addresses = [value for _, own in tags.found for name, value in own.items() if name in ("src", "href") and value]
+    assert all(each.startswith(("data:", "#")) for each in addresses)
+    assert not re.findall(r"url\((?!#)|@import", html)
+
+
+def test_names_stand_as_text_whatever_they_contain(run):
+    tags = Tags(page(run))
+    assert [own for tag, own in tags.found if tag == "script"] == [
+        {"type": "application/json", "id": "map-data"},
+        {},
+    ]
+    assert not [own for _, own in tags.found if any(name.startswith("on") for name in own)]
+    for name in HOSTILE:
+        assert name in tags.text
+        assert {"data-filter": name} in [{"data-filter": own.get("data-filter")} for _, own in tags.found]
+
+
+def test_every_picture_can_be_opened_and_belongs_to_its_classes(run):
+    tags = Tags(page(run))
+    shown = [own for tag, own in tags.found if tag == "figure" and own.get("class") == "picture"]
+    images = [own for tag, own in tags.found if tag == "img" and own.get("src", "").startswith("data:")]
+    assert len(shown) == len(images) == 40 + len(run.mistakes)
+    assert json.loads(shown[0]["data-classes"]) == [HOSTILE[1], HOSTILE[3], HOSTILE[0], ""]
+    assert images[0]["alt"] == run.audits[0].pictures["id"][0]
+
+
+def test_a_chart_tells_those_who_do_not_see_it(run):
+    tags = Tags(page(run))
+    charts = [own for _, own in tags.found if own.get("class") == "chart"]
+    assert len(charts) == 6
+    assert "iter0 80.0 %, iter1 80.0 %, same_size 80.0 %" in charts[0]["aria-label"]
+
+
+def test_the_same_run_gives_the_same_page(run):
+    assert page(run) == page(run)
+
+
+def test_a_run_without_iterations_has_a_page(run):
+    alone = History(run.history.rows[:1], run.history.curves[:1], run.history.predictions, run.history.held_out)
+    html = page(
+        replace(
+            run, history=alone, audits=[], controls={}, summary={"iteration": "iter0", "deploy": run.summary["deploy"]}
+        )
+    )
+    assert "it is unknown whether the pool helped" in html
+    assert 'id="map"' not in html
+
+
+def test_many_classes_have_no_table_of_confusion(run):
+    assert confusion(run.result.predictions, [f"{number}" for number in range(31)]) == []
+    counts = confusion(run.result.predictions, HOSTILE)
+    assert sum(sum(row["counts"]) for row in counts) == IMAGES
+    assert counts[0]["counts"][0] == 8  # of ten, two are predicted as another
+
+
+def test_empty_columns_are_left_out(run):
+    assert list(model_rows(run)[0]) == ["iteration", "model", "parameters", "accuracy", "95 %", "pool kept"]
+
+
+def test_parameters_that_differ_stand_beside_the_shipped_ones():
+    own, shipped = {"a": {"b": 1, "c": {}}, "e": 2}, {"a": {"b": 2, "c": {}}, "d": 3, "e": 2}
+    assert differences(own, shipped) == [
+        {"key": "a.b", "value": "1", "default": "2"},
+        {"key": "d", "value": "", "default": "3"},
+    ]
+
+
+def test_a_picture_is_no_larger_than_asked_for_and_keeps_its_shape():
+    shown = Image.open(io.BytesIO(picture(np.zeros((300, 200, 3), np.uint8))))
+    assert shown.size == (64, 96)
+    assert Image.open(io.BytesIO(picture(np.zeros((28, 28, 1), np.uint8)))).size == (28, 28)
