@@ -17,6 +17,7 @@ from noisy_student.models.device import RuntimeParams, pick_device
 from noisy_student.models.prediction import LabelingParams
 from noisy_student.models.registry import check_head, check_name, check_rates, check_side
 from noisy_student.pretraining import PretrainingParams, description
+from noisy_student.pseudo_labeling.guards import GuardParams
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams, of_iteration
 from noisy_student.training.augmentation.policy import NoiseParams, check_crop
 from noisy_student.training.objectives import OBJECTIVES
@@ -52,6 +53,7 @@ class Params(ParamsModel):
     noise: NoiseParams
     labeling: LabelingParams
     pseudo_labels: PseudoLabelParams
+    guards: GuardParams
     training: TrainingParams
     iterations: dict[str, IterationParams]
     controls: dict[str, ControlParams]

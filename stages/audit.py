@@ -62,7 +62,11 @@ def main(
         classes = splits["labeled"].classes
         prior = np.bincount(splits["labeled"].labels, minlength=len(classes)) / len(splits["labeled"])
         known = softmax(read_logits(logits, "calibration"), temperature)
-        figures = {"iteration": description["name"], "threshold": chosen_by["threshold"]}
+        figures = {
+            "iteration": description["name"],
+            "threshold": chosen_by["threshold"],
+            "warnings": chosen_by["warnings"],
+        }
         figures |= pool_figures(found, classes, prior)
         figures["by_threshold"] = threshold_curve(found, known, splits["calibration"].labels)
         figures["student"] = student_figures(found, seen["pool"].rows, seen["pool"].predicted)

@@ -2,16 +2,17 @@
 
 Reads   the logits of the pool and the calibration split, the calibration split's labels
 Writes  a folder: pseudo_labels.parquet (row, label, confidence, copies, target) and a readable report
-Params  seed, pseudo_labels, iterations.<iteration>
+Params  seed, guards, pseudo_labels, iterations.<iteration>
 """
 
 from pathlib import Path
 
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
-from noisy_student.core.metrics import fit_temperature
+from noisy_student.core.metrics import fit_temperature, softmax
 from noisy_student.core.randomness import Seed, generator
 from noisy_student.core.workspace import guarded
+from noisy_student.pseudo_labeling.guards import GuardParams, faults, warnings
 from noisy_student.pseudo_labeling.ood import ood_scores
 from noisy_student.pseudo_labeling.selection import PseudoLabelParams, find_limits, make, of_iteration
 from noisy_student.store.pseudo_labels import read_logits, save_pseudo_labels
@@ -22,6 +23,7 @@ from noisy_student.store.splits import read_split
 def main(*, iteration: str, logits: Path, calibration: Path, out: Path) -> None:
     params = ParamsFile()
     seed = params.section("seed", Seed)
+    guards = params.section("guards", GuardParams)
     defaults = params.section("pseudo_labels", PseudoLabelParams)
     section = params.section(f"iterations.{iteration}", dict)
     options = of_iteration(defaults, section.get("pseudo_labels", {}), iteration)
@@ -34,7 +36,13 @@ def main(*, iteration: str, logits: Path, calibration: Path, out: Path) -> None:
         limits = find_limits(options, known, held_out.labels, temperature, scores["calibration"], pool)
         draw = generator(seed, f"balance of {iteration}")
         pseudo_labels = make(pool, options, temperature, draw, limits, scores["pool"])
-        chosen_by = {"temperature": temperature, **limits.figures()}
+        sure = softmax(known, temperature)
+        predicted, labels, classes = pool.argmax(axis=1), held_out.labels, held_out.classes
+        found = faults(predicted, pseudo_labels, sure, labels, limits.threshold, classes)
+        said = warnings(found, guards, iteration)
+        for sentence in said:
+            print(f"warning: {iteration}: {sentence}", flush=True)
+        chosen_by = {"temperature": temperature, **limits.figures(), "warnings": said}
         save_pseudo_labels(out, pseudo_labels, held_out.classes, len(pool), chosen_by)
         kept = f"{len(pseudo_labels.rows):,} of {len(pool):,} pool images kept"
         how = "calibrated confidences" if options.calibrate else "confidences"

@@ -50,6 +50,7 @@ def audit_figures() -> dict:
     return {
         "iteration": "iter1",
         "threshold": 0.5,
+        "warnings": [f"no pool image is kept as {HOSTILE[0]}"],
         "pool_images": 40,
         "unique_images": 20,
         "images_with_copies": 20,

@@ -72,6 +72,7 @@ def contents(run: Run) -> dict[str, Any]:
         "data": data_rows(run.card),
         "classes": run.card["classes"],
         "pseudo_labels": [pseudo_label_row(each.figures) for each in run.audits],
+        "warnings": [warning for each in run.audits for warning in warnings_of(each.figures)],
         "labeling": labeling_charts(run, last) if last else {},
         "groups": picture_groups(last) if last else [],
         "map": map_points(last) if last else [],
@@ -142,6 +143,11 @@ def pseudo_label_row(figures: dict[str, Any]) -> dict[str, Any]:
         "mended": f"{student['mended']:,}" if student["known"] else "",
         "spoiled": f"{student['spoiled']:,}" if student["known"] else "",
     }
+
+
+def warnings_of(figures: dict[str, Any]) -> list[dict[str, str]]:
+    """The warnings of the guards of an iteration's pseudo-labels."""
+    return [{"iteration": figures["iteration"], "sentence": sentence} for sentence in figures["warnings"]]
 
 
 def labeling_charts(run: Run, audit: Audit) -> dict[str, Chart]:

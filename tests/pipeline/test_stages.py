@@ -41,6 +41,8 @@ CLASSES = ["zero", "one", "two"]
 ROWS = {"labeled": (0, 30), "pool": (30, 230), "calibration": (230, 290), "validation": (290, 330)}
 TINY = {
     "runtime.threads": 1,
+    "guards.collapsed": "warn",  # of so weak a teacher
+    "guards.useless": "warn",
     "noise.crop": 1,
     "teacher.model": "cnn_4",
     "teacher.noise.crop": 1,

@@ -1,0 +1,81 @@
+"""Each guard finds the fault that was planted for it, and none finds a fault in a sound teacher."""
+
+import numpy as np
+import pytest
+
+from noisy_student.core.errors import UserError
+from noisy_student.core.metrics import one_hot, softmax
+from noisy_student.pseudo_labeling.guards import GuardParams, faults, warnings
+from noisy_student.store.pseudo_labels import PseudoLabels
+
+CLASSES = ["cat", "dog", "eel", "fox"]
+LABELS = np.arange(200) % 4
+GUARDS = GuardParams(collapsed="stop", useless="stop", swallowing="warn", empty_class="warn", miscalibrated="off")
+
+
+def kept(predicted: np.ndarray) -> PseudoLabels:
+    count = len(predicted)
+    return PseudoLabels(np.arange(count), predicted, np.ones(count), np.eye(4)[predicted], np.ones(count, int))
+
+
+def found(predicted: np.ndarray, sharpness: float = 3.0, pool: np.ndarray | None = None) -> dict[str, str]:
+    """The faults of a teacher that predicts those classes for the calibration images, and `pool` for the pool."""
+    pool = predicted if pool is None else pool
+    held_out = softmax(sharpness * one_hot(predicted, 4))
+    return faults(pool, kept(pool), held_out, LABELS, 0.0, CLASSES)
+
+
+def mostly_right(wrong: int = 30) -> np.ndarray:
+    return np.where(np.arange(200) < wrong, (LABELS + 1) % 4, LABELS)
+
+
+def test_a_sound_teacher_has_no_fault():
+    assert found(mostly_right()) == {}
+
+
+def test_a_collapsed_teacher_is_found():
+    said = found(mostly_right(), pool=np.full(500, 1))
+    assert said["collapsed"].startswith("the teacher calls 100 % of the pool dog")
+    assert "cat, eel, fox" in said["empty_class"]
+
+
+def test_shuffled_labels_are_found():
+    shuffled = np.random.default_rng(0).permutation(LABELS)
+    assert "always saying cat would be in 25 %" in found((LABELS + 1) % 4)["useless"]
+    assert found(shuffled).keys() & {"useless", "swallowing"}
+
+
+def test_labels_below_the_threshold_do_not_count():
+    sharpness = np.where(np.arange(200) < 180, 1.0, 9.0)[:, None]  # unsure of 180 images, all of which are wrong
+    held_out = softmax(sharpness * one_hot(mostly_right(180), 4))
+    said = [faults(LABELS, kept(LABELS), held_out, LABELS, threshold, CLASSES) for threshold in (0.0, 0.9)]
+    assert "useless" in said[0]
+    assert "useless" not in said[1]
+
+
+def test_a_class_that_swallows_others_is_found():
+    said = found(np.where(LABELS == 3, 3, 2))["swallowing"]
+    assert said.startswith("of 150 calibration images called eel, 50 are")
+
+
+def test_a_class_without_pseudo_labels_is_found():
+    assert found(mostly_right(), pool=LABELS[LABELS != 2])["empty_class"].startswith("no pool image is kept as eel;")
+
+
+def test_confidence_that_is_far_from_the_truth_is_found():
+    assert "pseudo_labels.calibrate" in found(mostly_right(80), sharpness=30)["miscalibrated"]
+
+
+@pytest.mark.parametrize("images", [1, 9])
+def test_a_few_images_prove_nothing(images):
+    wrong = (LABELS[:images] + 1) % 4
+    held_out = softmax(9.0 * one_hot(wrong, 4))
+    said = faults(wrong, kept(wrong), held_out, LABELS[:images], 0.0, CLASSES)
+    assert said.keys() <= {"empty_class"}
+
+
+def test_a_guard_stops_warns_or_does_nothing():
+    said = {"swallowing": "one", "miscalibrated": "two", "empty_class": "three"}
+    assert warnings(said, GUARDS, "iter1") == ["one", "three"]
+    with pytest.raises(UserError, match=r"pseudo-labels of iter1 look wrong: four, or set guards\.useless to warn"):
+        warnings({**said, "useless": "four"}, GUARDS, "iter1")
