@@ -35,9 +35,9 @@ from benchmarks.side_by_side import plain_training_rate
 from benchmarks.speed import LAYOUTS, MACHINE, PRECISIONS, floor
 from benchmarks.study import changed, copy_project, environment
 from commands.configure import values
-from commands.docs import markdown_table
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_json
+from noisy_student.core.markdown import markdown_table
 
 OUT = ROOT / "benchmarks" / "gpu"
 DEVICE = "NOISY_STUDENT_GPU_TESTS"  # environment variable: the device of the tests marked gpu

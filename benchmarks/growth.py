@@ -21,9 +21,9 @@ from benchmarks.processes import ROOT, hardware, pipeline, run
 from benchmarks.rows import add_row, has_row
 from benchmarks.study import changed, copy_project
 from commands import list_shards
-from commands.docs import markdown_table
 from noisy_student.core.errors import cli_main
 from noisy_student.core.files import write_bytes
+from noisy_student.core.markdown import markdown_table
 
 GROWTH = ROOT / "benchmarks" / "growth.csv"
 SIZES = (10_000, 100_000, 1_000_000)

@@ -19,9 +19,9 @@ from sklearn.datasets import load_sample_images
 
 from benchmarks.limits import per_second
 from benchmarks.processes import ROOT, hardware, run
-from commands.docs import markdown_table
 from noisy_student.core.errors import cli_main
 from noisy_student.core.files import write_bytes, write_csv
+from noisy_student.core.markdown import markdown_table
 from noisy_student.data.shard_contents import images_in
 from noisy_student.store.decoding import Preparation, decode
 from noisy_student.store.shard_files import BLOCK_BYTES, found_shards

@@ -12,6 +12,7 @@ COMMANDS = (
     "predict",
     "label-next",
     "table",
+    "compare",
     "noise-sheet",
     "configure",
     "list-shards",
@@ -20,7 +21,9 @@ COMMANDS = (
     "docs",
 )
 EXTRAS = {"submitit": "slurm"}  # modules of an extra, by name; those of `pipeline`:
-EXTRAS |= dict.fromkeys(("dvc", "networkx", "ruamel", "scipy", "mlxtend", "huggingface_hub"), "pipeline")
+EXTRAS |= dict.fromkeys(
+    ("dvc", "networkx", "ruamel", "scipy", "jinja2", "matplotlib", "mlxtend", "huggingface_hub"), "pipeline"
+)
 
 
 def main(argv: list[str] | None = None) -> None:

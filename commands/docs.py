@@ -20,6 +20,7 @@ import pandas as pd
 from commands.configure import values
 from commands.pictures import accuracy_picture
 from noisy_student.core.errors import UserError, cli_main
+from noisy_student.core.markdown import markdown_table
 from noisy_student.core.metrics import mean_interval
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,13 +128,6 @@ def percent(fractions: pd.Series, sign: str = "") -> str:
         return ""
     mean, half = mean_interval(known)
     return f"{mean:{sign}.2f}" + (f" ± {half:.2f}" if np.isfinite(half) else "")
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; cells that are figures stand to the right."""
-    figures = [all(re.match(r"[+-]?\d", row[column]) for row in rows) for column in range(len(header))]
-    right = ["---:" if each else "---" for each in figures]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, right, *rows])
 
 
 def fill(text: str) -> str:

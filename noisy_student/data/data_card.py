@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from noisy_student.core.files import replacing, write_bytes
+from noisy_student.core.markdown import escaped, markdown_table
 from noisy_student.store.selection import Selection
 
 CARD = "card.md"
@@ -65,7 +66,7 @@ def markdown(report: dict[str, Any], alike: bool, tables: dict[str, pd.DataFrame
         "Pool images are counted by class only if their class is known to the evaluation.",
         _table(["class", *splits], [*counts, total]),
         "## What they look like",
-        *(f"### {_text(name)}\n\n![{_text(name)}](class-{number:03}.png)" for number, name in enumerate(classes)),
+        *(f"### {escaped(name)}\n\n![{escaped(name)}](class-{number:03}.png)" for number, name in enumerate(classes)),
         "### The pool\n\n![images without labels](pool.png)",
     ]
     if alike:
@@ -113,17 +114,10 @@ def _sheet(images: np.ndarray, numbered: bool) -> Image.Image:
 
 
 def _table(head: list[str], rows: list[list[Any]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(_text(_shown(cell)) for cell in line)} |" for line in lines)
+    return markdown_table([escaped(cell) for cell in head], [[escaped(_shown(cell)) for cell in row] for row in rows])
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _text(name: str) -> str:
-    """`name` with the signs escaped that mean something in Markdown."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in name)
-    return "".join(f"\\{letter}" if letter in "\\|*_[]<>`#" else letter for letter in plain)

@@ -145,16 +145,12 @@ def table(history: pd.DataFrame, summary: dict[str, Any], confusion: pd.DataFram
     """The table of iterations, control and distilled models that a run ends with.
 
     Its caption says whether the pool helped, and which model to deploy. With `confusion` (actual and predicted class of
-    each test image) it names the least accurate classes. Balanced accuracy, where it differs from the accuracy, has the
-    column of the parameters, because there is no room for both in a terminal. A column in which nothing is known is
-    left out.
+    each test image) it names the least accurate classes.
     """
     first = history.iloc[0]
     labels = f"{first.training_labels} training labels, {first.held_out_labels} held-out labels"
     title = f"Test accuracy by iteration ({labels})"
-    cells = [row_of(model) for model in [*history.to_dict("records"), *beside(summary)]]
-    without = "balanced" if all(row["balanced"] == row["accuracy"] for row in cells) else "parameters"
-    columns = [name for name in cells[0] if name != without and any(row[name] for row in cells)]
+    rows = table_rows(history, summary)
     sentences = [verdict(summary), *distilled_sentences(summary)]
     if confusion is not None:
         sentences.insert(0, _least_accurate(confusion, summary["iteration"]))
@@ -162,12 +158,25 @@ def table(history: pd.DataFrame, summary: dict[str, Any], confusion: pd.DataFram
         sentences.append(gate.sentence(summary["deploy"]))
     table = Table(title=title, caption="\n".join(sentences), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
-    for column in columns:
+    for column in rows[0]:
         justify: Any = "left" if column in ("iteration", "model") else "right"
         table.add_column(column, no_wrap=column != "model", overflow="fold", justify=justify)
-    for row in cells:
-        table.add_row(*(row[column] for column in columns))
+    for row in rows:
+        table.add_row(*row.values())
     return table
+
+
+def table_rows(history: pd.DataFrame, summary: dict[str, Any]) -> list[dict[str, str]]:
+    """The cells of the table by column, a row for each model: iterations, control, distilled models.
+
+    Balanced accuracy, where it differs from the accuracy, takes the place of the parameters, because there is no room
+    for both in a terminal. A column in which nothing
+    is known is left out.
+    """
+    rows = [_row(model) for model in [*history.to_dict("records"), *beside(summary)]]
+    without = "balanced" if all(row["balanced"] == row["accuracy"] for row in rows) else "parameters"
+    shown = [name for name in rows[0] if name != without and any(row[name] for row in rows)]
+    return [{name: row[name] for name in shown} for row in rows]
 
 
 def beside(summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -177,7 +186,7 @@ def beside(summary: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"iteration": name, **model} for name, model in others.items()]
 
 
-def row_of(model: dict[str, Any]) -> dict[str, str]:
+def _row(model: dict[str, Any]) -> dict[str, str]:
     """The row of an iteration, of the control or of a distilled model, by column."""
     return {
         "iteration": model["iteration"],

@@ -12,7 +12,7 @@ import pandas as pd
 from noisy_student.core.metrics import accuracy_interval
 from noisy_student.evaluation import gate
 from noisy_student.evaluation.history import EvaluationResult, History
-from noisy_student.evaluation.results import beside, distilled_sentences, row_of, verdict
+from noisy_student.evaluation.results import beside, distilled_sentences, table_rows, verdict
 from noisy_student.page import charts
 from noisy_student.page.charts import Chart
 
@@ -67,7 +67,7 @@ def contents(run: Run) -> dict[str, Any]:
         "deploy": gate.sentence(run.summary["deploy"]),
         "distilled": distilled_sentences(run.summary),
         "accuracy": accuracy(run),
-        "models": model_rows(run),
+        "models": table_rows(run.history.rows, run.summary),
         "figures": figure_rows(run.result),
         "data": data_rows(run.card),
         "classes": run.card["classes"],
@@ -94,15 +94,6 @@ def accuracy(run: Run) -> Chart:
     ]
     deploy = run.summary["deploy"]
     return charts.accuracy_chart(found, others, deploy["name"] if deploy["decided"] else None)
-
-
-def model_rows(run: Run) -> list[dict[str, str]]:
-    """The table of iterations, control and distilled models, without the columns that are empty in all rows."""
-    rows = [row_of(each) for each in [*run.history.rows.to_dict("records"), *beside(run.summary)]]
-    shown = [name for name in rows[0] if any(row[name] for row in rows)]
-    if all(row["balanced"] == row["accuracy"] for row in rows):
-        shown.remove("balanced")
-    return [{name: row[name] for name in shown} for row in rows]
 
 
 def figure_rows(result: EvaluationResult) -> list[dict[str, str]]:

@@ -1,10 +1,12 @@
-"""The page as one HTML file that needs no network."""
+"""HTML files that need no network: the page about a run, and the comparison of two."""
 
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from noisy_student.page.charts import styled
+from noisy_student.page.comparison import Revision, compared
 from noisy_student.page.contents import Run, contents
 
 TEMPLATES = Path(__file__).parent
@@ -12,6 +14,16 @@ TEMPLATES = Path(__file__).parent
 
 def page(run: Run) -> str:
     """The page about `run`. Names of classes and files stand there as text, whatever they contain."""
+    with styled():
+        return _rendered("page.html", contents(run))
+
+
+def comparison(before: Revision, after: Revision) -> str:
+    """The page that compares two revisions of a run."""
+    return _rendered("comparison.html", compared(before, after))
+
+
+def _rendered(template: str, values: dict[str, Any]) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -19,5 +31,4 @@ def page(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    with styled():
-        return environment.get_template("page.html").render(contents(run))
+    return environment.get_template(template).render(values)

@@ -237,6 +237,12 @@ def test_each_iteration_is_a_revision_and_nothing_is_trained_for_it(project):
         assert set(project.experiment(f"one-{current}", f"current={current}")) <= {"check", "summarize", "page"}
     table = project.run("dvc", "metrics", "diff", "one-iter0", "one-iter1", "--md")
     assert "| metrics/summary.json | nll " in table  # of so small a run the accuracies may be the same
+    project.run(sys.executable, "-m", "commands.compare", "one-iter0", "one-iter1", "--out", "work/comparison.html")
+    page = (project.folder / "work/comparison.html").read_text()
+    assert "<h2>one-iter0: iter0</h2>" in page
+    assert "<h2>one-iter1: iter1</h2>" in page
+    said = project.run(sys.executable, "-m", "commands.compare", "one-iter7", status=1)
+    assert said.startswith("error: there is no revision one-iter7")
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
 
-from commands.docs import FIGURES, FIGURES_BLOCK, PICTURES, ROOT, fill, main, markdown_table, pages
+from commands.docs import FIGURES, FIGURES_BLOCK, PICTURES, ROOT, fill, main, pages
+from noisy_student.core.markdown import markdown_table
 
 PAGES = [str(path.relative_to(ROOT)) for path in pages()]
 

@@ -10,7 +10,8 @@ from hostile_run import HOSTILE, IMAGES, hostile_run
 from PIL import Image
 
 from noisy_student.evaluation.history import History
-from noisy_student.page.contents import Run, confusion, differences, model_rows
+from noisy_student.page.contents import Run, confusion, differences
+from noisy_student.page.pull_request import pull_request
 from noisy_student.page.render import page
 from noisy_student.store.pictures import picture
 
@@ -96,8 +97,13 @@ def test_many_classes_have_no_table_of_confusion(run):
     assert counts[0]["counts"][0] == 8  # of ten, two are predicted as another
 
 
-def test_empty_columns_are_left_out(run):
-    assert list(model_rows(run)[0]) == ["iteration", "model", "parameters", "accuracy", "95 %", "pool kept"]
+def test_a_pull_request_has_the_answer_the_table_and_a_chart(run):
+    said = pull_request(run.history.rows, run.summary)
+    assert said.startswith("**The pool helped: +10.00 points")
+    assert "| iteration | model | parameters | accuracy | 95 % | pool kept |" in said
+    assert "| iter1 | cnn\\_4 | 10 | 80.0 % | 70.0-90.0 | 50.0 % |" in said
+    assert "x-axis [iter0, iter1]" in said
+    assert "line [80.0, 80.0]" in said
 
 
 def test_parameters_that_differ_stand_beside_the_shipped_ones():
