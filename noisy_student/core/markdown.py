@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; columns of figures stand to the right."""
-    figures = [all(re.match(r"[+-]?\d", row[column]) for row in rows) for column in range(len(header))]
+    figures = [all(re.match(r"[+-]?\d|$", row[column]) for row in rows) for column in range(len(header))]
     ends = ["---:" if each else "---" for each in figures]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ends, *rows])
 
