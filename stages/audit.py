@@ -4,7 +4,7 @@ Reads   the logits of the pool and the calibration split, the pseudo-labels, the
         pool images; the pool's truth
 Writes  a folder: audit.json (figures), pictures.parquet (images worth a look), map.parquet (a map of images by the
         student's features)
-Params  seed, runtime
+Params  seed, runtime, guards
 """
 
 from pathlib import Path
@@ -25,11 +25,13 @@ from noisy_student.evaluation.feature_map import feature_map
 from noisy_student.models.classifier import Classifier, load_classifier
 from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.models.features import logits_and_features
+from noisy_student.pseudo_labeling.guards import GuardParams, faults, warnings
 from noisy_student.store.pictures import picture
 from noisy_student.store.pseudo_labels import read_logits, read_pseudo_labels
 from noisy_student.store.splits import Split, read_split, read_truth
 
-SAMPLE = 1000  # pool images that the student predicts, at most
+SAMPLE = 1000  # images of a split that the student predicts, at most
+BLOCKS = 32  # that they are drawn from, where images are read in blocks
 MAP_IMAGES = 300  # of a split that are on the map, at most
 MAP_SIDE = 48  # pixels of a picture on it
 
@@ -48,57 +50,84 @@ def main(
 ) -> None:
     params = ParamsFile()
     seed, runtime = params.section("seed", Seed), params.section("runtime", RuntimeParams)
-    inputs = {"logits": logits, "pseudo_labels": pseudo_labels, "student": student, "labeled": labeled}
-    inputs |= {"calibration": calibration, "pool": pool, "pool_truth": pool_truth}
-    with guarded(__file__, params, inputs):
-        splits = {"labeled": read_split(labeled), "calibration": read_split(calibration), "pool": read_split(pool)}
-        chosen_by = read_json(pseudo_labels / "report.json")
-        temperature = chosen_by["temperature"]
-        truth, kept = read_truth(pool_truth), read_pseudo_labels(pseudo_labels)
-        found = labeling(read_logits(logits, "pool"), temperature, kept, truth)
+    guards = params.section("guards", GuardParams)
+    folders = {"labeled": labeled, "calibration": calibration, "pool": pool}
+    inputs = {"logits": logits, "pseudo_labels": pseudo_labels, "student": student, "pool_truth": pool_truth}
+    with guarded(__file__, params, inputs | folders):
+        splits = {name: read_split(folder) for name, folder in folders.items()}
+        teacher = read_teacher(logits, pseudo_labels, pool_truth)
         classifier, description = load_classifier(student, setup(runtime))
         seen = of_student(classifier, splits, runtime, seed)
+        name = description["name"]
+        write_json(
+            out / "audit.json", {"iteration": name, **figures(teacher, splits["calibration"], seen, guards, name)}
+        )
+        save_table(out / "pictures.parquet", pictures(teacher.labeling, splits["pool"], seen["pool"]))
+        save_table(out / "map.parquet", map_of(teacher.labeling, splits, seen))
 
-        classes = splits["labeled"].classes
-        prior = np.bincount(splits["labeled"].labels, minlength=len(classes)) / len(splits["labeled"])
-        known = softmax(read_logits(logits, "calibration"), temperature)
-        figures = {
-            "iteration": description["name"],
-            "threshold": chosen_by["threshold"],
-            "warnings": chosen_by["warnings"],
-        }
-        figures |= pool_figures(found, classes, prior)
-        figures["by_threshold"] = threshold_curve(found, known, splits["calibration"].labels)
-        figures["student"] = student_figures(found, seen["pool"].rows, seen["pool"].predicted)
-        write_json(out / "audit.json", figures)
-        save_table(out / "pictures.parquet", pictures(found, splits["pool"], seen["pool"]))
-        save_table(out / "map.parquet", map_of(found, splits, seen))
+
+class Teacher(NamedTuple):
+    """What the teacher says of the pool and of the calibration split, M images, K classes."""
+
+    labeling: Labeling
+    calibration: np.ndarray  # float64 (M,K), its probabilities
+    threshold: float
+
+
+def read_teacher(logits: Path, pseudo_labels: Path, pool_truth: Path) -> Teacher:
+    """The teacher's predictions in the folder `logits`, and the pseudo-labels that were made of them."""
+    chosen_by, kept = read_json(pseudo_labels / "report.json"), read_pseudo_labels(pseudo_labels)
+    temperature = chosen_by["temperature"]
+    found = labeling(read_logits(logits, "pool"), temperature, kept, read_truth(pool_truth))
+    return Teacher(found, softmax(read_logits(logits, "calibration"), temperature), chosen_by["threshold"])
 
 
 class Seen(NamedTuple):
-    """What the student says of some images of a split, S of them."""
+    """What the student says of some images of a split, S of them in random order."""
 
     rows: np.ndarray  # int64 (S,), of the split
+    images: np.ndarray  # uint8 (S,H,W,C)
     predicted: np.ndarray  # int64 (S,)
     confidence: np.ndarray  # float64 (S,), calibrated
     features: np.ndarray  # float16 (S,F)
 
 
 def of_student(student: Classifier, splits: dict[str, Split], runtime: RuntimeParams, seed: int) -> dict[str, Seen]:
-    """What the student says of a sample of each split; the sample depends on the seed and the split's size alone."""
-    rows, predictions = {}, {}
-    for name, split in splits.items():
-        most = SAMPLE if name != "labeled" else MAP_IMAGES
-        draw = generator(seed, f"audit of {name}")
-        rows[name] = np.sort(draw.permutation(len(split))[:most])
-        predictions[name] = logits_and_features(student, split.selection(rows[name]), runtime)
-    held_out = splits["calibration"].labels[rows["calibration"]]
-    temperature = fit_temperature(predictions["calibration"][0], held_out)
-    found = {}
-    for name, (logits, features) in predictions.items():
-        probabilities = softmax(logits, temperature)
-        found[name] = Seen(rows[name], probabilities.argmax(axis=1), probabilities.max(axis=1), features)
-    return found
+    """What the student says of a sample of each split; the sample depends on the seed and the split alone."""
+    rows = {name: sample(split, generator(seed, f"audit of {name}")) for name, split in splits.items()}
+    images = {name: split.images(rows[name]) for name, split in splits.items()}
+    found = {name: logits_and_features(student, images[name], runtime) for name in splits}
+    temperature = fit_temperature(found["calibration"][0], splits["calibration"].labels[rows["calibration"]])
+    probabilities = {name: softmax(logits, temperature) for name, (logits, _) in found.items()}
+    return {
+        name: Seen(rows[name], images[name], each.argmax(axis=1), each.max(axis=1), found[name][1])
+        for name, each in probabilities.items()
+    }
+
+
+def sample(split: Split, draw: np.random.Generator) -> np.ndarray:
+    """Rows int64 (S,) of at most SAMPLE images in random order; where images are read in blocks, of at most BLOCKS."""
+    rows, blocks = draw.permutation(len(split)), split.selection().blocks()
+    if blocks is not None:
+        chosen = draw.permutation(np.unique(blocks))[:BLOCKS]
+        rows = rows[np.isin(blocks[rows], chosen)]
+    return rows[:SAMPLE]
+
+
+def figures(
+    teacher: Teacher, calibration: Split, seen: dict[str, Seen], guards: GuardParams, name: str
+) -> dict[str, Any]:
+    """What is wrong with the pseudo-labels of the iteration called `name`, if anything, and how many are right."""
+    found, of_pool = teacher.labeling, seen["pool"]
+    given = teacher.calibration, calibration.labels, teacher.threshold
+    wrong = faults(found.predicted, found.kept, *given, calibration.classes)
+    return {
+        "threshold": teacher.threshold,
+        "warnings": warnings(wrong, guards, name),
+        **pool_figures(found, calibration.classes, teacher.calibration.argmax(axis=1)),
+        "by_threshold": threshold_curve(found, *given),
+        "student": student_figures(found, of_pool.rows, of_pool.predicted),
+    }
 
 
 def pictures(found: Labeling, pool: Split, seen: Seen) -> pd.DataFrame:
@@ -114,23 +143,22 @@ def pictures(found: Labeling, pool: Split, seen: Seen) -> pd.DataFrame:
 
 def map_of(found: Labeling, splits: dict[str, Split], seen: dict[str, Seen]) -> pd.DataFrame:
     """Where images of each split lie, what the student says of them, their true class if known, and their pictures."""
-    chosen = {name: slice(None, MAP_IMAGES) for name in splits}
     truths = {"labeled": splits["labeled"].labels, "calibration": splits["calibration"].labels, "pool": found.truth}
     tables, features = [], []
     for name, split in splits.items():
-        of_split = Seen(*(values[chosen[name]] for values in seen[name]))
+        few = Seen(*(values[:MAP_IMAGES] for values in seen[name]))
         names = np.array([*split.classes, ""])
         columns: dict[str, Any] = {
             "split": name,
-            "id": split.ids[of_split.rows],
-            "predicted": names[of_split.predicted],
-            "confidence": of_split.confidence.round(4),
-            "truth": names[truths[name][of_split.rows]],
-            "kept": found.is_kept[of_split.rows] if name == "pool" else True,
-            "picture": [picture(image, MAP_SIDE) for image in split.images(of_split.rows)],
+            "id": split.ids[few.rows],
+            "predicted": names[few.predicted],
+            "confidence": few.confidence.round(4),
+            "truth": names[truths[name][few.rows]],
+            "kept": found.is_kept[few.rows] if name == "pool" else True,
+            "picture": [picture(image, MAP_SIDE) for image in few.images],
         }
         tables.append(pd.DataFrame(columns))
-        features.append(of_split.features)
+        features.append(few.features)
     table = pd.concat(tables, ignore_index=True)
     table[["x", "y"]] = feature_map(np.concatenate(features)).round(4)
     return table

@@ -36,13 +36,11 @@ def main(*, iteration: str, logits: Path, calibration: Path, out: Path) -> None:
         limits = find_limits(options, known, held_out.labels, temperature, scores["calibration"], pool)
         draw = generator(seed, f"balance of {iteration}")
         pseudo_labels = make(pool, options, temperature, draw, limits, scores["pool"])
-        sure = softmax(known, temperature)
-        predicted, labels, classes = pool.argmax(axis=1), held_out.labels, held_out.classes
-        found = faults(predicted, pseudo_labels, sure, labels, limits.threshold, classes)
-        said = warnings(found, guards, iteration)
-        for sentence in said:
+        probabilities, predicted = softmax(known, temperature), pool.argmax(axis=1)
+        given = probabilities, held_out.labels, limits.threshold, held_out.classes
+        for sentence in warnings(faults(predicted, pseudo_labels, *given), guards, iteration):
             print(f"warning: {iteration}: {sentence}", flush=True)
-        chosen_by = {"temperature": temperature, **limits.figures(), "warnings": said}
+        chosen_by = {"temperature": temperature, **limits.figures()}
         save_pseudo_labels(out, pseudo_labels, held_out.classes, len(pool), chosen_by)
         kept = f"{len(pseudo_labels.rows):,} of {len(pool):,} pool images kept"
         how = "calibrated confidences" if options.calibrate else "confidences"

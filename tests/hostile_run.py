@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from noisy_student.evaluation.history import HISTORY_COLUMNS, EvaluationResult, History
-from noisy_student.page.contents import Audit, Run
+from noisy_student.page.contents import FIGURES, Audit, Run
 from noisy_student.store.pictures import picture
 
 HOSTILE = ["<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>", "$x$ {{ 7 * 7 }}", "קטן"]
@@ -18,8 +18,8 @@ def hostile_run() -> Run:
     predicted = [*actual[1:9], *actual[8:]]
     shown = picture(np.zeros((8, 8, 1), np.uint8))
     table = pd.DataFrame({"id": ids, "actual": actual, "predicted": predicted, "confidence": 0.8})
-    intervals = dict.fromkeys(("balanced_accuracy", "macro_f1", "nll", "ece", "ece_calibrated"), (0.1, 0.9))
-    figures = dict.fromkeys(intervals, 0.5) | {"intervals": intervals}
+    intervals = dict.fromkeys(("balanced_accuracy", "macro_f1", "nll"), (0.1, 0.9))
+    figures = dict.fromkeys(FIGURES, 0.5) | {"intervals": intervals}
     accuracies = {"accuracy": 0.8, "accuracy_low": 0.7, "accuracy_high": 0.9, "balanced_accuracy": 0.8}
     row = {"model": "cnn_4", "parameters": 10, **accuracies, "training_labels": 4, "held_out_labels": 8}
     rows = [{"iteration": "iter0", **row}, {"iteration": "iter1", "teacher": "iter0", "kept_fraction": 0.5, **row}]
@@ -45,8 +45,8 @@ def hostile_run() -> Run:
 
 
 def audit_figures() -> dict:
-    by_class = {"labeled_share": 0.25, "predicted_share": 0.25, "unique": 5, "with_copies": 5, "precision": None}
-    step = {"yield": 1.0, "precision": None, "held_out_precision": 0.9}
+    by_class = {"calibration_share": 0.25, "predicted_share": 0.25, "unique": 5, "with_copies": 5}
+    step = {"reached": 0.5, "precision": None, "calibration_precision": 0.9}
     return {
         "iteration": "iter1",
         "threshold": 0.5,
@@ -54,11 +54,12 @@ def audit_figures() -> dict:
         "pool_images": 40,
         "unique_images": 20,
         "images_with_copies": 20,
-        "known_images": 0,
-        "wrong_kept": 0,
+        "known_kept": 10,
+        "wrong_kept": 1,
         "confidence": {"all": [20, 20], "kept": [0, 20]},
         "drift": 0.1,
-        "by_class": [{"class": name, **by_class} for name in HOSTILE],
-        "by_threshold": [{"threshold": 0.0, **step}, {"threshold": 0.99, **step}],
+        "drift_by_chance": 0.05,
+        "by_class": [{"class": name, **by_class, "known": 5 * (name == HOSTILE[1]), "right": 4} for name in HOSTILE],
+        "by_threshold": [{"threshold": threshold, **step} for threshold in (0.0, 0.5, 0.99)],
         "student": {"sample": 40, "changed": 2, "known": 0, "mended": 0, "spoiled": 0},
     }

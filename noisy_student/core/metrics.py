@@ -8,6 +8,7 @@ import numpy as np
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 TEMPERATURES = np.geomspace(0.05, 20, 400)  # the grid that `fit_temperature` searches
 RESAMPLES = 1000  # of a bootstrap
+DRAWS = 100  # of labels of a calibrated model
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -24,9 +25,8 @@ def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 def accuracy_by_class(predicted: np.ndarray, labels: np.ndarray, classes: int) -> list[float | None]:
     """The accuracy on the images of each class; None for a class without images."""
-    return [
-        accuracy(predicted[labels == k], labels[labels == k]) if (labels == k).any() else None for k in range(classes)
-    ]
+    images, right = np.bincount(labels, minlength=classes), np.bincount(labels[predicted == labels], minlength=classes)
+    return [float(right[k] / images[k]) if images[k] else None for k in range(classes)]
 
 
 def balanced_accuracy(by_class: list[float | None]) -> float:
@@ -34,20 +34,14 @@ def balanced_accuracy(by_class: list[float | None]) -> float:
     return float(np.mean([each for each in by_class if each is not None]))
 
 
-def nll(probabilities: np.ndarray, labels: np.ndarray, doubt: float = 0.0) -> float:
+def nll(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """The mean of `losses`."""
-    return float(losses(probabilities, labels, doubt).mean())
+    return float(losses(probabilities, labels).mean())
 
 
-def losses(probabilities: np.ndarray, labels: np.ndarray, doubt: float = 0.0) -> np.ndarray:
-    """The negative log-likelihood (N,), in nats, of `labels` (N,) under `probabilities` (N,K).
-
-    With `doubt` a label is wrong with that probability, and then all other classes are equally likely.
-    """
-    logs = np.log(np.clip(probabilities, 1e-12, None))  # (N,K)
-    right = logs[np.arange(len(labels)), labels]
-    wrong = (logs.sum(axis=1) - right) / max(logs.shape[1] - 1, 1)
-    return -((1 - doubt) * right + doubt * wrong)
+def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The negative log-likelihood (N,), in nats, of `labels` (N,) under `probabilities` (N,K)."""
+    return -np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -56,9 +50,23 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     A label counts as wrong with probability 1 / (N + 2); otherwise a teacher with all N right would get unlimited
     confidence (after Platt 1999, section 2.2).
     """
-    doubt = 1 / (len(labels) + 2)
-    losses = [nll(softmax(logits, temperature), labels, doubt) for temperature in TEMPERATURES]
-    return float(TEMPERATURES[int(np.argmin(losses))])
+    doubt, wide = 1 / (len(labels) + 2), logits.astype(np.float64)
+    targets = np.full(logits.shape, doubt / max(logits.shape[1] - 1, 1))
+    targets[np.arange(len(labels)), labels] = 1 - doubt
+
+    def falls(place: int) -> bool:
+        """Whether the next temperature of the grid explains the labels better."""
+        now, following = (
+            float((np.logaddexp.reduce(wide / each, axis=1) - (targets * wide / each).sum(axis=1)).mean())
+            for each in TEMPERATURES[place : place + 2]
+        )
+        return following < now
+
+    low, high = 0, len(TEMPERATURES) - 1  # the loss has one minimum, for it is convex in the inverse temperature
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if falls(middle) else (low, middle)
+    return float(TEMPERATURES[low])
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> list[tuple[int, float, float]]:
@@ -75,6 +83,13 @@ def ece(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error over the bins of `reliability` (Guo et al. 2017, section 2)."""
     binned = reliability(confidence, correct, bins)
     return float(sum(abs(right - sure) * images for images, sure, right in binned) / len(correct))
+
+
+def ece_by_chance(confidence: np.ndarray, generator: np.random.Generator) -> float:
+    """The mean ECE of predictions (N,) that are right exactly as often as their `confidence` says: what N images alone
+    make of it."""
+    drawn = [generator.random(len(confidence)) < confidence for _ in range(DRAWS)]
+    return float(np.mean([ece(confidence, correct) for correct in drawn]))
 
 
 def macro_f1(predicted: np.ndarray, labels: np.ndarray, classes: int) -> float:

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from noisy_student.core.files import replacing, write_bytes
 from noisy_student.core.markdown import escaped, markdown_table
+from noisy_student.store.pictures import to_pillow
 from noisy_student.store.selection import Selection
 
 CARD = "card.md"
@@ -105,7 +106,7 @@ def _sheet(images: np.ndarray, numbered: bool) -> Image.Image:
     corners = [((number % ACROSS) * wide + GAP, (number // ACROSS) * high + GAP) for number in range(len(images))]
     for (left, top), image in zip(corners, images, strict=True):
         sheet[top : top + high - GAP, left : left + wide - GAP] = image
-    picture = Image.fromarray(sheet if channels == 3 else sheet[..., 0])
+    picture = to_pillow(sheet)
     if numbered:
         draw = ImageDraw.Draw(picture)
         for number, corner in enumerate(corners, 1):

@@ -14,7 +14,9 @@ from noisy_student.core import metrics
 from noisy_student.store.pseudo_labels import PseudoLabels
 
 CONFIDENCE_BINS = 20
-THRESHOLDS = np.round(np.linspace(0, 0.99, 34), 2)
+THRESHOLDS = (*np.round(np.linspace(0, 0.99, 34), 2).tolist(), 0.995, 0.999)
+ENOUGH = 10  # images, at least, that a precision is of
+ROWS_AT_ONCE = 2**16  # images whose probabilities are computed at once
 PER_GROUP = 24  # images shown of each kind
 
 
@@ -42,74 +44,87 @@ class Labeling:
 
 def labeling(logits: np.ndarray, temperature: float, kept: PseudoLabels, truth: np.ndarray) -> Labeling:
     """What the teacher's `logits` (N,K) say at `temperature`; `truth` int64 (N,) is -1 where unknown."""
-    probabilities = metrics.softmax(logits, temperature)
-    return Labeling(probabilities.argmax(axis=1), probabilities.max(axis=1), kept, truth)
+    predicted, confidence = np.empty(len(logits), np.int64), np.empty(len(logits))
+    for start in range(0, len(logits), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        probabilities = metrics.softmax(logits[part], temperature)
+        predicted[part], confidence[part] = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    return Labeling(predicted, confidence, kept, truth)
 
 
-def pool_figures(found: Labeling, classes: list[str], prior: np.ndarray) -> dict[str, Any]:
-    """What was kept, unique and with copies, by class and by confidence, beside the labeled images' `prior` (K,)."""
+def pool_figures(found: Labeling, classes: list[str], calibration: np.ndarray) -> dict[str, Any]:
+    """What was kept, unique and with copies, by class and by confidence.
+
+    `calibration` (M,) are the teacher's classes for the calibration split.
+
+    `drift` is the share of pool images that would need another class for the pool to have the class shares of the
+    calibration split, both as the teacher predicts them; `drift_by_chance` is what M images alone make of it.
+    """
     kept, known = found.kept, found.truth >= 0
     bins = np.linspace(0, 1, CONFIDENCE_BINS + 1)
     histogram = {
         "all": np.histogram(found.confidence, bins)[0].tolist(),
         "kept": np.histogram(found.confidence[kept.rows], bins)[0].tolist(),
     }
+    pool, held_out = (np.bincount(each, minlength=len(classes)) / len(each) for each in (found.predicted, calibration))
+    spread = np.sqrt(2 * pool * (1 - pool) / (np.pi * len(calibration)))  # the mean distance of a share from its own
     return {
         "pool_images": len(found.predicted),
         "unique_images": len(kept.rows),
         "images_with_copies": int(kept.copies.sum()),
-        "known_images": int(known.sum()),
+        "known_kept": int(known[kept.rows].sum()),
         "wrong_kept": int(found.is_wrong[kept.rows].sum()),
         "confidence": histogram,
-        "drift": float(np.abs(_shares(found.predicted, len(classes)) - prior).sum() / 2),
-        "by_class": [_of_class(found, k, name, float(prior[k])) for k, name in enumerate(classes)],
+        "drift": float(np.abs(pool - held_out).sum() / 2),
+        "drift_by_chance": float(spread.sum() / 2),
+        "by_class": [
+            {**_of_class(found, k, name), "calibration_share": float(held_out[k]), "predicted_share": float(pool[k])}
+            for k, name in enumerate(classes)
+        ],
     }
 
 
-def _of_class(found: Labeling, label: int, name: str, prior: float) -> dict[str, Any]:
-    """A class: its share of the labeled images, of the pool as predicted, and its pseudo-labels."""
+def _of_class(found: Labeling, label: int, name: str) -> dict[str, Any]:
+    """The pseudo-labels of a class: unique images, images with copies, and how many of the known ones are right."""
     kept = found.kept.labels == label
     rows = found.kept.rows[kept]
     known = found.truth[rows] >= 0
     return {
         "class": name,
-        "labeled_share": prior,
-        "predicted_share": float((found.predicted == label).mean()),
         "unique": int(kept.sum()),
         "with_copies": int(found.kept.copies[kept].sum()),
-        "precision": float((found.truth[rows][known] == label).mean()) if known.any() else None,
+        "known": int(known.sum()),
+        "right": int((found.truth[rows] == label).sum()),
     }
 
 
-def _shares(labels: np.ndarray, classes: int) -> np.ndarray:
-    return np.bincount(labels, minlength=classes) / max(len(labels), 1)
+def threshold_curve(
+    found: Labeling, calibration: np.ndarray, labels: np.ndarray, chosen: float
+) -> list[dict[str, Any]]:
+    """How many reach a threshold of confidence, and how many of those are right, by threshold; one is the `chosen` one.
 
-
-def threshold_curve(found: Labeling, calibration: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-    """Yield and precision against the threshold of confidence.
-
-    `yield` is the share of the pool that reaches it, and `precision` that of those which are right, where the truth is
-    known. `held_out_precision` is measured on the calibration split: `calibration` (M,K), its calibrated probabilities,
-    and its `labels` (M,). A precision without images is None.
+    `reached` is a share of the pool, and `precision` is of those pool images whose truth is known.
+    `calibration_precision` is measured on the calibration split: `calibration` (M,K), the teacher's probabilities, and
+    its `labels` (M,). A precision of fewer than ENOUGH images is None.
     """
     known = found.truth >= 0
-    right, held_out_right = found.predicted == found.truth, calibration.argmax(axis=1) == labels
+    right, calibration_right = found.predicted == found.truth, calibration.argmax(axis=1) == labels
     rows = []
-    for threshold in THRESHOLDS:
+    for threshold in sorted({*THRESHOLDS, chosen}):
         reached, held_out = found.confidence >= threshold, calibration.max(axis=1) >= threshold
         rows.append(
             {
-                "threshold": float(threshold),
-                "yield": float(reached.mean()),
+                "threshold": threshold,
+                "reached": float(reached.mean()),
                 "precision": _mean(right[reached & known]),
-                "held_out_precision": _mean(held_out_right[held_out]),
+                "calibration_precision": _mean(calibration_right[held_out]),
             }
         )
     return rows
 
 
 def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None
+    return float(values.mean()) if len(values) >= ENOUGH else None
 
 
 def student_figures(found: Labeling, rows: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
@@ -131,8 +146,8 @@ def student_figures(found: Labeling, rows: np.ndarray, predicted: np.ndarray) ->
 def groups(found: Labeling, rows: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> pd.DataFrame:
     """Which pool images to show: columns group, row, predicted, confidence, before.
 
-    The groups are `surest`, `least sure` and `confidently wrong` of the kept ones, and of the sample at `rows` (S,)
-    `changed`, where the student's class `predicted` (S,), with its `confidence` (S,), is not the teacher's, `before`.
+    The groups are `surest`, `least sure` and `wrong` of the kept ones. Those in `changed` are of the sample at `rows`
+    (S,): the student's class `predicted` (S,), with its `confidence` (S,), is not the teacher's, `before`.
     """
     kept = found.kept.rows
     by_confidence = kept[np.argsort(-found.confidence[kept], kind="stable")]
@@ -140,7 +155,7 @@ def groups(found: Labeling, rows: np.ndarray, predicted: np.ndarray, confidence:
     tables = [
         _of_teacher("surest", _from_each_class(found, by_confidence), found),
         _of_teacher("least sure", _from_each_class(found, by_confidence[::-1]), found),
-        _of_teacher("confidently wrong", wrong[:PER_GROUP], found),
+        _of_teacher("wrong", wrong[:PER_GROUP], found),
     ]
     changed = np.flatnonzero(predicted != found.predicted[rows])
     changed = changed[np.argsort(-confidence[changed], kind="stable")][:PER_GROUP]

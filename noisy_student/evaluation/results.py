@@ -38,12 +38,12 @@ def evaluation(
 
     `temperature` is the one that was fitted on the calibration split. `intervals` has those of 95 %.
     """
-    classes, predicted = len(description["classes"]), logits.argmax(axis=1)
-    by_class = metrics.accuracy_by_class(predicted, labels, classes)
-    figures = _figures(logits, labels, temperature)
-    everything = np.arange(len(labels))
-    accuracy = metrics.accuracy(predicted, labels)
+    predicted, probabilities = logits.argmax(axis=1), metrics.softmax(logits)
+    calibrated = metrics.softmax(logits, temperature).max(axis=1)
+    correct, accuracy = predicted == labels, metrics.accuracy(predicted, labels)
     low, high = metrics.accuracy_interval(accuracy, len(labels))
+    by_class = metrics.accuracy_by_class(predicted, labels, len(description["classes"]))
+    sampled = _sampled_figures(predicted, labels, metrics.losses(probabilities, labels), len(description["classes"]))
     return {
         "name": description["name"],
         "model": description["model"],
@@ -52,24 +52,25 @@ def evaluation(
         "accuracy": accuracy,
         "accuracy_low": low,
         "accuracy_high": high,
-        **{name: figure(everything) for name, figure in figures.items()},
+        **{name: figure(np.arange(len(labels))) for name, figure in sampled.items()},
+        "ece": metrics.ece(probabilities.max(axis=1), correct),
+        "ece_calibrated": metrics.ece(calibrated, correct),
+        "ece_by_chance": metrics.ece_by_chance(calibrated, generator(0, "labels of a calibrated model")),
+        "temperature": temperature,
         "intervals": {
             name: metrics.bootstrap_interval(figure, len(labels), generator(0, f"bootstrap of {name}"))
-            for name, figure in figures.items()
+            for name, figure in sampled.items()
         },
         "accuracy_by_class": dict(zip(description["classes"], by_class, strict=True)),
-        "temperature": temperature,
         "validation_accuracy": description["validation"]["accuracy"],
         "validation_loss": description["validation"]["loss"],
     }
 
 
-def _figures(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict[str, Callable[[np.ndarray], float]]:
-    """Functions of rows (n,) that give each figure whose interval has no formula."""
-    classes, predicted, correct = logits.shape[1], logits.argmax(axis=1), logits.argmax(axis=1) == labels
-    probabilities = metrics.softmax(logits)
-    losses, confidence = metrics.losses(probabilities, labels), probabilities.max(axis=1)
-    calibrated = metrics.softmax(logits, temperature).max(axis=1)
+def _sampled_figures(
+    predicted: np.ndarray, labels: np.ndarray, losses: np.ndarray, classes: int
+) -> dict[str, Callable[[np.ndarray], float]]:
+    """Functions of rows (n,) that give each figure whose interval has no formula; the arrays are (N,)."""
 
     def balanced(rows: np.ndarray) -> float:
         return metrics.balanced_accuracy(metrics.accuracy_by_class(predicted[rows], labels[rows], classes))
@@ -78,8 +79,6 @@ def _figures(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict
         "balanced_accuracy": balanced,
         "macro_f1": lambda rows: metrics.macro_f1(predicted[rows], labels[rows], classes),
         "nll": lambda rows: float(losses[rows].mean()),
-        "ece": lambda rows: metrics.ece(confidence[rows], correct[rows]),
-        "ece_calibrated": lambda rows: metrics.ece(calibrated[rows], correct[rows]),
     }
 
 

@@ -19,6 +19,7 @@ from noisy_student.core.metrics import reliability
 # Colors that matplotlib draws with, and the variable of the page's style that takes the place of each.
 INK, SOFT, GRID, FIRST, SECOND, THIRD = "#000001", "#000002", "#000003", "#000004", "#000005", "#000006"
 VARIABLES = {INK: "ink", SOFT: "soft", GRID: "line", FIRST: "first", SECOND: "second", THIRD: "third"}
+LONGEST = 20  # letters of a name in a chart
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "text.parse_math": False,  # a class may be called $x$
@@ -39,26 +40,31 @@ STYLE: dict[Any, Any] = {
 
 
 class Chart:
-    """A figure with axes, and what a person who cannot see it is told."""
+    """A figure with axes, called `name`, and what a person who cannot see it is told."""
 
-    def __init__(self, alternative: str, width: float = 5.4, height: float = 3.0):
-        self.alternative = alternative
+    def __init__(self, name: str, alternative: str, width: float = 5.4, height: float = 3.0):
+        self.name, self.alternative = name, alternative
         self.figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(self.figure)
         self.axes: Axes = self.figure.subplots()
 
     def svg(self) -> str:
-        """The chart as an SVG element whose colors are the page's."""
+        """The chart as an SVG element whose colors and font are the page's, and whose ids begin with its name."""
         content = io.StringIO()
         self.figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         drawn = content.getvalue()
         drawn = drawn[drawn.index("<svg") :]
         for color, variable in VARIABLES.items():
             drawn = drawn.replace(color, f"var(--{variable})")
-        drawn = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", drawn)  # the font is the page's
-        drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
-        drawn = re.sub(r"<title>.*?</title>", "", drawn, flags=re.DOTALL)
+        drawn = re.sub(r"<(metadata|style|title).*?</\1>", "", drawn, flags=re.DOTALL)
+        drawn = re.sub(r"font-family: [^;\"]*;? ?", "", drawn)
+        drawn = re.sub(r'((?: id="|href="#|url\(#))', rf"\1{self.name}-", drawn)
         return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', drawn, count=1)
+
+
+def short(name: str) -> str:
+    """`name` with an end that a chart has room for."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 @contextmanager
@@ -74,34 +80,37 @@ def accuracy_chart(models: Sequence[dict[str, Any]], others: Sequence[dict[str, 
 
     Each has name, model, accuracy, accuracy_low and accuracy_high. The name `deploy` is marked.
     """
-    told = [f"{each['name']} {100 * each['accuracy']:.1f} %" for each in [*models, *others]]
-    chart = Chart(f"Test accuracy with 95 % intervals: {', '.join(told)}.")
     shown = [*((each, FIRST) for each in models), *((each, SECOND) for each in others)]
+    told = ", ".join(f"{each['name']} {100 * each['accuracy']:.1f} %" for each, _ in shown)
+    chart = Chart("accuracy", f"Test accuracy with 95 % intervals: {told}.", width=max(5.4, 1.1 * len(shown)))
     for place, (each, color) in enumerate(shown):
-        middle, low, high = (100 * each[key] for key in ("accuracy", "accuracy_low", "accuracy_high"))
-        chart.axes.errorbar(place, middle, [[middle - low], [high - middle]], fmt="o", color=color, capsize=4)
-        chart.axes.annotate(f"{middle:.1f}", (place, middle), (8, 7), textcoords="offset points", va="center")
-        if each["name"] == deploy:
-            above = chart.axes.annotate("to deploy", (place, high), (0, 6), textcoords="offset points", ha="center")
-            above.set(color=THIRD, weight="bold")
-    across = range(len(models))
-    chart.axes.plot(across, [100 * each["accuracy"] for each in models], color=FIRST, alpha=0.4)
+        _accuracy(chart.axes, place, each, color, each["name"] == deploy)
+    chart.axes.plot(range(len(models)), [100 * each["accuracy"] for each in models], color=FIRST, alpha=0.4)
     for each in others:
         chart.axes.axhline(100 * each["accuracy"], color=SECOND, linestyle=":", linewidth=1)
-    names = [f"{each['name']}\n{each['model'].rpartition('/')[2]}" for each, _ in shown]
-    chart.axes.set_xticks(range(len(shown)), names)
-    chart.axes.set_xlim(-0.5, len(shown) - 0.4)
+    names = [f"{short(each['name'])}\n{short(each['model'].rpartition('/')[2])}" for each, _ in shown]
+    chart.axes.set_xticks(range(len(shown)), names, fontsize=10 if len(shown) < 5 else 8)
+    chart.axes.set(xlim=(-0.5, len(shown) - 0.4), ylabel="test accuracy, %")
     chart.axes.grid(visible=False, axis="x")
     chart.axes.margins(y=0.12)
-    chart.axes.set_ylabel("test accuracy, %")
     return chart
+
+
+def _accuracy(axes: Axes, place: int, model: dict[str, Any], color: str, deploy: bool) -> None:
+    """The accuracy of a model at `place` on the axis, with its interval."""
+    middle, low, high = (100 * model[key] for key in ("accuracy", "accuracy_low", "accuracy_high"))
+    axes.errorbar(place, middle, [[middle - low], [high - middle]], fmt="o", color=color, capsize=4)
+    axes.annotate(f"{middle:.1f}", (place, middle), (8, 7), textcoords="offset points", va="center")
+    if deploy:
+        above = axes.annotate("to deploy", (place, high), (0, 6), textcoords="offset points", ha="center")
+        above.set(color=THIRD, weight="bold")
 
 
 def confidence_chart(iteration: str, counts: dict[str, list[int]]) -> Chart:
     """How many pool images have which confidence: all of them and the kept ones, in bins of equal width."""
     pool, kept = sum(counts["all"]), sum(counts["kept"])
     told = f"The teacher's confidence in the pool's labels for {iteration}: {kept:,} of {pool:,} images are kept."
-    chart = Chart(told, width=4.6, height=2.8)
+    chart = Chart("confidence", told, width=4.6, height=2.8)
     width = 1 / len(counts["all"])
     places = [width * (each + 0.5) for each in range(len(counts["all"]))]
     chart.axes.bar(places, counts["all"], 0.9 * width, color=GRID, label="not kept")
@@ -112,38 +121,39 @@ def confidence_chart(iteration: str, counts: dict[str, list[int]]) -> Chart:
     return chart
 
 
-def threshold_chart(rows: list[dict[str, Any]], threshold: float | None) -> Chart:
-    """Yield and precision against the threshold of confidence, with the chosen one."""
+def threshold_chart(rows: list[dict[str, Any]], threshold: float) -> Chart:
+    """How many reach a threshold of confidence and how many of these are right, with the chosen one."""
     table = pd.DataFrame(rows).astype(float)
-    best = table.dropna(subset="held_out_precision").iloc[-1]
-    told = (
-        f"Yield falls from 100 % to {100 * table['yield'].iloc[-1]:.0f} % as the threshold rises to 0.99; precision on "
-    )
-    chart = Chart(f"{told}held-out labels is {100 * best['held_out_precision']:.0f} % there.", width=4.6, height=2.8)
-    lines = {"yield": (SOFT, "yield"), "precision": (FIRST, "precision"), "held_out_precision": (SECOND, "held-out")}
+    chosen = table[table["threshold"] == threshold].iloc[0]
+    told = f"{100 * chosen['reached']:.0f} % of the pool reach the chosen threshold, {threshold:.3f}."
+    chart = Chart("threshold", told, width=4.6, height=2.8)
+    lines = {
+        "reached": (SOFT, "reach it"),
+        "precision": (FIRST, "right, of the pool"),
+        "calibration_precision": (SECOND, "right, of calibration"),
+    }
     for column, (color, name) in lines.items():
         if table[column].notna().any():
             chart.axes.plot(table["threshold"], 100 * table[column], color=color, label=name, linewidth=2)
-    if threshold:
-        chart.axes.axvline(threshold, color=SOFT, linestyle=":")
+    chart.axes.axvline(threshold, color=SOFT, linestyle=":")
     chart.axes.set(xlabel="threshold of confidence", ylabel="%", ylim=(0, 103), xlim=(0, 1))
     chart.axes.legend(loc="lower left")
     return chart
 
 
 def class_chart(rows: list[dict[str, Any]]) -> Chart:
-    """Each class's share of the labeled images, of the pool as predicted, and of the pseudo-labels with copies."""
+    """Each class's share of the calibration split, of the pool, as the teacher predicts them, and of what is kept."""
     table = pd.DataFrame(rows)
-    kept = table["with_copies"] / max(table["with_copies"].sum(), 1)
+    kept = table["unique"] / max(table["unique"].sum(), 1)
     largest = table.loc[kept.idxmax(), "class"]
-    told = f"Shares of the classes; most pseudo-labels, {100 * kept.max():.0f} %, are of {largest}."
-    chart = Chart(told, height=0.9 + 0.36 * len(table))
-    shares = {"labeled": (table["labeled_share"], SOFT), "pool as predicted": (table["predicted_share"], GRID)}
-    shares |= {"pseudo-labels": (kept, FIRST)}
+    told = f"Shares of the classes; most kept images, {100 * kept.max():.0f} %, are labeled {largest}."
+    chart = Chart("classes", told, height=0.9 + 0.36 * len(table))
+    shares = {"calibration": (table["calibration_share"], SOFT), "pool": (table["predicted_share"], GRID)}
+    shares |= {"kept": (kept, FIRST)}
     for place, (name, (share, color)) in enumerate(shares.items()):
         down = [row + 0.26 * (place - 1) for row in range(len(table))]
         chart.axes.barh(down, 100 * share, 0.24, color=color, label=name)
-    chart.axes.set_yticks(range(len(table)), table["class"])
+    chart.axes.set_yticks(range(len(table)), [short(name) for name in table["class"]])
     chart.axes.invert_yaxis()
     chart.axes.grid(visible=False, axis="y")
     chart.axes.set_xlabel("share, %")
@@ -156,8 +166,8 @@ def reliability_chart(predictions: pd.DataFrame) -> Chart:
     right = (predictions["actual"] == predictions["predicted"]).to_numpy()
     bins = reliability(predictions["confidence"].to_numpy(), right)
     gap = max(bins, key=lambda each: each[0] * abs(each[1] - each[2]))
-    told = f"Where the model is {100 * gap[1]:.0f} % sure, it is right in {100 * gap[2]:.0f} % of {gap[0]:,} images."
-    chart = Chart(told, width=4.6, height=3.2)
+    figures = f"{100 * gap[1]:.0f} % sure on average and right in {100 * gap[2]:.0f} % of {gap[0]:,} images"
+    chart = Chart("reliability", f"At its largest gap the model is {figures}.", width=4.6, height=3.2)
     chart.axes.plot([0, 100], [0, 100], color=GRID)
     sizes = [12 + 180 * images / len(predictions) for images, _, _ in bins]
     sure, found = ([100 * each[column] for each in bins] for column in (1, 2))
@@ -171,7 +181,7 @@ def learning_chart(curves: pd.DataFrame) -> Chart:
     """Validation accuracy by step of each iteration's training."""
     ends = curves.groupby("iteration", sort=False)["validation_accuracy"].last()
     told = ", ".join(f"{name} ends at {100 * value:.1f} %" for name, value in ends.items())
-    chart = Chart(f"Accuracy on the validation split: {told}.", width=4.6, height=3.2)
+    chart = Chart("learning", f"Accuracy on the validation split: {told}.", width=4.6, height=3.2)
     colors = [SOFT, SECOND, FIRST, THIRD]
     for place, (name, curve) in enumerate(curves.groupby("iteration", sort=False)):
         color = colors[place - len(ends)] if len(ends) <= len(colors) else colors[place % len(colors)]

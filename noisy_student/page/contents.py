@@ -4,6 +4,7 @@ N test images, K classes.
 """
 
 import base64
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,12 @@ from noisy_student.evaluation.results import beside, distilled_sentences, table_
 from noisy_student.page import charts
 from noisy_student.page.charts import Chart
 
-MAX_CELLS = 30  # classes of a confusion matrix that is shown whole
+MAX_CLASSES = 30  # that charts, buttons, and the matrix of confusion have room for
 GROUPS = {  # of pictures, and what is said of each
     "surest": "The pseudo-labels that the teacher was surest of, in turn from each class.",
     "least sure": "The kept pseudo-labels that it was least sure of: the border that the threshold draws.",
     "changed": "Images to which the student gives another class than its teacher, the surest first.",
-    "confidently wrong": "Kept pseudo-labels that are wrong, the surest first; the student learned from these.",
+    "wrong": "Kept pseudo-labels that are wrong, the surest first; the student learned from these.",
 }
 FIGURES = {  # of the test split, beside accuracy
     "balanced_accuracy": "mean of the classes' accuracies",
@@ -29,6 +30,7 @@ FIGURES = {  # of the test split, beside accuracy
     "nll": "negative log-likelihood, nats",
     "ece": "expected calibration error",
     "ece_calibrated": "the same after temperature scaling",
+    "ece_by_chance": "the same of a calibrated model with as many images",
 }
 
 
@@ -59,7 +61,7 @@ class Run:
 def contents(run: Run) -> dict[str, Any]:
     """The values of the template, by name."""
     last = run.audits[-1] if run.audits else None
-    last = run.audits[-1] if run.audits else None
+    few = len(run.card["classes"]) <= MAX_CLASSES
     return {
         "iteration": run.summary["iteration"],
         "source": run.card["source"],
@@ -69,15 +71,16 @@ def contents(run: Run) -> dict[str, Any]:
         "accuracy": accuracy(run),
         "models": table_rows(run.history.rows, run.summary),
         "figures": figure_rows(run.result),
-        "data": data_rows(run.card),
         "classes": run.card["classes"],
+        "few_classes": few,
+        "data": data_rows(run.card),
         "pseudo_labels": [pseudo_label_row(each.figures) for each in run.audits],
         "warnings": [warning for each in run.audits for warning in warnings_of(each.figures)],
-        "labeling": labeling_charts(run, last) if last else {},
+        "labeling": labeling(last, few) if last else {},
         "groups": picture_groups(last) if last else [],
-        "map": map_points(last) if last else [],
-        "by_class": class_rows(run.result),
-        "confusion": confusion(run.result.predictions, run.card["classes"]),
+        "map": picture_list(last.map) if last else [],
+        "by_class": class_rows(run.result, run.card["classes"]),
+        "confusion": confusion(run.result.predictions, run.mistakes, run.card["classes"]) if few else [],
         "mistakes": picture_list(run.mistakes),
         "reliability": charts.reliability_chart(run.result.predictions),
         "learning": charts.learning_chart(run.history.curves),
@@ -97,12 +100,11 @@ def accuracy(run: Run) -> Chart:
 
 
 def figure_rows(result: EvaluationResult) -> list[dict[str, str]]:
-    """Figures of the current iteration on the test split, each with its 95 % interval."""
+    """Figures of the current iteration on the test split, with a 95 % interval where there is one."""
     figures, rows = result.figures, []
     for name, meaning in FIGURES.items():
-        low, high = figures["intervals"][name]
-        ends = f"{low:.3f} to {high:.3f}"
-        rows.append({"name": name, "meaning": meaning, "value": f"{figures[name]:.3f}", "interval": ends})
+        ends = " to ".join(f"{end:.3f}" for end in figures["intervals"].get(name, ()))
+        rows.append({"figure": name, "meaning": meaning, "value": f"{figures[name]:.3f}", "95 %": ends})
     return rows
 
 
@@ -118,21 +120,21 @@ def data_rows(card: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def pseudo_label_row(figures: dict[str, Any]) -> dict[str, Any]:
+def pseudo_label_row(figures: dict[str, Any]) -> dict[str, str]:
     """A row for an iteration: what was kept, how much of it is right, and where the student sees it otherwise."""
-    pool, kept, known = (figures[key] for key in ("pool_images", "unique_images", "known_images"))
+    pool, kept, known = (figures[key] for key in ("pool_images", "unique_images", "known_kept"))
     student = figures["student"]
-    precision = 1 - figures["wrong_kept"] / kept if known == pool else None
-    changed = f"{100 * student['changed'] / student['sample']:.1f} % of {student['sample']:,}"
+    of_known = f"of {student['known']:,}"
     return {
         "iteration": figures["iteration"],
-        "kept": f"{kept:,} of {pool:,} ({100 * kept / pool:.1f} %)",
+        "kept": f"{kept:,} of {pool:,}",
         "with copies": f"{figures['images_with_copies']:,}",
-        "precision": _percent(precision),
+        "right": f"{100 - 100 * figures['wrong_kept'] / known:.1f} % of {known:,}" if known else "unknown",
         "drift": _percent(figures["drift"]),
-        "changed": changed,
-        "mended": f"{student['mended']:,}" if student["known"] else "",
-        "spoiled": f"{student['spoiled']:,}" if student["known"] else "",
+        "by chance": _percent(figures["drift_by_chance"]),
+        "changed": f"{student['changed']:,} of {student['sample']:,}",
+        "mended": f"{student['mended']:,} {of_known}" if student["known"] else "unknown",
+        "spoiled": f"{student['spoiled']:,} {of_known}" if student["known"] else "unknown",
     }
 
 
@@ -141,14 +143,21 @@ def warnings_of(figures: dict[str, Any]) -> list[dict[str, str]]:
     return [{"iteration": figures["iteration"], "sentence": sentence} for sentence in figures["warnings"]]
 
 
-def labeling_charts(run: Run, audit: Audit) -> dict[str, Chart]:
-    """Charts of the current iteration's pseudo-labels, by the name of each."""
+def labeling(audit: Audit, few_classes: bool) -> dict[str, Any]:
+    """Charts and a table of the current iteration's pseudo-labels, by the name of each."""
     figures = audit.figures
-    return {
+    found: dict[str, Any] = {
         "confidence": charts.confidence_chart(figures["iteration"], figures["confidence"]),
         "threshold": charts.threshold_chart(figures["by_threshold"], figures["threshold"]),
-        "classes": charts.class_chart(figures["by_class"]),
+        "by_class": [_class_row(each) for each in figures["by_class"]],
     }
+    return found | ({"classes": charts.class_chart(figures["by_class"])} if few_classes else {})
+
+
+def _class_row(row: dict[str, Any]) -> dict[str, str]:
+    known = f"{100 * row['right'] / row['known']:.1f} % of {row['known']:,}" if row["known"] else "unknown"
+    kept = {"kept": f"{row['unique']:,}", "with copies": f"{row['with_copies']:,}"}
+    return {"class": row["class"], **kept, "right": known}
 
 
 def picture_groups(audit: Audit) -> list[dict[str, Any]]:
@@ -166,35 +175,32 @@ def picture_list(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{**row, "picture": address(row["picture"])} for row in table.to_dict("records")]
 
 
-def map_points(audit: Audit) -> list[dict[str, Any]]:
-    """Each image of the map."""
-    return picture_list(audit.map)
-
-
 def address(picture: bytes) -> str:
     """A WebP file as an address that holds it."""
     return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
 
 
-def class_rows(result: EvaluationResult) -> list[dict[str, Any]]:
+def class_rows(result: EvaluationResult, classes: list[str]) -> list[dict[str, str]]:
     """Each class with its test images and its accuracy with the 95 % interval, the least accurate first."""
     right = result.predictions["actual"] == result.predictions["predicted"]
-    by_class = right.groupby(result.predictions["actual"], sort=False).agg(["mean", "size"])
+    by_class = right.groupby(result.predictions["actual"]).agg(["sum", "size"]).reindex(classes, fill_value=0)
+    by_class["mean"] = by_class["sum"] / by_class["size"]
     rows = []
-    for name, (mean, images) in by_class.sort_values("mean", kind="stable").iterrows():
-        low, high = accuracy_interval(mean, int(images))
+    for name, images, mean in by_class.sort_values("mean", kind="stable")[["size", "mean"]].itertuples():
+        if not images:
+            rows.append({"class": name, "images": "0", "accuracy": "unknown", "95 %": ""})
+            continue
+        low, high = accuracy_interval(mean, images)
         interval = f"{100 * low:.1f} to {100 * high:.1f}"
-        rows.append({"class": name, "images": int(images), "accuracy": _percent(mean), "interval": interval})
+        rows.append({"class": name, "images": f"{images:,}", "accuracy": _percent(mean), "95 %": interval})
     return rows
 
 
-def confusion(predictions: pd.DataFrame, classes: list[str]) -> list[dict[str, Any]]:
-    """A row for each class: its name, and how many of its images are predicted as each class; none for many classes."""
-    if len(classes) > MAX_CELLS:
-        return []
-    counts = pd.crosstab(predictions["actual"], predictions["predicted"])
-    counts = counts.reindex(index=classes, columns=classes, fill_value=0)
-    return [{"class": name, "counts": counts.loc[name].tolist()} for name in classes]
+def confusion(predictions: pd.DataFrame, mistakes: pd.DataFrame, classes: list[str]) -> list[dict[str, Any]]:
+    """A row for each class: its name, and how many of its images are predicted as each class; how many are shown."""
+    tables = [pd.crosstab(each["actual"], each["predicted"]) for each in (predictions, mistakes)]
+    counts, shown = (each.reindex(index=classes, columns=classes, fill_value=0) for each in tables)
+    return [{"class": name, "counts": counts.loc[name].tolist(), "shown": shown.loc[name].tolist()} for name in classes]
 
 
 def differences(params: dict[str, Any], defaults: dict[str, Any]) -> list[dict[str, str]]:
@@ -215,9 +221,9 @@ def flat(values: dict[str, Any], before: str = "") -> dict[str, str]:
         if isinstance(value, dict) and value:
             found |= flat(value, f"{before}{key}.")
         else:
-            found[f"{before}{key}"] = str(value)
+            found[f"{before}{key}"] = value if isinstance(value, str) else json.dumps(value, default=str)
     return found
 
 
-def _percent(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:.1f} %"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"

@@ -1,14 +1,16 @@
 "use strict";
 (() => {
   const every = (selector, root = document) => [...root.querySelectorAll(selector)];
-  const classes = every(".filter button").map((button) => button.dataset.filter).filter(Boolean);
+  const select = document.getElementById("class-filter");
+  const names = select ? [...select.options].map((each) => each.value) : every(".filter button").map((each) => each.dataset.filter);
+  const classes = names.filter(Boolean);
   const hue = new Map(classes.map((name, place) => [name, (place * 360) / Math.max(classes.length, 1)]));
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const colorOf = (name) => `hsl(${hue.get(name) ?? 0} 70% ${dark.matches ? 65 : 42}%)`;
   const press = (buttons, chosen) => buttons.forEach((each) => each.setAttribute("aria-pressed", each === chosen));
 
   const sheets = every(".picture").map((figure) => ({ figure, classes: JSON.parse(figure.dataset.classes) }));
-  every(".picture img, .shown img").forEach((image) => {
+  every(".picture img").forEach((image) => {
     const small = () => image.naturalWidth && image.naturalWidth < 48 && image.classList.add("small");
     image.addEventListener("load", small);
     small();
@@ -18,20 +20,27 @@
   const filters = every(".filter button");
   const cells = every(".confusion button");
   const said = document.getElementById("mistakes-said");
-  const showAll = () => sheets.forEach((each) => {
-    each.figure.hidden = Boolean(chosenClass) && !each.classes.includes(chosenClass);
-  });
-  filters.forEach((button) => {
-    button.querySelector("i")?.style.setProperty("--own", colorOf(button.dataset.filter));
-    button.addEventListener("click", () => {
-      chosenClass = button.dataset.filter;
-      press(filters, button);
-      press(cells, null);
-      said.textContent = "The surest first.";
-      showAll();
-      paint();
+  const filtered = document.getElementById("filtered");
+  const showAll = () => {
+    sheets.forEach((each) => {
+      each.figure.hidden = Boolean(chosenClass) && !each.classes.includes(chosenClass);
     });
-  });
+    filtered.textContent = chosenClass ? `${sheets.filter((each) => !each.figure.hidden).length} pictures shown` : "";
+  };
+  const filter = (name) => {
+    chosenClass = name;
+    press(cells, null);
+    said.textContent = "The surest first.";
+    showAll();
+    paint();
+  };
+  const swatches = () => filters.forEach((button) => button.querySelector("i")?.style.setProperty("--own", colorOf(button.dataset.filter)));
+  swatches();
+  filters.forEach((button) => button.addEventListener("click", () => {
+    press(filters, button);
+    filter(button.dataset.filter);
+  }));
+  select?.addEventListener("change", () => filter(select.value));
 
   cells.forEach((cell) => cell.addEventListener("click", () => {
     const open = cell.getAttribute("aria-pressed") !== "true";
@@ -71,20 +80,28 @@
     point.mark = mark;
   });
 
+  const isWrong = (point) => Boolean(point.truth) && point.truth !== point.predicted;
   function shade(point) {
     if (color === "predicted") return colorOf(point.predicted);
     if (color === "confidence") return `hsl(${20 + 200 * point.confidence} 75% ${dark.matches ? 62 : 42}%)`;
     if (!point.truth) return "var(--soft)";
-    return point.truth === point.predicted ? "var(--third)" : "var(--bad)";
+    return isWrong(point) ? "var(--bad)" : "var(--third)";
   }
+  const legends = {
+    predicted: "The colors are those of the classes above.",
+    confidence: "Orange is unsure, green is half sure, and blue is sure.",
+    right: "Green is right, red with a dark edge is wrong, and gray is unknown.",
+  };
   function paint() {
+    if (!svg) return;
+    document.getElementById("legend").textContent = legends[color];
     points.forEach((point) => {
-      const hollow = point.split === "pool" && !point.kept;
-      point.mark.style.fill = hollow ? "transparent" : shade(point);
-      if (hollow) point.mark.style.stroke = shade(point);
-      if (hollow) point.mark.style.strokeWidth = ".4";
+      const { mark } = point;
+      mark.style.setProperty("--own", shade(point));
+      mark.classList.toggle("hollow", point.split === "pool" && !point.kept);
+      mark.classList.toggle("cross", color === "right" && isWrong(point));
       const of = !chosenClass || point.predicted === chosenClass || point.truth === chosenClass;
-      point.mark.classList.toggle("faint", !of);
+      mark.classList.toggle("faint", !of);
     });
   }
   function line(term, text) {
@@ -112,11 +129,14 @@
     shown.replaceChildren(image, list);
   }
   const directions = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+  const steps = { PageDown: 1, PageUp: -1 };
   svg?.addEventListener("keydown", (event) => {
     const way = directions[event.key];
-    if (!way) return;
+    const step = steps[event.key];
+    if (!way && !step) return;
     event.preventDefault();
     if (current < 0) return choose(0);
+    if (step) return choose((current + step + points.length) % points.length);
     const from = points[current];
     let best = -1;
     let least = Infinity;
@@ -135,7 +155,7 @@
     paint();
   }));
   dark.addEventListener("change", () => {
-    filters.forEach((button) => button.querySelector("i")?.style.setProperty("--own", colorOf(button.dataset.filter)));
+    swatches();
     paint();
   });
   paint();

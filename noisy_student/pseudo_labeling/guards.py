@@ -9,22 +9,22 @@ import numpy as np
 
 from noisy_student.core.config import ParamsModel
 from noisy_student.core.errors import UserError
-from noisy_student.core.metrics import ece
+from noisy_student.core.metrics import accuracy_interval
 from noisy_student.store.pseudo_labels import PseudoLabels
 
 Action = Literal["stop", "warn", "off"]
 COLLAPSED = 0.99  # of the pool, at least, in one class
 SWALLOWING = 0.5  # of the calibration images called a class, at least, that must be of it
-ENOUGH = 10  # calibration images, at least, that a sentence goes by
-MISCALIBRATED = 0.15  # expected calibration error, more than that
+ENOUGH = 10  # images, at least, that a sentence goes by
+MISCALIBRATED = 0.15  # between mean confidence and accuracy, more than that
 NAMED = 3  # classes in a sentence, at most
 
 
 class GuardParams(ParamsModel):
     """What to do where pseudo-labels look wrong."""
 
-    collapsed: Action  # the teacher gives nearly the whole pool one class
-    useless: Action  # kept labels are right no more often than the most frequent class would be
+    collapsed: Action  # the teacher gives nearly every image one class
+    useless: Action  # pseudo-labels are right no more often than by chance
     swallowing: Action  # most images called a class are of other classes
     empty_class: Action  # a class has no pseudo-label
     miscalibrated: Action  # confidences are far from how often they are right
@@ -41,11 +41,11 @@ def faults(
     """A sentence for each guard that finds something wrong, by its name in `GuardParams`.
 
     `predicted` (N,) are the teacher's classes for the pool, of which some are `kept`: those that reach the `threshold`.
-    `held_out` (M,K) are its calibrated probabilities for the calibration split, whose true labels are `labels` (M,).
+    `held_out` (M,K) are its probabilities for the calibration split, whose true labels are `labels` (M,).
     """
     found = {
-        "collapsed": _collapsed(predicted, classes),
-        "useless": _useless(held_out, labels, threshold, classes),
+        "collapsed": _collapsed(predicted, held_out.argmax(axis=1), labels, classes),
+        "useless": _useless(held_out, labels, threshold),
         "swallowing": _swallowing(held_out.argmax(axis=1), labels, classes),
         "empty_class": _empty(kept, classes),
         "miscalibrated": _miscalibrated(held_out, labels),
@@ -54,34 +54,40 @@ def faults(
 
 
 def warnings(found: dict[str, str], params: GuardParams, iteration: str) -> list[str]:
-    """The sentences of `faults` to warn of. Raises `UserError` for the first one that stops the run."""
-    for name, sentence in found.items():
-        if getattr(params, name) == "stop":
-            raise UserError(f"the pseudo-labels of {iteration} look wrong: {sentence}, or set guards.{name} to warn")
+    """The sentences of `faults` to warn of. Raises `UserError` where one stops the run, with all that do."""
+    stops = {name: sentence for name, sentence in found.items() if getattr(params, name) == "stop"}
+    if stops:
+        keys = " and ".join(f"guards.{name}" for name in stops)
+        raise UserError(
+            f"the pseudo-labels of {iteration} look wrong: {'; '.join(stops.values())}, or set {keys} to warn"
+        )
     return [sentence for name, sentence in found.items() if getattr(params, name) == "warn"]
 
 
-def _collapsed(predicted: np.ndarray, classes: list[str]) -> str | None:
+def _collapsed(predicted: np.ndarray, held_out: np.ndarray, labels: np.ndarray, classes: list[str]) -> str | None:
+    """Nearly all images of the pool and of the calibration split get a class that few of the latter are of."""
     shares = np.bincount(predicted, minlength=len(classes)) / len(predicted)
     largest = int(shares.argmax())
-    if shares[largest] < COLLAPSED or len(predicted) < ENOUGH:
+    called, usual = float((held_out == largest).mean()), float((labels == largest).mean())
+    if min(shares[largest], called) < COLLAPSED or len(predicted) < ENOUGH or usual > called / 2:
         return None
-    return (
-        f"the teacher calls {100 * shares[largest]:.0f} % of the pool {classes[largest]}; train the teacher for longer"
-    )
+    figures = f"{100 * shares[largest]:.1f} % of the pool {classes[largest]}"
+    return f"the teacher calls {figures}, as it does nearly every calibration image; train it for longer"
 
 
-def _useless(held_out: np.ndarray, labels: np.ndarray, threshold: float, classes: list[str]) -> str | None:
+def _useless(held_out: np.ndarray, labels: np.ndarray, threshold: float) -> str | None:
+    """Cohen's kappa is at most 0: the predictions agree with the labels no more often than by chance."""
     reached = held_out.max(axis=1) >= threshold
     if reached.sum() < ENOUGH:
         return None
-    right = float((held_out.argmax(axis=1) == labels)[reached].mean())
-    counts = np.bincount(labels, minlength=len(classes))
-    usual = counts.max() / counts.sum()
-    if right > usual:
+    predicted, actual = held_out.argmax(axis=1)[reached], labels[reached]
+    right = float((predicted == actual).mean())
+    shares = [np.bincount(each, minlength=held_out.shape[1]) / len(each) for each in (predicted, actual)]
+    chance = float(shares[0] @ shares[1])
+    if right > chance or chance == 1:
         return None
-    guess = f"always saying {classes[int(counts.argmax())]} would be in {100 * usual:.0f} %"
-    return f"they are right in {100 * right:.0f} % of the calibration images, and {guess}; train a better teacher"
+    figures = f"{100 * right:.0f} % of {reached.sum():,} calibration images, and by chance in {100 * chance:.0f} %"
+    return f"they are right in {figures}; train a better teacher"
 
 
 def _swallowing(predicted: np.ndarray, labels: np.ndarray, classes: list[str]) -> str | None:
@@ -91,8 +97,10 @@ def _swallowing(predicted: np.ndarray, labels: np.ndarray, classes: list[str]) -
     if not wrong:
         return None
     worst = min(wrong, key=lambda k: right[k] / called[k])
-    figures = f"of {called[worst]:,} calibration images called {classes[worst]}, {right[worst]:,} are"
-    return f"{figures}; label more images of the classes that it takes"
+    others = np.bincount(labels[(predicted == worst) & (labels != worst)], minlength=len(classes))
+    taken = _named([classes[k] for k in np.argsort(-others, kind="stable") if others[k]])
+    figures = f"{called[worst]:,} calibration images are called {classes[worst]}, and {right[worst]:,} of them are it"
+    return f"{figures}; label more images of {taken}"
 
 
 def _empty(kept: PseudoLabels, classes: list[str]) -> str | None:
@@ -100,12 +108,20 @@ def _empty(kept: PseudoLabels, classes: list[str]) -> str | None:
     missing = [classes[k] for k in np.flatnonzero(images == 0)]
     if not missing:
         return None
-    named = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else "")
-    return f"no pool image is kept as {named}; label some images of it, or keep more of the pool"
+    return f"no pool image is kept as {_named(missing)}; label some images of it, or keep more of the pool"
 
 
 def _miscalibrated(held_out: np.ndarray, labels: np.ndarray) -> str | None:
-    gap = ece(held_out.max(axis=1), held_out.argmax(axis=1) == labels)
-    if gap <= MISCALIBRATED or len(labels) < ENOUGH:
+    if len(labels) < ENOUGH:
         return None
-    return f"confidence and accuracy differ by {100 * gap:.0f} points on average; set pseudo_labels.calibrate to true"
+    sure, right = float(held_out.max(axis=1).mean()), float((held_out.argmax(axis=1) == labels).mean())
+    low, high = accuracy_interval(right, len(labels))
+    if abs(sure - right) <= MISCALIBRATED or low <= sure <= high:
+        return None
+    figures = f"{100 * sure:.0f} % sure on average and right in {100 * right:.0f} % of the calibration images"
+    return f"the teacher is {figures}; set pseudo_labels.calibrate to true, or label more images for calibration"
+
+
+def _named(names: list[str]) -> str:
+    """The first of `names`, and how many there are more."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")

@@ -6,7 +6,6 @@ N images, n of them kept, K classes.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,12 +39,11 @@ def read_logits(folder: Path, split: str) -> np.ndarray:
 
 
 def save_pseudo_labels(
-    folder: Path, pseudo_labels: PseudoLabels, classes: list[str], pool: int, chosen_by: Mapping[str, Any]
+    folder: Path, pseudo_labels: PseudoLabels, classes: list[str], pool: int, chosen_by: Mapping[str, float | None]
 ) -> None:
     """Write pseudo-labels as a table, and a report for people beside it.
 
-    `pool` is the number of pool images, and `chosen_by` has the temperature and the limits of the selection, and the
-    warnings of guards.
+    `pool` is the number of pool images, and `chosen_by` has the temperature and the limits of the selection.
     """
     flat = pa.array(pseudo_labels.targets.reshape(-1))
     columns = {

@@ -17,7 +17,7 @@ from noisy_student.evaluation.feature_map import feature_map
 from noisy_student.store.pseudo_labels import PseudoLabels
 
 CLASSES = ["cat", "dog", "eel"]
-PRIOR = np.array([0.5, 0.5, 0.0])
+CALIBRATION = np.arange(100) % 2  # what the teacher calls those images
 
 
 @pytest.fixture
@@ -35,38 +35,46 @@ def found() -> Labeling:
 
 
 def test_figures_count_each_image_once_and_only_what_is_known(found):
-    figures = pool_figures(found, CLASSES, PRIOR)
+    figures = pool_figures(found, CLASSES, CALIBRATION)
     kept = len(found.kept.rows)
-    assert (figures["pool_images"], figures["known_images"]) == (200, 180)
-    assert (figures["unique_images"], figures["images_with_copies"]) == (kept, 2 * kept)
+    assert (figures["pool_images"], figures["unique_images"], figures["images_with_copies"]) == (200, kept, 2 * kept)
+    assert figures["known_kept"] == sum(found.truth[row] >= 0 for row in found.kept.rows) < kept
     assert sum(figures["confidence"]["all"]) == 200
     assert sum(figures["confidence"]["kept"]) == sum(row["unique"] for row in figures["by_class"]) == kept
     wrong = [row for row in found.kept.rows if 0 <= found.truth[row] != found.predicted[row]]
     assert figures["wrong_kept"] == len(wrong) > 0
+    assert sum(row["known"] - row["right"] for row in figures["by_class"]) == len(wrong)
 
 
 def test_drift_is_the_share_of_the_pool_that_would_have_to_change_class(found):
-    as_labeled = replace(found, predicted=np.arange(200) % 2)
-    assert pool_figures(as_labeled, CLASSES, PRIOR)["drift"] == 0
+    alike = replace(found, predicted=np.arange(200) % 2)
+    assert pool_figures(alike, CLASSES, CALIBRATION)["drift"] == 0
     swallowed = replace(found, predicted=np.full(200, 2))
-    assert pool_figures(swallowed, CLASSES, PRIOR)["drift"] == 1
+    assert pool_figures(swallowed, CLASSES, CALIBRATION)["drift"] == 1
 
 
-def test_a_class_whose_truth_is_unknown_has_no_precision(found):
+def test_a_sample_alone_drifts_by_chance(found):
+    shares, random = np.array([0.6, 0.3, 0.1]), np.random.default_rng(0)
+    pool = replace(found, predicted=np.repeat([0, 1, 2], [120, 60, 20]))
+    figures = [pool_figures(pool, CLASSES, random.choice(3, 100, p=shares)) for _ in range(200)]
+    assert figures[0]["drift_by_chance"] == pytest.approx(np.mean([each["drift"] for each in figures]), rel=0.1)
+
+
+def test_where_the_truth_is_unknown_there_is_no_precision(found):
     unknown = replace(found, truth=np.full(200, -1))
-    assert [row["precision"] for row in pool_figures(unknown, CLASSES, PRIOR)["by_class"]] == [None] * 3
-    curve = threshold_curve(unknown, np.eye(3), np.arange(3))
-    assert {row["precision"] for row in curve} == {None}
-    assert {row["held_out_precision"] for row in curve} == {1.0}
+    assert pool_figures(unknown, CLASSES, CALIBRATION)["known_kept"] == 0
+    curve = threshold_curve(unknown, np.eye(3), np.arange(3), 0.7)
+    assert {row["precision"] for row in curve} == {row["calibration_precision"] for row in curve} == {None}
 
 
-def test_a_higher_threshold_keeps_less_and_is_right_more_often(found):
-    curve = threshold_curve(found, np.eye(3), np.arange(3))
-    assert curve[0]["yield"] == 1
-    yields = [row["yield"] for row in curve]
-    assert yields == sorted(yields, reverse=True)
-    at = {row["threshold"]: row["precision"] for row in curve}
-    assert at[0.9] > at[0.0]
+def test_fewer_reach_a_higher_threshold_and_is_right_more_often(found):
+    curve = threshold_curve(found, np.eye(3)[np.arange(30) % 3], np.zeros(30, int), 0.777)
+    assert curve[0]["reached"] == 1
+    reached = [row["reached"] for row in curve]
+    assert reached == sorted(reached, reverse=True)
+    at = {row["threshold"]: row for row in curve}
+    assert at[0.9]["precision"] > at[0.0]["precision"]
+    assert at[0.777]["calibration_precision"] == pytest.approx(1 / 3)
 
 
 def test_a_student_mends_and_spoils_labels_of_its_teacher():
@@ -83,12 +91,12 @@ def test_groups_show_what_they_say(found):
     table = groups(found, rows, predicted, confidence)
     by_group = {name: each for name, each in table.groupby("group")}
     assert all(len(each) <= PER_GROUP for each in by_group.values())
-    for name in ("surest", "least sure", "confidently wrong"):
+    for name in ("surest", "least sure", "wrong"):
         assert found.is_kept[by_group[name]["row"]].all()
         assert (by_group[name]["predicted"] == found.predicted[by_group[name]["row"]]).all()
     assert by_group["surest"]["confidence"].min() > by_group["least sure"]["confidence"].max()
     assert by_group["surest"]["predicted"].value_counts().tolist() == [8, 8, 8]
-    assert found.is_wrong[by_group["confidently wrong"]["row"]].all()
+    assert found.is_wrong[by_group["wrong"]["row"]].all()
     assert (by_group["changed"]["before"] != by_group["changed"]["predicted"]).all()
     assert by_group["changed"]["confidence"].is_monotonic_decreasing
 
@@ -103,6 +111,16 @@ def test_a_map_is_the_same_each_time_and_puts_like_to_like():
     distances = np.linalg.norm(places[:, None] - places[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     assert (kind[distances.argmin(axis=1)] == kind).all()
+
+
+@pytest.mark.parametrize(
+    "features",
+    [np.zeros((40, 8)), np.ones((40, 1)), np.arange(40.0)[:, None], np.full((40, 2), np.inf)],
+    ids=["zeros", "ones", "one", "infinite"],
+)
+def test_features_that_say_nothing_have_a_map(features):
+    places = feature_map(features.astype(np.float16))
+    assert ((places >= 0) & (places <= 1)).all()
 
 
 @pytest.mark.parametrize("images", [4, 5])

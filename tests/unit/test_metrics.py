@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
+from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
 from noisy_student.core.metrics import (
@@ -15,6 +16,7 @@ from noisy_student.core.metrics import (
     accuracy_interval,
     bootstrap_interval,
     ece,
+    ece_by_chance,
     fit_temperature,
     macro_f1,
     mean_interval,
@@ -77,6 +79,14 @@ def test_ece_weighs_each_bin_by_its_images():
     assert ece(confidence, correct) == pytest.approx(0.3)
 
 
+def test_a_calibrated_model_has_the_ece_of_chance():
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0.3, 1, size=500)
+    found = [ece(confidence, random.random(500) < confidence) for _ in range(50)]
+    assert ece_by_chance(confidence, np.random.default_rng(1)) == pytest.approx(np.mean(found), abs=0.005)
+    assert np.mean(found) > 0.02  # though nothing is wrong with it
+
+
 @given(images=st.integers(1, 10_000), data=st.data())
 def test_the_interval_of_an_accuracy_is_wilsons(images, data):
     right = data.draw(st.integers(0, images))
@@ -136,6 +146,20 @@ def test_a_planted_temperature_is_found(planted):
     honest = np.random.default_rng(0).normal(scale=2, size=(4000, 5))
     labels = (honest + np.random.default_rng(1).gumbel(size=honest.shape)).argmax(axis=1)  # drawn from softmax(honest)
     assert fit_temperature(honest * planted, labels) == pytest.approx(planted, rel=0.1)
+
+
+@given(scale=st.floats(0.01, 300), count=st.integers(2, 40))
+def test_the_temperature_is_the_best_of_the_grid(scale, count):
+    random = np.random.default_rng(count)
+    logits, labels = scale * random.normal(size=(count, 3)), random.integers(3, size=count)
+    doubt = 1 / (count + 2)
+    targets = (1 - doubt - doubt / 2) * np.eye(3)[labels] + doubt / 2
+
+    def loss(temperature):
+        return -(targets * log_softmax(logits / temperature, axis=1)).sum(axis=1).mean()
+
+    best = min(map(loss, TEMPERATURES))
+    assert loss(fit_temperature(logits, labels)) == pytest.approx(best, rel=1e-9)
 
 
 def test_a_teacher_that_has_all_labels_right_is_not_given_boundless_confidence():

@@ -10,7 +10,7 @@ from hostile_run import HOSTILE, IMAGES, hostile_run
 from PIL import Image
 
 from noisy_student.evaluation.history import History
-from noisy_student.page.contents import Run, confusion, differences
+from noisy_student.page.contents import MAX_CLASSES, Run, confusion, differences, pseudo_label_row
 from noisy_student.page.pull_request import pull_request
 from noisy_student.page.render import page
 from noisy_student.store.pictures import picture
@@ -90,11 +90,30 @@ def test_a_run_without_iterations_has_a_page(run):
     assert 'id="map"' not in html
 
 
-def test_many_classes_have_no_table_of_confusion(run):
-    assert confusion(run.result.predictions, [f"{number}" for number in range(31)]) == []
-    counts = confusion(run.result.predictions, HOSTILE)
-    assert sum(sum(row["counts"]) for row in counts) == IMAGES
-    assert counts[0]["counts"][0] == 8  # of ten, two are predicted as another
+def test_many_classes_have_a_list_to_choose_from_and_no_matrix(run):
+    many = [*HOSTILE, *(f"{number}" for number in range(MAX_CLASSES))]
+    html = page(replace(run, card={**run.card, "classes": many}))
+    assert html.count("<option") == len(many) + 1
+    assert 'class="confusion"' not in html
+    assert "<td>unknown</td>" in html.replace("<bdi>", "").replace("</bdi>", "")  # of classes without test images
+
+
+def test_a_cell_of_the_confusion_counts_its_images_and_its_pictures(run):
+    rows = confusion(run.result.predictions, run.mistakes[1:], HOSTILE)
+    assert sum(sum(row["counts"]) for row in rows) == IMAGES
+    assert rows[0]["counts"][:2] == [8, 2]  # of ten, two are predicted as another
+    assert rows[0]["shown"][:2] == [0, 1]
+
+
+def test_precision_is_of_the_kept_images_whose_truth_is_known(run):
+    row = pseudo_label_row(run.audits[0].figures)
+    assert row["right"] == "90.0 % of 10"
+    assert row["mended"] == "unknown"
+
+
+def test_no_id_stands_twice(run):
+    ids = [own["id"] for _, own in Tags(page(run)).found if own.get("id")]
+    assert len(ids) == len(set(ids))
 
 
 def test_a_pull_request_has_the_answer_the_table_and_a_chart(run):
@@ -107,9 +126,9 @@ def test_a_pull_request_has_the_answer_the_table_and_a_chart(run):
 
 
 def test_parameters_that_differ_stand_beside_the_shipped_ones():
-    own, shipped = {"a": {"b": 1, "c": {}}, "e": 2}, {"a": {"b": 2, "c": {}}, "d": 3, "e": 2}
+    own, shipped = {"a": {"b": None, "c": {}}, "e": 2}, {"a": {"b": True, "c": {}}, "d": 3, "e": 2}
     assert differences(own, shipped) == [
-        {"key": "a.b", "value": "1", "default": "2"},
+        {"key": "a.b", "value": "null", "default": "true"},
         {"key": "d", "value": "", "default": "3"},
     ]
 
