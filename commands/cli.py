@@ -13,6 +13,7 @@ COMMANDS = (
     "label-next",
     "table",
     "compare",
+    "export",
     "noise-sheet",
     "configure",
     "list-shards",
@@ -20,7 +21,11 @@ COMMANDS = (
     "follow",
     "docs",
 )
-EXTRAS = {"submitit": "slurm"}  # modules of an extra, by name; those of `pipeline`:
+EXTRAS = {
+    "submitit": "slurm",
+    "onnxscript": "export",
+    "onnx": "export",
+}  # modules of an extra, by name; those of `pipeline`:
 EXTRAS |= dict.fromkeys(
     ("dvc", "networkx", "ruamel", "scipy", "jinja2", "matplotlib", "mlxtend", "huggingface_hub"), "pipeline"
 )

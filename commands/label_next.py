@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from commands.predict import load_trained
+from commands.trained import load_trained
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import write_csv
 from noisy_student.core.metrics import softmax

@@ -2,32 +2,30 @@
 
 OUT is a CSV or Parquet file, as its name says, with a row for each file below FOLDER: path, label, confidence, reason.
 The confidence is the model's probability, 0 to 1; below --abstain, the label is `abstain`. A file that cannot be used
-has a reason instead of a label and a confidence. Images are prepared in the same way as the training images.
+has a reason instead of a label and a confidence. Images are prepared in the same way as the training images. A model
+that `noisy-student export` wrote needs no torch.
 """
 
 from argparse import ArgumentParser
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import torch
 
-from noisy_student.core.config import PARAMS_FILE, ParamsFile, validated
+from noisy_student.core.config import validated
 from noisy_student.core.errors import UserError, cli_main
-from noisy_student.core.files import digest, read_json, write_csv, write_parquet
+from noisy_student.core.files import write_csv, write_parquet
 from noisy_student.core.metrics import softmax
 from noisy_student.core.progress import meter
 from noisy_student.data.listing import files_below
-from noisy_student.models.checkpoint import WEIGHTS
-from noisy_student.models.classifier import Classifier, load_classifier
-from noisy_student.models.device import RuntimeParams, setup
-from noisy_student.models.prediction import BATCH_SIZE, predict_logits
+from noisy_student.models.onnx_model import MODEL, OnnxModel
 from noisy_student.store.decoding import BadImage, Preparation, decode_file
 
 ABSTAIN = "abstain"
-SUMMARY = Path("metrics/summary.json")
+FILES_AT_ONCE = 512  # that are decoded before they are labeled
 
 
 @cli_main
@@ -45,8 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     if not args.folder.is_dir():
         raise UserError(f"{args.folder} is no folder of images")
 
-    classifier, description, runtime = load_trained(args.model)
-    table = labeled(args.folder, classifier, description, runtime, args.abstain)
+    probabilities, description = predictor(args.model)
+    table = labeled(args.folder, probabilities, description, args.abstain)
     if args.out.suffix == ".csv":
         write_csv(args.out, table)
     else:
@@ -55,56 +53,34 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{len(table) - unusable:,} files labeled, {unusable:,} unusable; see {args.out}")
 
 
-def load_trained(model: Path | None) -> tuple[Classifier, dict[str, Any], RuntimeParams]:
-    """The classifier in the folder `model`, or the one to use, its description, and how it runs.
-
-    Where there is no params.yaml it runs on a GPU if there is one, and on all cores.
-    """
-    if model and not model.is_dir():
-        raise UserError(
-            f"there is no folder {model}; name a model's folder, or run `dvc repro` if a stage makes this one"
-        )
-    if not PARAMS_FILE.exists():
-        if not model:
-            raise UserError(f"there is no {PARAMS_FILE} here that names a model; add --model and a model's folder")
-        threads = torch.get_num_threads()
-        runtime = RuntimeParams(device="auto", precision="float32", threads=threads, deterministic=True)
-        return *load_classifier(model, setup(runtime)), runtime
-    params = ParamsFile()
-    runtime = params.section("runtime", RuntimeParams)
-    return *load_classifier(model or deployed(params), setup(runtime)), runtime
+Predictor = Callable[[np.ndarray], np.ndarray]  # uint8 images (N,H,W,C) -> probabilities (N,K)
 
 
-def deployed(params: ParamsFile) -> Path:
-    """The folder of the model that the last run says to deploy; where it is undecided, that of `current`."""
-    deploy = read_json(SUMMARY).get("deploy") if SUMMARY.exists() else None
-    if not deploy or not deploy["decided"]:
-        return Path("models") / params.section("current", str)
-    folder = Path(deploy["folder"])
-    if not (folder / WEIGHTS).exists() or digest(folder / WEIGHTS) != deploy["weights_sha256"]:
-        raise UserError(
-            f"{folder} is not there as {SUMMARY} has it, which says to deploy it; run `dvc repro`, or name a model's "
-            "folder with --model"
-        )
-    print(f"with {folder}, the model to deploy; --model names another one", flush=True)
-    return folder
+def predictor(model: Path | None) -> tuple[Predictor, dict[str, Any]]:
+    """What predicts, and its description: an exported model, which needs no torch, or a trained one."""
+    if model and (model / MODEL).exists():
+        exported = OnnxModel(model)
+        return exported.probabilities, exported.description
+    from commands.trained import load_trained  # not where torch is not installed
+    from noisy_student.models.prediction import predict_logits
+
+    classifier, description, runtime = load_trained(model)
+    return lambda images: softmax(predict_logits(classifier, images, runtime)), description
 
 
-def labeled(
-    folder: Path, classifier: Classifier, description: dict[str, Any], runtime: RuntimeParams, abstain: float = 0.0
-) -> pd.DataFrame:
+def labeled(folder: Path, probabilities: Predictor, description: dict[str, Any], abstain: float = 0.0) -> pd.DataFrame:
     """A row for each file below `folder`: path, label, confidence (NaN where there is none), reason ("" where used)."""
     how = validated(Preparation, description["preparation"], "preparation")
     names, found = np.array([*description["classes"], ""], dtype=object), list(files_below(folder))
     rows = []
     with meter("labeling", len(found)) as progress:
-        for start in range(0, len(found), BATCH_SIZE):
-            paths, images, reasons = decoded(folder, found[start : start + BATCH_SIZE], how, description["channels"])
+        for start in range(0, len(found), FILES_AT_ONCE):
+            paths, images, reasons = decoded(folder, found[start : start + FILES_AT_ONCE], how, description["channels"])
             usable = [reason == "" for reason in reasons]
             labels, confidence = np.full(len(paths), len(names) - 1), np.full(len(paths), np.nan)
             if len(images):
-                probabilities = softmax(predict_logits(classifier, images, runtime))
-                labels[usable], confidence[usable] = probabilities.argmax(axis=1), probabilities.max(axis=1)
+                predicted = probabilities(images)
+                labels[usable], confidence[usable] = predicted.argmax(axis=1), predicted.max(axis=1)
             label = np.where(confidence < abstain, ABSTAIN, names[labels])
             of_batch = {"path": paths, "label": label, "confidence": confidence.round(4), "reason": reasons}
             rows.append(pd.DataFrame(of_batch))

@@ -1,0 +1,167 @@
+"""A model outside torch: the exported file against the original, its card, and labels where torch is not installed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from PIL import Image
+
+from commands import export, predict
+from commands.model_card import model_card, results_of
+from noisy_student.core.files import read_json, write_json
+from noisy_student.core.metrics import softmax
+from noisy_student.models.checkpoint import save_model
+from noisy_student.models.classifier import ensemble, load_classifier, new_classifier
+from noisy_student.models.onnx_export import export as write_onnx
+from noisy_student.models.onnx_model import OnnxModel
+from noisy_student.models.prediction import predict_logits
+from noisy_student.store.splits import pixel_hash, read_split, write_split
+
+ROOT = Path(__file__).parents[2]
+PREPARATION = {"image_size": 8, "resize": "crop", "background": 0, "max_megapixels": 1.0}
+pytestmark = pytest.mark.usefixtures("torch_settings")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, make_split, runtime):
+    """A trained folder models/iter1 with params.yaml, two splits, and the first 20 digits as files."""
+    monkeypatch.chdir(tmp_path)
+    split = make_split(0, 60)
+    torch.manual_seed(0)
+    save_model(tmp_path / "models/iter1", new_classifier("cnn_2", split).state_dict(), description("cnn_2", split))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"current": "iter1", "runtime": runtime.model_dump()}))
+    index = pd.DataFrame({"id": split.ids, "sha256": pixel_hash(split.images()), "label": split.labels})
+    for name in ("test", "calibration"):
+        write_split(tmp_path / "data" / name, split.images(), index, split.classes, PREPARATION, 10_000)
+    (tmp_path / "photos").mkdir()
+    for number, image in enumerate(split.images()[:20]):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"photos/{number:02}.png")
+    return tmp_path
+
+
+def description(model: str, split, **more) -> dict:
+    found = {"name": "iter1", "model": model, "classes": split.classes, "image_size": [8, 8], "channels": 1}
+    found |= {"preparation": PREPARATION, "input_size": [8, 8], "input_channels": 1, "parameters": 10}
+    return {**found, "labels": {"training": 30, "validation": 20}, **more}
+
+
+def test_an_exported_model_gives_the_labels_of_the_original(here, make_split, runtime, capsys):
+    export.main(["out", "--int8"])
+    said = capsys.readouterr().out
+    assert "the same label for 100.00 % of 60 images" in said
+    assert "model.int8.onnx" in said
+    images = make_split(0, 60).images()
+    classifier, _ = load_classifier(here / "models/iter1", torch.device("cpu"))
+    found = OnnxModel(here / "out").probabilities(images)
+    assert np.abs(found - softmax(predict_logits(classifier, images, runtime))).max() < 1e-5
+    assert OnnxModel(here / "out").probabilities(images[:1]).shape == (1, 3)
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+@pytest.mark.parametrize("size", [(8, 8), (30, 17), (9, 40)])
+def test_images_of_any_size_are_cropped_or_padded_and_resized_inside(tmp_path, make_split, resize, size):
+    split = make_split(0, 4)
+    classifier = new_classifier("mlp_8", split).eval()
+    own = {**PREPARATION, "resize": resize, "background": 100}
+    write_json(tmp_path / "model.json", description("mlp_8", split, preparation=own))
+    write_onnx(tmp_path, classifier, description("mlp_8", split, preparation=own))
+    images = np.random.default_rng(0).integers(256, size=(3, *size, 1), dtype=np.uint8)
+    height, width = size
+    square = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    side, (top, left) = min(size), (max(0, (height - width) // 2), max(0, (width - height) // 2))
+    if resize == "crop":
+        square = square[:, :, top : top + side, left : left + side]
+    else:
+        missing = max(size) - np.array(size)
+        first = missing // 2
+        square = F.pad(square, [first[1], missing[1] - first[1], first[0], missing[0] - first[0]], value=100.0)
+    resized = F.interpolate(square, size=(8, 8), mode="bilinear", antialias=True).round()
+    with torch.inference_mode():
+        expected = classifier(resized).softmax(1).numpy()
+    assert np.abs(OnnxModel(tmp_path).probabilities(images) - expected).max() < 1e-3
+
+
+def test_an_ensemble_is_one_file(tmp_path, make_split):
+    split = make_split(0, 4)
+    whole = ensemble([new_classifier("mlp_8", split) for _ in range(2)]).eval()
+    write_json(tmp_path / "model.json", description("mlp_8", split))
+    write_onnx(tmp_path, whole, description("mlp_8", split))
+    with torch.inference_mode():
+        expected = whole(torch.from_numpy(split.images()).permute(0, 3, 1, 2)).softmax(1).numpy()
+    assert np.abs(OnnxModel(tmp_path).probabilities(split.images()) - expected).max() < 1e-5
+
+
+def test_a_folder_is_labeled_where_torch_is_not_installed(here):
+    """A module that is None in sys.modules cannot be imported."""
+    export.main(["out"])
+    predict.main(["photos", "with_torch.csv"])
+    code = "import sys; sys.modules['torch'] = sys.modules['timm'] = None; from commands.predict import main; main()"
+    words = [sys.executable, "-c", code, "photos", "without.csv", "--model", "out"]
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with_torch, without = (pd.read_csv(name) for name in ("with_torch.csv", "without.csv"))
+    assert with_torch["label"].tolist() == without["label"].tolist()
+    assert np.allclose(with_torch["confidence"], without["confidence"], atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "model.onnx").write_bytes(b"no model"), "model.onnx cannot be read"),
+        (lambda folder: (folder / "model.json").unlink(), "model.json"),
+    ],
+    ids=["model", "description"],
+)
+def test_a_damaged_export_is_refused(here, capsys, damage, said):
+    export.main(["out"])
+    damage(here / "out")
+    with pytest.raises(SystemExit):
+        predict.main(["photos", "labels.csv", "--model", "out"])
+    assert said in capsys.readouterr().err
+
+
+def test_a_trained_model_is_not_written_over(capsys, here):
+    with pytest.raises(SystemExit):
+        export.main(["models/iter1"])
+    assert "models/iter1 holds a trained model" in capsys.readouterr().err
+
+
+def test_an_export_that_gives_other_labels_is_refused(here, capsys, monkeypatch):
+    other = new_classifier("cnn_2", read_split(here / "data/test"))
+    monkeypatch.setattr(export, "load_classifier", one_then(load_classifier, (other.eval(), {})))
+    with pytest.raises(SystemExit):
+        export.main(["out"])
+    assert "gives the original's label to" in capsys.readouterr().err
+
+
+def one_then(real, second):
+    """A stand-in for `real` that answers `second` when it is called again."""
+    calls = []
+
+    def called(*arguments):
+        calls.append(arguments)
+        return real(*arguments) if len(calls) == 1 else second
+
+    return called
+
+
+def test_the_card_has_the_figures_of_the_very_weights(here, make_split):
+    export.main(["out"])
+    own = read_json(here / "out/model.json")
+    assert "It was not evaluated." in (here / "out/README.md").read_text()
+    figures = {"accuracy": 0.9, "accuracy_low": 0.85, "accuracy_high": 0.95, "test_images": 100, "ece": 0.02}
+    figures |= {"accuracy_by_class": {"zero": 1.0, "one": 0.8, "two": None}}
+    write_json(here / "metrics/results/other/results.json", {**figures, "accuracy": 0.1, "weights_sha256": "other"})
+    write_json(here / "metrics/results/iter1/results.json", {**figures, "weights_sha256": own["weights_sha256"]})
+    card = model_card(own, results_of(own["weights_sha256"]))
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["model-index"][0]["results"][0]["metrics"] == [{"type": "accuracy", "value": 0.9}]
+    assert "90.0 % of 100 test images (95 % interval 85.0 to 95.0)" in card
+    assert "| one | 80.0 |" in card
