@@ -10,6 +10,7 @@ from noisy_student.core.errors import did_you_mean
 COMMANDS = (
     "plan",
     "predict",
+    "label",
     "label-next",
     "table",
     "compare",

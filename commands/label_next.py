@@ -9,7 +9,9 @@ these the ones that differ most in their probabilities (farthest first, Sener an
 """
 
 from argparse import ArgumentParser
+from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,23 +42,43 @@ def main(argv: list[str] | None = None) -> None:
     if (args.out / "label_next.csv").exists():
         raise UserError(f"{args.out}/label_next.csv is there, perhaps with labels; name another folder")
 
-    classifier, description, runtime = load_trained(args.model)
-    pool = read_split(args.pool)
+    found = to_label(args.model, args.pool, args.images)
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_csv(args.out / "label_next.csv", found.table[["id"]].assign(label=""))
+    write_csv(args.out / "guesses.csv", found.table[["id", "guess", "margin"]])
+    save_sheet(args.out / "sheet.png", found.images, numbered=True)
+    print(f"{len(found.table)} images are in {args.out}/sheet.png; fill in their labels in {args.out}/label_next.csv")
+
+
+class ToLabel(NamedTuple):
+    """Pool images whose label would teach most, n of them, the one that would teach most first."""
+
+    table: pd.DataFrame  # id, guess, confidence, margin
+    images: np.ndarray  # uint8 (n,H,W,C)
+    classes: list[str]
+
+
+def to_label(model: Path | None, folder: Path, count: int, known: Collection[str] = ()) -> ToLabel:
+    """At most `count` images of the pool in `folder` that the `model`, or the one to use, would learn most from.
+
+    Those whose ids are `known` are left out.
+    """
+    classifier, description, runtime = load_trained(model)
+    pool = read_split(folder)
     if [pool.classes, pool.channels, list(pool.image_size)] != [description[key] for key in SAME]:
-        raise UserError(f"{args.pool} has other classes or images than the model was trained on; name another pool")
+        raise UserError(f"{folder} has other classes or images than the model was trained on; name another pool")
     logits = np.concatenate(
         [predictions.logits for _, predictions in predict_split(classifier, pool, runtime, "predicting the pool")]
     )
-    probabilities = softmax(logits)
-    rows = worth_labeling(probabilities, args.images)
-    guesses = np.array(description["classes"])[probabilities[rows].argmax(axis=1)]
-    table = pd.DataFrame({"id": pool.ids[rows], "label": "", "guess": guesses, "margin": margins(probabilities[rows])})
-    to_fill, known = table[["id", "label"]], table[["id", "guess", "margin"]]
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_csv(args.out / "label_next.csv", to_fill)
-    write_csv(args.out / "guesses.csv", known)
-    save_sheet(args.out / "sheet.png", pool.images(rows), numbered=True)
-    print(f"{len(table)} images are in {args.out}/sheet.png; fill in their labels in {args.out}/label_next.csv")
+    unknown = np.flatnonzero(~np.isin(pool.ids, list(known)))
+    if not len(unknown):
+        raise UserError(f"every image of {folder} has a label already; add images to the pool")
+    probabilities = softmax(logits[unknown])
+    chosen = worth_labeling(probabilities, count)
+    guesses = np.array(description["classes"])[probabilities[chosen].argmax(axis=1)]
+    figures = {"confidence": probabilities[chosen].max(axis=1), "margin": margins(probabilities[chosen])}
+    rows = unknown[chosen]
+    return ToLabel(pd.DataFrame({"id": pool.ids[rows], "guess": guesses, **figures}), pool.images(rows), pool.classes)
 
 
 def worth_labeling(probabilities: np.ndarray, count: int) -> np.ndarray:

@@ -5,7 +5,6 @@ colon; and a page of hostile names.
 """
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,7 @@ from noisy_student.page.render import page as rendered
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[2]
 PAGES = ["hostile", "metrics/page.html", *filter(None, os.environ.get("NOISY_STUDENT_PAGES", "").split(":"))]
-QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 SIZES = {"wide": (1280, 900), "phone": (390, 844)}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    found = shutil.which("chromium")
-    assert found, "there is no chromium; install it: apt install chromium"
-    with sync_playwright() as tool:
-        sandbox = os.geteuid() != 0  # chromium refuses to make one as root
-        chromium = tool.chromium.launch(executable_path=found, args=QUIET, chromium_sandbox=sandbox)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(params=PAGES)

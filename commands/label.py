@@ -1,0 +1,183 @@
+"""Label pool images in the browser, one key each: python -m commands.label [--images 48] [--model models/iter2]
+
+Opens a page of this machine that shows the pool images whose label would teach most. Each label is in corrections.csv
+at once, so nothing is lost when the browser or this command ends; called again, it goes on with the others. The next
+run trains on them.
+"""
+
+import hmac
+import json
+import secrets
+import threading
+import webbrowser
+from argparse import ArgumentParser
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pandas as pd
+
+from commands.label_next import ToLabel, to_label
+from noisy_student.core.errors import UserError, cli_main
+from noisy_student.core.files import read_csv, write_csv
+from noisy_student.core.signals import Stopped
+from noisy_student.page.contents import address
+from noisy_student.page.render import labeling_page
+from noisy_student.store.pictures import picture
+
+CORRECTIONS = Path("corrections.csv")
+HOST = "127.0.0.1"
+MAX_BYTES = 10_000  # of what the page sends
+SIDE = 480  # pixels of a picture, at most
+
+
+@cli_main
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=48, help="how many to show")
+    parser.add_argument("--model", type=Path, help="a model's folder; none: the one to deploy, or that of `current`")
+    parser.add_argument("--pool", type=Path, default=Path("data/pool"))
+    parser.add_argument("--port", type=int, default=0, help="0: any that is free")
+    parser.add_argument("--no-browser", action="store_true", help="print the address alone")
+    args = parser.parse_args(argv)
+    if args.images < 1:
+        raise UserError(f"--images was {args.images}; it must be 1 or more")
+
+    corrections = Corrections(CORRECTIONS)
+    shown = to_label(args.model, args.pool, args.images, corrections.labels())
+    server = LabelServer(shown, corrections, args.port)
+    print(f"open {server.url} ; Ctrl-C ends it", flush=True)
+    if not args.no_browser:
+        webbrowser.open(server.url)
+    try:
+        server.serve_forever()
+    except Stopped:  # Ctrl-C is how it ends
+        print(
+            f"\n{len(server.labeled):,} labels were added to {CORRECTIONS}; `make repro` trains with them", flush=True
+        )
+    finally:
+        server.server_close()
+
+
+class Corrections:
+    """The labels in a CSV file with the columns id and label, which a person may edit meanwhile."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.lock = threading.Lock()
+        self._read()
+
+    def labels(self) -> dict[str, str]:
+        """The label of each id that has one."""
+        table = self._read()
+        return {row.id: row.label for row in table[table["label"] != ""].itertuples()}
+
+    def set(self, name: str, label: str | None) -> None:
+        """Give the image called `name` the `label`, or none; the file is on the disk when this returns."""
+        with self.lock:
+            table = self._read()
+            table = table[table["id"] != name]
+            if label is not None:
+                table = pd.concat([table, pd.DataFrame([{"id": name, "label": label}])]).fillna("")
+            write_csv(self.path, table)
+
+    def _read(self) -> pd.DataFrame:
+        if not self.path.exists():
+            return pd.DataFrame({"id": [], "label": []}, dtype=str)
+        table = read_csv(self.path, text=True)
+        if not {"id", "label"} <= set(table.columns):
+            raise UserError(f"the first line of {self.path} must have the columns id and label; fix that line")
+        return table
+
+
+class LabelServer(ThreadingHTTPServer):
+    """Serves the page to who knows the token, on this machine alone, and writes the labels that it sends."""
+
+    daemon_threads = True
+
+    def __init__(self, shown: ToLabel, corrections: Corrections, port: int = 0):
+        super().__init__((HOST, port), Handler)
+        self.token = secrets.token_urlsafe(24)
+        self.corrections, self.labeled = corrections, dict[str, str]()
+        self.ids, self.classes = set(shown.table["id"]), set(shown.classes)
+        self.page = labeling_page(shown.classes, pictures(shown), self.token)
+        self.hosts = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
+        self.url = f"http://{HOST}:{self.server_port}/?token={self.token}"
+
+    def label(self, name: str, label: str | None) -> None:
+        """Write the label of an image, or take it back."""
+        self.corrections.set(name, label)
+        if label is None:
+            self.labeled.pop(name, None)
+        else:
+            self.labeled[name] = label
+
+
+def pictures(shown: ToLabel) -> list[dict[str, Any]]:
+    """Each image with its id, the model's guess, and its picture."""
+    rows = shown.table[["id", "guess", "confidence"]].to_dict("records")
+    return [{**row, "picture": address(picture(image, SIDE))} for row, image in zip(rows, shown.images, strict=True)]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers the page's requests. Other origins, other hosts and requests without the token are refused."""
+
+    server: LabelServer
+
+    def do_GET(self) -> None:
+        asked = urlsplit(self.path)
+        token = parse_qs(asked.query).get("token", [""])[0]
+        if not self._may(token) or asked.path != "/":
+            return self._answer(HTTPStatus.FORBIDDEN, "open the address that the command printed")
+        return self._answer(HTTPStatus.OK, self.server.page, "text/html")
+
+    def do_POST(self) -> None:
+        if not self._may(self.headers.get("X-Token", "")) or self.path != "/label":
+            return self._answer(HTTPStatus.FORBIDDEN, "open the address that the command printed")
+        try:
+            name, label = self._given()
+        except (ValueError, TypeError, KeyError):
+            return self._answer(HTTPStatus.BAD_REQUEST, "a label is JSON with the id of an image and a class or null")
+        try:
+            self.server.label(name, label)
+        except (UserError, OSError) as error:
+            return self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+        return self._answer(HTTPStatus.OK, json.dumps({"labeled": len(self.server.labeled)}), "application/json")
+
+    def _given(self) -> tuple[str, str | None]:
+        """The id and the label that the page sent. Raises ValueError, TypeError or KeyError for anything else."""
+        length = int(self.headers.get("Content-Length", ""))
+        if not 0 < length <= MAX_BYTES:
+            raise ValueError(length)
+        given = json.loads(self.rfile.read(length))
+        name, label = given["id"], given["label"]
+        if name not in self.server.ids or not (label is None or label in self.server.classes):
+            raise ValueError(name)
+        return name, label
+
+    def _may(self, token: str) -> bool:
+        """Whether the request knows the token and comes from the page itself, not from another site."""
+        origin = self.headers.get("Origin")
+        own = origin is None or urlsplit(origin).netloc in self.server.hosts
+        known = hmac.compare_digest(token.encode(), self.server.token.encode())
+        return known and own and self.headers.get("Host") in self.server.hosts
+
+    def _answer(self, status: HTTPStatus, text: str, kind: str = "text/plain") -> None:
+        content = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *values: Any) -> None:
+        """Say nothing: the terminal is for the person."""
+
+
+if __name__ == "__main__":
+    main()
