@@ -12,6 +12,7 @@ COMMANDS = (
     "predict",
     "label",
     "label-next",
+    "iterate",
     "table",
     "compare",
     "export",

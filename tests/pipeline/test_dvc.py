@@ -246,6 +246,17 @@ def test_each_iteration_is_a_revision_and_nothing_is_trained_for_it(project):
 
 
 @pytest.mark.slow
+def test_one_command_goes_round_again_as_an_experiment_of_its_own(project):
+    """Of so small a run no label shows that the new student is better, so there is one round."""
+    said = project.run(sys.executable, "-m", "commands.iterate", "--at-most", "3")
+    assert stages_run(said).count("train_student@iter3") == 1
+    assert "train_student@iter2" not in stages_run(said)
+    assert "so this was the last round" in said
+    assert json.loads((project.folder / "metrics/summary.json").read_text())["teacher"] == "iter2"
+    assert "iter-3" in project.run("dvc", "exp", "list")
+
+
+@pytest.mark.slow
 def test_another_model_reruns_its_iteration_and_what_follows_and_keeps_the_logits(project):
     ran = set(project.experiment("model", "iterations.iter2.model=cnn_8"))
     assert "train_student@iter2" in ran
