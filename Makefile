@@ -58,7 +58,7 @@ clean-work: $(INSTALLED)
 	python -m commands.clean_work
 
 lock: $(INSTALLED)
-	pip-compile --quiet --strip-extras --extra pipeline --extra slurm --extra s3 --extra export --extra dev --no-emit-find-links --no-emit-index-url --output-file requirements.lock pyproject.toml
+	pip-compile --quiet --strip-extras --extra pipeline --extra slurm --extra s3 --extra export --extra serve --extra dev --no-emit-find-links --no-emit-index-url --output-file requirements.lock pyproject.toml
 	sed -i 's/+cpu//' requirements.lock
 
 $(INSTALLED): requirements.lock

@@ -16,6 +16,7 @@ COMMANDS = (
     "table",
     "compare",
     "export",
+    "serve",
     "noise-sheet",
     "configure",
     "list-shards",
@@ -23,14 +24,13 @@ COMMANDS = (
     "follow",
     "docs",
 )
-EXTRAS = {
-    "submitit": "slurm",
-    "onnxscript": "export",
-    "onnx": "export",
-}  # modules of an extra, by name; those of `pipeline`:
-EXTRAS |= dict.fromkeys(
-    ("dvc", "networkx", "ruamel", "scipy", "jinja2", "matplotlib", "mlxtend", "huggingface_hub"), "pipeline"
-)
+PACKAGES = {  # that a command may lack, by the extra that brings them
+    "pipeline": ("dvc", "networkx", "ruamel", "scipy", "jinja2", "matplotlib", "mlxtend", "huggingface_hub"),
+    "slurm": ("submitit",),
+    "export": ("onnx", "onnxscript"),
+    "serve": ("starlette", "uvicorn", "anyio", "prometheus_client"),
+}
+EXTRAS = {package: extra for extra, packages in PACKAGES.items() for package in packages}
 
 
 def main(argv: list[str] | None = None) -> None:

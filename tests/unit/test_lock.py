@@ -18,7 +18,7 @@ LOCKED = dict(
 
 def needed() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
-    locked = [*extras["pipeline"], *extras["slurm"], *extras["s3"], *extras["export"], *extras["dev"]]
+    locked = [*extras["pipeline"], *extras["slurm"], *extras["s3"], *extras["export"], *extras["serve"], *extras["dev"]]
     return [Requirement(line) for line in [*PROJECT["dependencies"], *locked]]
 
 
