@@ -5,16 +5,20 @@ from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from typing import Any
 
+from noisy_student.core.imports import reachable
 
-def commands(pipeline: dict[str, Any], params: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """Stage names and their command lines, each behind the stages whose outputs it reads.
+
+def commands(pipeline: dict[str, Any], params: dict[str, Any], last: str = "summarize") -> list[tuple[str, list[str]]]:
+    """The stages that the `last` one needs, and their command lines, each behind the stages whose outputs it reads.
 
     `pipeline` is the parsed dvc.yaml. Of its templating `foreach` over a dict or a list and `${...}` are understood, no
     more.
     """
     stages = expanded(pipeline, params)
     makers = {out: name for name, stage in stages.items() for out in written(stage)}
-    order = TopologicalSorter({name: _makers_of(stage["deps"], makers) for name, stage in stages.items()})
+    before = {name: _makers_of(stage["deps"], makers) for name, stage in stages.items()}
+    needed = reachable([last], before.__getitem__)
+    order = TopologicalSorter({name: before[name] for name in stages if name in needed})
     return [(name, _lines(stages[name]["cmd"])) for name in order.static_order()]
 
 

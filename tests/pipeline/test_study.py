@@ -44,6 +44,8 @@ def test_without_dvc_a_stage_runs_behind_those_that_make_what_it_reads():
     assert [name for name in order if name in expected] == expected
     assert order[-1] == "summarize"
     assert order.index("evaluate_control@same_size") < order.index("summarize")
+    assert not {"audit@iter1", "page"} & set(order)  # which no study needs
+    assert [name for name, _ in commands(PIPELINE, PARAMS, "page")][-1] == "page"
     assert not [line for _, lines in commands(PIPELINE, PARAMS) for line in lines if "${" in line]
 
 
