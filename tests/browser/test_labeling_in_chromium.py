@@ -9,29 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-import yaml
-
-from noisy_student.models.checkpoint import save_model
-from noisy_student.models.classifier import new_classifier
-from noisy_student.store.splits import pixel_hash, write_split
+from untrained import make_untrained
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[2]
-PREPARATION = {"image_size": 8, "resize": "crop", "background": 0, "max_megapixels": 1.0}
 
 
 @pytest.fixture
 def here(tmp_path, make_split, runtime) -> Path:
     """A project of 40 pool images and a model that was not trained."""
-    split = make_split(0, 40)
-    torch.manual_seed(0)
-    description = {"name": "iter1", "model": "mlp_8", "classes": split.classes, "image_size": [8, 8], "channels": 1}
-    description |= {"preparation": PREPARATION, "input_size": [8, 8], "input_channels": 1}
-    save_model(tmp_path / "models/iter1", new_classifier("mlp_8", split).state_dict(), description)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"current": "iter1", "runtime": runtime.model_dump()}))
-    index = pd.DataFrame({"id": split.ids, "sha256": pixel_hash(split.images())})
-    write_split(tmp_path / "data/pool", split.images(), index, split.classes, PREPARATION, 10_000)
+    make_untrained(tmp_path, make_split(0, 40), runtime)
     return tmp_path
 
 

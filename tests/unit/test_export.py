@@ -12,20 +12,19 @@ import torch
 import torch.nn.functional as F
 import yaml
 from PIL import Image
+from untrained import PREPARATION, description, make_untrained
 
 from commands import export, predict
 from commands.model_card import model_card, results_of
 from noisy_student.core.files import read_json, write_json
 from noisy_student.core.metrics import softmax
-from noisy_student.models.checkpoint import save_model
 from noisy_student.models.classifier import ensemble, load_classifier, new_classifier
 from noisy_student.models.onnx_export import export as write_onnx
 from noisy_student.models.onnx_model import OnnxModel
 from noisy_student.models.prediction import predict_logits
-from noisy_student.store.splits import pixel_hash, read_split, write_split
+from noisy_student.store.splits import read_split
 
 ROOT = Path(__file__).parents[2]
-PREPARATION = {"image_size": 8, "resize": "crop", "background": 0, "max_megapixels": 1.0}
 pytestmark = pytest.mark.usefixtures("torch_settings")
 
 
@@ -34,22 +33,11 @@ def here(tmp_path, monkeypatch, make_split, runtime):
     """A trained folder models/iter1 with params.yaml, two splits, and the first 20 digits as files."""
     monkeypatch.chdir(tmp_path)
     split = make_split(0, 60)
-    torch.manual_seed(0)
-    save_model(tmp_path / "models/iter1", new_classifier("cnn_2", split).state_dict(), description("cnn_2", split))
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"current": "iter1", "runtime": runtime.model_dump()}))
-    index = pd.DataFrame({"id": split.ids, "sha256": pixel_hash(split.images()), "label": split.labels})
-    for name in ("test", "calibration"):
-        write_split(tmp_path / "data" / name, split.images(), index, split.classes, PREPARATION, 10_000)
+    make_untrained(tmp_path, split, runtime, "cnn_2", ("test", "calibration"))
     (tmp_path / "photos").mkdir()
     for number, image in enumerate(split.images()[:20]):
         Image.fromarray(image[..., 0]).save(tmp_path / f"photos/{number:02}.png")
     return tmp_path
-
-
-def description(model: str, split, **more) -> dict:
-    found = {"name": "iter1", "model": model, "classes": split.classes, "image_size": [8, 8], "channels": 1}
-    found |= {"preparation": PREPARATION, "input_size": [8, 8], "input_channels": 1, "parameters": 10}
-    return {**found, "labels": {"training": 30, "validation": 20}, **more}
 
 
 def test_an_exported_model_gives_the_labels_of_the_original(here, make_split, runtime, capsys):

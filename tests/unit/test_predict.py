@@ -6,18 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from PIL import Image
+from untrained import make_untrained
 
 from commands import label_next, predict
 from commands.label_next import margins, worth_labeling
 from noisy_student.core.files import digest
-from noisy_student.models.checkpoint import save_model
-from noisy_student.models.classifier import load_classifier, new_classifier
+from noisy_student.models.classifier import load_classifier
 from noisy_student.models.prediction import predict_logits as logits_of
-from noisy_student.store.splits import pixel_hash, write_split
-
-PREPARATION = {"image_size": 8, "resize": "crop", "background": 0, "max_megapixels": 1.0}
 
 
 @pytest.fixture
@@ -25,16 +21,10 @@ def here(tmp_path, monkeypatch, make_split, runtime):
     """A model in models/iter1, its parameters, and the first 20 digits as files and as the pool."""
     monkeypatch.chdir(tmp_path)
     split = make_split(0, 20)
-    torch.manual_seed(0)
-    description = {"name": "iter1", "model": "mlp_8", "classes": split.classes, "image_size": [8, 8], "channels": 1}
-    description |= {"preparation": PREPARATION, "input_size": [8, 8], "input_channels": 1}
-    save_model(tmp_path / "models/iter1", new_classifier("mlp_8", split).state_dict(), description)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"current": "iter1", "runtime": runtime.model_dump()}))
+    make_untrained(tmp_path, split, runtime)
     (tmp_path / "photos/deep").mkdir(parents=True)
     for number, image in enumerate(split.images()):
         Image.fromarray(image[..., 0]).save(tmp_path / f"photos/deep/{number:02}.png")
-    index = pd.DataFrame({"id": split.ids, "sha256": pixel_hash(split.images())})
-    write_split(tmp_path / "data/pool", split.images(), index, split.classes, PREPARATION, 10_000)
     return tmp_path
 
 

@@ -16,27 +16,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
+from untrained import make_untrained
 
 from commands.serve import MAX_BYTES
-from noisy_student.models.checkpoint import save_model
-from noisy_student.models.classifier import load_classifier, new_classifier
+from noisy_student.models.classifier import load_classifier
 from noisy_student.models.prediction import predict_logits
 
 ROOT = Path(__file__).parents[2]
-PREPARATION = {"image_size": 8, "resize": "crop", "background": 0, "max_megapixels": 1.0}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, make_split, runtime) -> Path:
     """A model that was not trained, in models/iter1."""
-    made, split = tmp_path_factory.mktemp("serve"), make_split(0, 20)
-    torch.manual_seed(0)
-    description = {"name": "iter1", "model": "mlp_8", "classes": split.classes, "image_size": [8, 8], "channels": 1}
-    description |= {"preparation": PREPARATION, "input_size": [8, 8], "input_channels": 1}
-    save_model(made / "models/iter1", new_classifier("mlp_8", split).state_dict(), description)
-    (made / "params.yaml").write_text(yaml.safe_dump({"current": "iter1", "runtime": runtime.model_dump()}))
+    made = tmp_path_factory.mktemp("serve")
+    make_untrained(made, make_split(0, 20), runtime)
     return made
 
 
