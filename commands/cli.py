@@ -25,6 +25,7 @@ COMMANDS = (
     "docs",
 )
 PACKAGES = {  # that a command may lack, by the extra that brings them
+    "": ("torch", "timm", "torchvision"),  # an installation that runs exported models alone
     "pipeline": ("dvc", "networkx", "ruamel", "scipy", "jinja2", "matplotlib", "mlxtend", "huggingface_hub"),
     "slurm": ("submitit",),
     "export": ("onnx", "onnxscript"),
@@ -68,7 +69,8 @@ def run(name: str, arguments: list[str]) -> None:
         if package not in EXTRAS:
             raise
         needs = f"error: noisy-student {name} needs {package}, which is not installed"
-        _exit(1, f"{needs}; run pip install '.[{EXTRAS[package]}]' in the project's folder")
+        extra = f"[{EXTRAS[package]}]" if EXTRAS[package] else ""
+        _exit(1, f"{needs}; run pip install '.{extra}' in the project's folder")
 
 
 def _module(name: str) -> str:

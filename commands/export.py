@@ -10,7 +10,7 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ import torch
 from commands.model_card import model_card, results_of
 from commands.trained import trained
 from noisy_student.core.errors import UserError, cli_main
-from noisy_student.core.files import digest, write_bytes, write_json
+from noisy_student.core.files import digest, read_json, replacing, write_bytes, write_json
 from noisy_student.core.metrics import softmax
 from noisy_student.models.checkpoint import WEIGHTS
 from noisy_student.models.classifier import load_classifier
@@ -28,8 +28,7 @@ from noisy_student.models.onnx_model import DESCRIPTION, INT8, MODEL, OnnxModel
 from noisy_student.models.prediction import predict_logits
 from noisy_student.store.splits import read_split
 
-LEAST_EQUAL = 0.999  # of the labels, for an exported model
-INT8_LEAST_EQUAL = 0.99  # of the labels, for one of 8 bits
+LEAST_EQUAL = {MODEL: 0.999, INT8: 0.99}  # of the labels
 MAX_CHECKED = 2000  # images
 CALIBRATION_IMAGES = 100  # that the range of activations is measured on, at most
 
@@ -43,22 +42,34 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--calibration", type=Path, default=Path("data/calibration"), help="a split for --int8")
     parser.add_argument("--int8", action="store_true", help="also a model of 8 bits, if it keeps the labels")
     args = parser.parse_args(argv)
-    if (args.out / WEIGHTS).exists():
-        raise UserError(f"{args.out} holds a trained model; name another folder")
-
+    check_out(args.out)
     folder, runtime = trained(args.model)
     classifier, description = load_classifier(folder, setup(runtime))
-    images = first_images(args.check, MAX_CHECKED)
+    images = first_images(args.check, MAX_CHECKED, description, "--check")
+    measured = first_images(args.calibration, CALIBRATION_IMAGES, description, "--calibration") if args.int8 else None
     original = timed(lambda given: softmax(predict_logits(classifier, given, runtime)), images)
-    export(args.out, load_classifier(folder, torch.device("cpu"))[0], description)  # one that has not predicted yet
+    comparison = Comparison(images, original, runtime)
+    fresh = load_classifier(folder, torch.device("cpu"))[0]  # the exporter takes none that has predicted
     exported = {**description, "exported_from": folder.as_posix(), "weights_sha256": digest(folder / WEIGHTS)}
-    write_json(args.out / DESCRIPTION, exported)
-    report(check_same(args.out, MODEL, images, original, LEAST_EQUAL), args.out / MODEL, original, runtime)
-    if args.int8:
-        add_int8(args.out, first_images(args.calibration, CALIBRATION_IMAGES), images, original, runtime)
-    figures = results_of(exported["weights_sha256"])
-    write_bytes(args.out / "README.md", model_card(exported, figures).encode())
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(args.out) as temporary:
+        export(temporary, fresh, description)
+        write_json(temporary / DESCRIPTION, exported)
+        print(comparison.with_exported(temporary / MODEL), flush=True)
+        if measured is not None:
+            print(add_int8(temporary, measured, comparison), flush=True)
+        card = model_card(exported, results_of(exported["weights_sha256"]))
+        write_bytes(temporary / "README.md", card.encode())
     print(f"see {args.out}")
+
+
+def check_out(folder: Path) -> None:
+    """Raise `UserError` where the folder holds something that no export wrote."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    earlier = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).exists() else None
+    if not isinstance(earlier, dict) or "exported_from" not in earlier:
+        raise UserError(f"{folder} holds something else than an exported model; name another folder")
 
 
 class Timed(NamedTuple):
@@ -80,46 +91,48 @@ def timed(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> Ti
     return Timed(predict(images), time.perf_counter() - start)
 
 
-def first_images(folder: Path, most: int) -> np.ndarray:
-    """The first images of the split in `folder`."""
+def first_images(folder: Path, most: int, description: dict[str, Any], option: str) -> np.ndarray:
+    """The first images of the split in `folder`, which an `option` names."""
+    if not folder.is_dir():
+        raise UserError(f"there is no split {folder}; name one with {option}, such as data/validation")
     split = read_split(folder)
+    if [split.channels, list(split.image_size)] != [description["channels"], list(description["image_size"])]:
+        raise UserError(f"the images of {folder} are not those of the model; name another split with {option}")
     return split.images(np.arange(min(most, len(split))))
 
 
-def check_same(folder: Path, file: str, images: np.ndarray, original: Timed, least: float) -> Timed:
-    """What an exported file predicts. Raises `UserError` where too few labels are those of the original."""
-    found = timed(OnnxModel(folder, file).probabilities, images)
-    if (same := equal(found, original)) < least:
-        raise UserError(f"{folder / file} gives the original's label to {100 * same:.1f} % of {len(images):,} images")
-    return found
+class Comparison(NamedTuple):
+    """What an exported file is compared with."""
+
+    images: np.ndarray  # uint8 (N,H,W,C)
+    original: Timed
+    runtime: RuntimeParams
+
+    def with_exported(self, file: Path) -> str:
+        """A sentence on an exported file. Raises `UserError` where it gives too few images the original's label."""
+        exported = OnnxModel(file.parent, file.name, self.runtime.threads)
+        found, images = timed(exported.probabilities, self.images), f"{len(self.images):,} images"
+        same = found.probabilities.argmax(axis=1) == self.original.probabilities.argmax(axis=1)
+        share = 100 * float(same.mean())
+        if same.mean() < LEAST_EQUAL[file.name]:
+            raise UserError(f"{file.name} gives the original's label to {share:.1f} % of {images}")
+        off = float(np.abs(found.probabilities - self.original.probabilities).max())
+        rates = f"{found.rate:,.0f} images/s on {exported.device}, and torch {self.original.rate:,.0f} on"
+        return (
+            f"{file.name}: {file.stat().st_size / 1e6:.1f} MB; the same label for {share:.2f} % of {images}; "
+            f"probabilities at most {off:.1g} off; {rates} {self.runtime.device}, {self.runtime.threads} threads each"
+        )
 
 
-def equal(one: Timed, other: Timed) -> float:
-    """The share of images that get the same label."""
-    return float((one.probabilities.argmax(axis=1) == other.probabilities.argmax(axis=1)).mean())
-
-
-def report(found: Timed, file: Path, original: Timed, runtime: RuntimeParams) -> None:
-    """Print how an exported file compares with the original."""
-    images, off = len(found.probabilities), float(np.abs(found.probabilities - original.probabilities).max())
-    print(
-        f"{file}: {file.stat().st_size / 1e6:.1f} MB; the same label for {100 * equal(found, original):.2f} % of "
-        f"{images:,} images, probabilities at most {off:.1g} off; {found.rate:,.0f} images/s where torch has "
-        f"{original.rate:,.0f} on {runtime.threads} threads",
-        flush=True,
-    )
-
-
-def add_int8(
-    folder: Path, calibration: np.ndarray, images: np.ndarray, original: Timed, runtime: RuntimeParams
-) -> None:
-    """Add the model of 8 bits; where it does not keep the labels, say so and remove it."""
+def add_int8(folder: Path, calibration: np.ndarray, comparison: Comparison) -> str:
+    """Add the model of 8 bits to the exported `folder`; return a sentence. One that does not keep the labels is
+    removed."""
     quantize(folder, calibration)
     try:
-        report(check_same(folder, INT8, images, original, INT8_LEAST_EQUAL), folder / INT8, original, runtime)
+        return comparison.with_exported(folder / INT8)
     except UserError as error:
         (folder / INT8).unlink()
-        print(f"{error}, so it is not kept", flush=True)
+        return f"{error}, so it is not kept"
 
 
 if __name__ == "__main__":

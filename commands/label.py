@@ -5,8 +5,11 @@ at once, so nothing is lost when the browser or this command ends; called again,
 run trains on them.
 """
 
+import csv
 import hmac
+import io
 import json
+import os
 import secrets
 import threading
 import webbrowser
@@ -15,20 +18,22 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
-import pandas as pd
+from filelock import FileLock
 
 from commands.label_next import ToLabel, to_label
 from noisy_student.core.errors import UserError, cli_main
-from noisy_student.core.files import read_csv, write_csv
+from noisy_student.core.files import write_bytes
 from noisy_student.core.signals import Stopped
+from noisy_student.core.workspace import work_folder
+from noisy_student.data.corrections import read_lines
 from noisy_student.page.contents import address
 from noisy_student.page.render import labeling_page
 from noisy_student.store.pictures import picture
 
 CORRECTIONS = Path("corrections.csv")
-HOST = "127.0.0.1"
+HOST, MAX_PORT = "127.0.0.1", 2**16 - 1
 MAX_BYTES = 10_000  # of what the page sends
 SIDE = 480  # pixels of a picture, at most
 
@@ -45,66 +50,94 @@ def main(argv: list[str] | None = None) -> None:
     if args.images < 1:
         raise UserError(f"--images was {args.images}; it must be 1 or more")
 
+    if not 0 <= args.port <= MAX_PORT:
+        raise UserError(f"--port was {args.port}; it must be from 0 to {MAX_PORT}")
+
     corrections = Corrections(CORRECTIONS)
-    shown = to_label(args.model, args.pool, args.images, corrections.labels())
-    server = LabelServer(shown, corrections, args.port)
-    print(f"open {server.url} ; Ctrl-C ends it", flush=True)
-    if not args.no_browser:
-        webbrowser.open(server.url)
+    server = LabelServer(corrections, args.port)
     try:
+        server.show(to_label(args.model, args.pool, args.images, corrections.labels()))
+        print(f"open {server.url} ; Ctrl-C ends it", flush=True)
+        if not args.no_browser:  # one that runs in the terminal would keep this from serving
+            threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
         server.serve_forever()
     except Stopped:  # Ctrl-C is how it ends
-        print(
-            f"\n{len(server.labeled):,} labels were added to {CORRECTIONS}; `make repro` trains with them", flush=True
-        )
+        added = f"{len(server.labeled):,} labels were added to {CORRECTIONS}"
+        print(f"\n{added}; `make repro` trains with them", flush=True)
     finally:
         server.server_close()
 
 
 class Corrections:
-    """The labels in a CSV file with the columns id and label, which a person may edit meanwhile."""
+    """The labels in a CSV file with the columns id and label, which a person or another server may edit meanwhile."""
 
     def __init__(self, path: Path):
-        self.path = path
-        self.lock = threading.Lock()
-        self._read()
+        self.path = path.resolve()
+        self.before: dict[str, str | None] = {}  # what each label that was changed here was before
+        self.labels()
+        if self.path.exists() and not os.access(self.path, os.W_OK):
+            raise UserError(f"{path} may not be written; allow it")
 
     def labels(self) -> dict[str, str]:
         """The label of each id that has one."""
-        table = self._read()
-        return {row.id: row.label for row in table[table["label"] != ""].itertuples()}
+        return {line["id"]: line["label"] for line in self._read()[1] if line["label"]}
 
     def set(self, name: str, label: str | None) -> None:
-        """Give the image called `name` the `label`, or none; the file is on the disk when this returns."""
-        with self.lock:
-            table = self._read()
-            table = table[table["id"] != name]
-            if label is not None:
-                table = pd.concat([table, pd.DataFrame([{"id": name, "label": label}])]).fillna("")
-            write_csv(self.path, table)
+        """Give the image called `name` the `label`, or with None the one it had before.
 
-    def _read(self) -> pd.DataFrame:
-        if not self.path.exists():
-            return pd.DataFrame({"id": [], "label": []}, dtype=str)
-        table = read_csv(self.path, text=True)
-        if not {"id", "label"} <= set(table.columns):
-            raise UserError(f"the first line of {self.path} must have the columns id and label; fix that line")
-        return table
+        The file is on the disk when this returns.
+        """
+        lock = work_folder() / "locks" / "corrections"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            columns, lines = self._read()
+            line = next((each for each in lines if each["id"] == name), None)
+            self.before.setdefault(name, line["label"] if line else None)
+            wanted = label if label is not None else self.before[name]
+            if line is None:
+                line = {**dict.fromkeys(columns, ""), "id": name}
+                lines.append(line)
+            line["label"] = wanted or ""
+            kept = [each for each in lines if each is not line or wanted is not None]
+            self._write(columns, kept)
+
+    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
+        return read_lines(self.path) if self.path.exists() else (["id", "label"], [])
+
+    def _write(self, columns: list[str], lines: list[dict[str, str]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        write_bytes(self.path, text.getvalue().encode())
 
 
 class LabelServer(ThreadingHTTPServer):
     """Serves the page to who knows the token, on this machine alone, and writes the labels that it sends."""
 
     daemon_threads = True
+    request_queue_size = 64
 
-    def __init__(self, shown: ToLabel, corrections: Corrections, port: int = 0):
-        super().__init__((HOST, port), Handler)
+    def __init__(self, corrections: Corrections, port: int = 0):
+        try:
+            super().__init__((HOST, port), Handler)
+        except OSError as error:
+            raise UserError(f"port {port} cannot be used ({error.strerror}); name another one with --port") from None
         self.token = secrets.token_urlsafe(24)
         self.corrections, self.labeled = corrections, dict[str, str]()
-        self.ids, self.classes = set(shown.table["id"]), set(shown.classes)
-        self.page = labeling_page(shown.classes, pictures(shown), self.token)
         self.hosts = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
+        if self.server_port == 80:  # which a browser leaves out
+            self.hosts |= {HOST, "localhost"}
         self.url = f"http://{HOST}:{self.server_port}/?token={self.token}"
+
+    def show(self, shown: ToLabel) -> None:
+        """Serve these images."""
+        self.images, self.classes = pictures(shown), shown.classes
+        self.ids = set(shown.table["id"])
+
+    def page(self) -> str:
+        """The page, with the labels that were given so far."""
+        return labeling_page(self.classes, self.images, self.labeled, self.token)
 
     def label(self, name: str, label: str | None) -> None:
         """Write the label of an image, or take it back."""
@@ -113,6 +146,9 @@ class LabelServer(ThreadingHTTPServer):
             self.labeled.pop(name, None)
         else:
             self.labeled[name] = label
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that went away: the terminal is for the person."""
 
 
 def pictures(shown: ToLabel) -> list[dict[str, Any]]:
@@ -125,20 +161,20 @@ class Handler(BaseHTTPRequestHandler):
     """Answers the page's requests. Other origins, other hosts and requests without the token are refused."""
 
     server: LabelServer
+    timeout = 10  # seconds that a request may take to arrive
 
     def do_GET(self) -> None:
-        asked = urlsplit(self.path)
-        token = parse_qs(asked.query).get("token", [""])[0]
-        if not self._may(token) or asked.path != "/":
+        path, _, query = self.path.partition("?")
+        if path != "/" or not self._may(parse_qs(query).get("token", [""])[0]):
             return self._answer(HTTPStatus.FORBIDDEN, "open the address that the command printed")
-        return self._answer(HTTPStatus.OK, self.server.page, "text/html")
+        return self._answer(HTTPStatus.OK, self.server.page(), "text/html")
 
     def do_POST(self) -> None:
         if not self._may(self.headers.get("X-Token", "")) or self.path != "/label":
             return self._answer(HTTPStatus.FORBIDDEN, "open the address that the command printed")
         try:
             name, label = self._given()
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return self._answer(HTTPStatus.BAD_REQUEST, "a label is JSON with the id of an image and a class or null")
         try:
             self.server.label(name, label)
@@ -160,7 +196,7 @@ class Handler(BaseHTTPRequestHandler):
     def _may(self, token: str) -> bool:
         """Whether the request knows the token and comes from the page itself, not from another site."""
         origin = self.headers.get("Origin")
-        own = origin is None or urlsplit(origin).netloc in self.server.hosts
+        own = origin is None or origin.removeprefix("http://") in self.server.hosts
         known = hmac.compare_digest(token.encode(), self.server.token.encode())
         return known and own and self.headers.get("Host") in self.server.hosts
 

@@ -22,13 +22,13 @@ def results_of(weights_sha256: str, folder: Path = RESULTS) -> dict[str, Any] | 
 
 def model_card(description: dict[str, Any], figures: dict[str, Any] | None) -> str:
     """The card of an exported model, whose model.json is `description`; `figures` are its results on the test split."""
-    labels = description["labels"]
+    labels, classes = description["labels"], description["classes"]
     parts = [
         f"---\n{yaml.safe_dump(front_matter(description, figures), sort_keys=False, allow_unicode=True)}---",
         f"# {description['name']}",
-        f"An image classifier of {len(description['classes'])} classes, trained by self-training with noisy students "
-        f"(Xie et al. 2019) on {labels['training']:,} labeled images and a pool of unlabeled ones. It has "
-        f"{description['parameters']:,} parameters.",
+        f"An image classifier of {len(classes)} classes, with {description['parameters']:,} parameters, trained on "
+        f"{labels['training']:,} labeled images{_pool(figures)}",
+        f"Its classes are {', '.join(map(escaped, classes))}.",
         "## Use",
         "    noisy-student predict PHOTOS labels.csv --model FOLDER",
         "In Python, images are uint8 of shape (N,H,W,C), of any size:",
@@ -39,16 +39,25 @@ def model_card(description: dict[str, Any], figures: dict[str, Any] | None) -> s
         "## Accuracy",
         *accuracy(figures),
         "## Limits",
-        "It knows the classes above alone, and gives one of them to every image, whatever it shows. Its accuracy is "
+        "It knows these classes alone, and gives one of them to every image, whatever it shows. Its accuracy is "
         "that on images like those that it was trained on.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
+def _pool(figures: dict[str, Any] | None) -> str:
+    """The end of a sentence: whether the model learned from a pool, too."""
+    if figures and "kept_fraction" in figures:
+        return " and on a pool of unlabeled ones, by self-training with noisy students (Xie et al. 2019)."
+    if figures and "teacher" in figures:
+        return f", and distilled from {escaped(figures['teacher'])}."
+    return "."
+
+
 def front_matter(description: dict[str, Any], figures: dict[str, Any] | None) -> dict[str, Any]:
     """What Hugging Face reads."""
     found: dict[str, Any] = {"library_name": "onnx", "pipeline_tag": "image-classification"}
-    found["tags"] = ["noisy-student", "self-training"]
+    found["tags"] = ["noisy-student"]
     if figures:
         metric = {"type": "accuracy", "value": round(figures["accuracy"], 4)}
         task = {"type": "image-classification"}

@@ -58,9 +58,16 @@ Predictor = Callable[[np.ndarray], np.ndarray]  # uint8 images (N,H,W,C) -> prob
 
 def predictor(model: Path | None) -> tuple[Predictor, dict[str, Any]]:
     """What predicts, and its description: an exported model, which needs no torch, or a trained one."""
+    if model and model.suffix == ".onnx":
+        exported = OnnxModel(model.parent, model.name)
+        return exported.probabilities, exported.description
     if model and (model / MODEL).exists():
         exported = OnnxModel(model)
         return exported.probabilities, exported.description
+    if model and not model.is_dir():
+        raise UserError(
+            f"there is no folder {model}; name a model's folder, or run `dvc repro` if a stage makes this one"
+        )
     from commands.trained import load_trained  # not where torch is not installed
     from noisy_student.models.prediction import predict_logits
 

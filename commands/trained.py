@@ -11,6 +11,7 @@ from noisy_student.core.files import digest, read_json
 from noisy_student.models.checkpoint import WEIGHTS
 from noisy_student.models.classifier import Classifier, load_classifier
 from noisy_student.models.device import RuntimeParams, setup
+from noisy_student.models.onnx_model import MODEL
 
 SUMMARY = Path("metrics/summary.json")
 
@@ -30,6 +31,8 @@ def trained(model: Path | None) -> tuple[Path, RuntimeParams]:
         raise UserError(
             f"there is no folder {model}; name a model's folder, or run `dvc repro` if a stage makes this one"
         )
+    if model and (model / MODEL).exists():
+        raise UserError(f"{model} is an exported model, and this takes a trained one; name its folder")
     if not PARAMS_FILE.exists():
         if not model:
             raise UserError(f"there is no {PARAMS_FILE} here that names a model; add --model and a model's folder")

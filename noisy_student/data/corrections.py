@@ -33,12 +33,16 @@ def read_corrections(path: Path, ids: pd.Series, hashes: np.ndarray, classes: li
     return found
 
 
-def _read(path: Path) -> list[tuple[str, str]]:
-    """The id and the label of each line that has one."""
+def read_lines(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The names of the columns, and each line by column.
+
+    Raises `UserError` for a file that cannot be read, that has not one column id and one column label, or whose lines
+    differ in their number of fields.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file, restkey="")
-            names = table.fieldnames or ()
+            names = list(table.fieldnames or ())
             if not {"id", "label"} <= set(names) or len(set(names)) < len(names):
                 raise UserError(f"the first line of {path} must have one column id and one column label; fix that line")
             lines = [(table.line_num, line) for line in table]
@@ -47,7 +51,12 @@ def _read(path: Path) -> list[tuple[str, str]]:
     for number, line in lines:
         if None in line.values() or any(line.get("", [])):
             raise UserError(f"{path} has another number of fields in line {number} than in its first; mend it")
-    labels = ((line["id"], class_name(line["label"])) for _, line in lines)
+    return names, [{name: line[name] for name in names} for _, line in lines]
+
+
+def _read(path: Path) -> list[tuple[str, str]]:
+    """The id and the label of each line that has one."""
+    labels = ((line["id"], class_name(line["label"])) for line in read_lines(path)[1])
     return [(name, label) for name, label in labels if label]
 
 

@@ -1,13 +1,14 @@
 "use strict";
 (() => {
-  const { classes, images, token } = JSON.parse(document.getElementById("given").textContent);
+  const { classes, images, labels: given, token } = JSON.parse(document.getElementById("given").textContent);
   const byId = (name) => document.getElementById(name);
   const named = new Set(classes.map((name) => name.toLowerCase()).filter((name) => /^[a-z0-9]$/.test(name)));
   const free = [..."1234567890abcdefghijklmnopqrstuvwxyz"].filter((key) => !named.has(key));
   // A class of one letter has that key, the others have those that are left, in order.
   const keys = classes.map((name) => (named.delete(name.toLowerCase()) ? name.toLowerCase() : free.shift()));
-  const labels = new Map();
-  let at = 0;
+  const labels = new Map(Object.entries(given));
+  let at = images.findIndex((image) => !labels.has(image.id));
+  if (at < 0) at = images.length;
   let busy = false;
 
   const buttons = classes.map((name, place) => {
@@ -21,7 +22,10 @@
     const text = document.createElement("bdi");
     text.textContent = name;
     button.append(text);
-    button.addEventListener("click", () => give(name));
+    button.addEventListener("click", (event) => {
+      if (event.detail) button.blur();  // pressed by a mouse: the next Enter is for the guess
+      give(name);
+    });
     byId("classes").append(button);
     return button;
   });
@@ -37,7 +41,7 @@
     } catch (error) {
       const gone = error instanceof TypeError;
       byId("trouble").textContent = gone
-        ? `The command has ended. The ${labels.size} labels so far are in corrections.csv; run it again to go on.`
+        ? "The command has ended. All labels that were given are in corrections.csv; run it again to go on."
         : error.message;
       return false;
     } finally {
@@ -67,7 +71,7 @@
   function show() {
     const image = images[at];
     byId("bar").value = at / images.length;
-    byId("progress").textContent = `${labels.size} ${labels.size === 1 ? "label" : "labels"} in corrections.csv, ${images.length - at} images left`;
+    byId("progress").textContent = `${labels.size} ${labels.size === 1 ? "label" : "labels"} given, ${images.length - at} images left`;
     byId("image").hidden = !image;
     [...buttons, byId("accept"), byId("skip")].forEach((each) => { each.disabled = !image; });
     byId("undo").disabled = at === 0;
@@ -87,13 +91,16 @@
   }
 
   byId("image").addEventListener("load", (event) => event.target.classList.toggle("small", event.target.naturalWidth < 96));
-  byId("accept").addEventListener("click", () => give(images[at].guess));
-  byId("skip").addEventListener("click", skip);
-  byId("undo").addEventListener("click", undo);
+  const actions = { accept: () => give(images[at]?.guess), skip, undo };
+  Object.entries(actions).forEach(([name, act]) => byId(name).addEventListener("click", (event) => {
+    if (event.detail) byId(name).blur();
+    act();
+  }));
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+    if (event.target.closest("button") && [" ", "Enter"].includes(event.key)) return;  // for that button
     const place = keys.indexOf(event.key.toLowerCase());  // of the class that has this key
-    const act = { Enter: () => give(images[at]?.guess), " ": skip, Backspace: undo }[event.key];
+    const act = { Enter: actions.accept, " ": skip, Backspace: undo }[event.key];
     if (!act && place < 0) return;
     event.preventDefault();
     if (act) act();

@@ -23,12 +23,12 @@ def comparison(before: Revision, after: Revision) -> str:
     return _rendered("comparison.html", compared(before, after))
 
 
-def labeling_page(classes: list[str], images: list[dict[str, Any]], token: str) -> str:
+def labeling_page(classes: list[str], images: list[dict[str, Any]], labels: dict[str, str], token: str) -> str:
     """The page on which a person labels `images`, each with id, guess, confidence, and picture.
 
-    It sends the `token` with each label.
+    `labels` are those that were given so far, by id. It sends the `token` with each label.
     """
-    return _rendered("label.html", {"given": {"classes": classes, "images": images, "token": token}})
+    return _rendered("label.html", {"given": {"classes": classes, "images": images, "labels": labels, "token": token}})
 
 
 def _rendered(template: str, values: dict[str, Any]) -> str:

@@ -82,7 +82,7 @@ def test_thirty_images_by_keyboard_and_nothing_is_lost_when_the_server_dies(here
     shown = tab.evaluate("JSON.parse(document.getElementById('given').textContent).images.map((each) => each.id)")
     assert not set(shown) & set(labeled["id"])
     tab.keyboard.press(" ")
-    said(tab, "progress", "0 labels")
+    said(tab, "progress", "0 labels given, 28 images left")
     for _ in shown[1:]:
         before = left(tab)
         tab.keyboard.press("Enter")
@@ -93,6 +93,26 @@ def test_thirty_images_by_keyboard_and_nothing_is_lost_when_the_server_dies(here
     assert f"{len(shown) - 1} labels were added to corrections.csv" in second.communicate(timeout=20)[0]
     assert second.returncode == 0
     assert not wrong
+
+
+def test_a_key_is_for_the_button_that_has_the_focus_and_counts_once(here, start, browser):
+    tab = browser.new_page()
+    tab.goto(start().url)
+    tab.locator("#classes button").nth(1).focus()
+    tab.keyboard.press("Enter")
+    said(tab, "progress", "1 label given")
+    tab.locator("#undo").focus()
+    tab.keyboard.press("Enter")
+    said(tab, "progress", "0 labels given, 30 images left")
+    tab.locator("#classes button").nth(2).click()
+    said(tab, "progress", "1 label given")
+    tab.keyboard.down("1")
+    tab.keyboard.down("1")  # as a key that is held down
+    tab.keyboard.up("1")
+    said(tab, "progress", "2 labels given, 28 images left")
+    assert pd.read_csv(here / "corrections.csv")["label"].tolist() == ["two", "zero"]
+    tab.reload()
+    said(tab, "progress", "2 labels given, 28 images left")
 
 
 def test_axe_finds_no_serious_fault_in_light_and_dark(start, browser):

@@ -22,7 +22,7 @@ from noisy_student.models.classifier import ensemble, load_classifier, new_class
 from noisy_student.models.onnx_export import export as write_onnx
 from noisy_student.models.onnx_model import OnnxModel
 from noisy_student.models.prediction import predict_logits
-from noisy_student.store.splits import read_split
+from noisy_student.store.splits import read_split, write_split
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("torch_settings")
@@ -43,8 +43,10 @@ def here(tmp_path, monkeypatch, make_split, runtime):
 def test_an_exported_model_gives_the_labels_of_the_original(here, make_split, runtime, capsys):
     export.main(["out", "--int8"])
     said = capsys.readouterr().out
+    assert "model.onnx: " in said
     assert "the same label for 100.00 % of 60 images" in said
-    assert "model.int8.onnx" in said
+    kept = (here / "out/model.int8.onnx").exists()
+    assert kept != ("so it is not kept" in said)
     images = make_split(0, 60).images()
     classifier, _ = load_classifier(here / "models/iter1", torch.device("cpu"))
     found = OnnxModel(here / "out").probabilities(images)
@@ -97,6 +99,8 @@ def test_a_folder_is_labeled_where_torch_is_not_installed(here):
     with_torch, without = (pd.read_csv(name) for name in ("with_torch.csv", "without.csv"))
     assert with_torch["label"].tolist() == without["label"].tolist()
     assert np.allclose(with_torch["confidence"], without["confidence"], atol=2e-4)
+    lost = subprocess.run([*words[:-1], "nowhere"], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert lost.stderr.startswith(b"error: there is no folder nowhere")
 
 
 @pytest.mark.parametrize(
@@ -104,8 +108,9 @@ def test_a_folder_is_labeled_where_torch_is_not_installed(here):
     [
         (lambda folder: (folder / "model.onnx").write_bytes(b"no model"), "model.onnx cannot be read"),
         (lambda folder: (folder / "model.json").unlink(), "model.json"),
+        (lambda folder: (folder / "model.json").write_text("[]"), "does not describe an exported model"),
     ],
-    ids=["model", "description"],
+    ids=["model", "description", "list"],
 )
 def test_a_damaged_export_is_refused(here, capsys, damage, said):
     export.main(["out"])
@@ -118,7 +123,36 @@ def test_a_damaged_export_is_refused(here, capsys, damage, said):
 def test_a_trained_model_is_not_written_over(capsys, here):
     with pytest.raises(SystemExit):
         export.main(["models/iter1"])
-    assert "models/iter1 holds a trained model" in capsys.readouterr().err
+    assert "models/iter1 holds something else than an exported model" in capsys.readouterr().err
+    assert not (here / "models/iter1/model.onnx").exists()
+
+
+def test_an_export_takes_the_place_of_an_earlier_one(here):
+    export.main(["out"])
+    (here / "out/model.int8.onnx").write_bytes(b"of an earlier model")
+    export.main(["out"])
+    assert sorted(path.name for path in (here / "out").iterdir()) == ["README.md", "model.json", "model.onnx"]
+    predict.main(["photos", "labels.csv", "--model", "out/model.onnx"])
+    assert len(pd.read_csv("labels.csv")) == 20
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--check", "data/none"], "there is no split data/none; name one with --check"),
+        (["--int8", "--calibration", "data/none"], "name one with --calibration"),
+        (["--check", "data/color"], "the images of data/color are not those of the model"),
+        (["--model", "models/none"], "there is no folder models/none"),
+    ],
+)
+def test_what_is_missing_is_named_and_nothing_is_written(here, capsys, words, said):
+    index = pd.DataFrame({"id": ["a", "b"], "sha256": ["a", "b"], "label": [0, 1]})
+    color, classes = np.zeros((2, 8, 8, 3), np.uint8), ["zero", "one", "two"]
+    write_split(here / "data/color", color, index, classes, PREPARATION, 10_000)
+    with pytest.raises(SystemExit):
+        export.main(["out", *words])
+    assert said in capsys.readouterr().err
+    assert not (here / "out").exists()
 
 
 def test_an_export_that_gives_other_labels_is_refused(here, capsys, monkeypatch):
@@ -126,7 +160,8 @@ def test_an_export_that_gives_other_labels_is_refused(here, capsys, monkeypatch)
     monkeypatch.setattr(export, "load_classifier", one_then(load_classifier, (other.eval(), {})))
     with pytest.raises(SystemExit):
         export.main(["out"])
-    assert "gives the original's label to" in capsys.readouterr().err
+    assert "model.onnx gives the original's label to" in capsys.readouterr().err
+    assert not (here / "out").exists()
 
 
 def one_then(real, second):
@@ -153,3 +188,6 @@ def test_the_card_has_the_figures_of_the_very_weights(here, make_split):
     assert head["model-index"][0]["results"][0]["metrics"] == [{"type": "accuracy", "value": 0.9}]
     assert "90.0 % of 100 test images (95 % interval 85.0 to 95.0)" in card
     assert "| one | 80.0 |" in card
+    assert "self-training" not in card  # of a model that learned from labels alone
+    assert "self-training with noisy students" in model_card(own, {**figures, "kept_fraction": 0.9})
+    assert "Its classes are zero, one, two." in card
