@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from dvc.exceptions import DvcException
+from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.repo import Repo
-from dvc.scm import RevError, resolve_rev
+from dvc.scm import RevError, SCMError, resolve_rev
 
 from noisy_student.core.config import PARAMS_FILE
 from noisy_student.core.errors import UserError, cli_main, one_line
@@ -22,7 +22,7 @@ from noisy_student.page.comparison import Revision
 from noisy_student.page.render import comparison
 
 HERE = "workspace"  # what DVC calls the files that lie in the folder
-SUMMARY, RESULTS = "metrics/summary.json", "metrics/results"
+SUMMARY, RESULTS = "/metrics/summary.json", "/metrics/results"  # from the root of the project
 
 
 @cli_main
@@ -34,30 +34,45 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.out.suffix != ".html":
         raise UserError(f"{args.out} must end in .html")
-    with Repo() as repo:
-        before, after = (read_revision(repo, name) for name in (args.before, args.after))
+    try:
+        with Repo() as repo:
+            commits = [resolved(repo, name) for name in (args.before, args.after)]
+            if commits[0] == commits[1]:
+                raise UserError(f"{args.before} and {args.after} are the same revision; name two")
+            before, after = (
+                read_revision(repo, *each) for each in zip((args.before, args.after), commits, strict=True)
+            )
+    except (NotDvcRepoError, SCMError) as error:
+        raise UserError(f"this is no project of DVC and git ({one_line(error)}); go to its folder") from None
     write_bytes(args.out, comparison(before, after).encode())
     print(f"see {args.out}")
 
 
-def read_revision(repo: Repo, name: str) -> Revision:
-    """The run at the revision `name`. Raises `UserError` where there is none, or DVC no longer has its results."""
+def resolved(repo: Repo, name: str) -> str:
+    """The commit that `name` stands for, or `workspace` itself. Raises `UserError` where there is none."""
     try:
-        with repo.switch(HERE if name == HERE else resolve_rev(repo.scm, name)):
-            files = repo.dvcfs
-            summary = yaml.safe_load(files.read_text(SUMMARY))
-            results = f"{RESULTS}/{summary['iteration']}"
-            predictions = pd.read_csv(
-                io.StringIO(files.read_text(f"{results}/{PREDICTIONS}")), dtype=str, keep_default_na=False
-            )
-            mistakes = pd.read_parquet(io.BytesIO(files.read_bytes(f"{results}/{MISTAKES}")))
-            params = yaml.safe_load(files.read_text(str(PARAMS_FILE)))
+        return name if name == HERE else str(resolve_rev(repo.scm, name))
     except RevError:
         raise UserError(f"there is no revision {name}; `git log` and `dvc exp show` list them") from None
-    except (OSError, DvcException) as error:
-        what = f"the results of {name} are not here ({one_line(error)})"
-        raise UserError(f"{what}; `dvc pull --all-commits`, or run it again") from None
-    return Revision(name, summary, predictions, mistakes, params)
+
+
+def read_revision(repo: Repo, name: str, commit: str) -> Revision:
+    """The run at that commit, called `name`. Raises `UserError` where its results cannot be read."""
+    try:
+        with repo.switch(commit):
+            summary = yaml.safe_load(repo.dvcfs.read_text(SUMMARY))
+            results = f"{RESULTS}/{summary['iteration']}"
+            predictions = io.StringIO(repo.dvcfs.read_text(f"{results}/{PREDICTIONS}"))
+            return Revision(
+                name,
+                summary,
+                pd.read_csv(predictions, dtype=str, keep_default_na=False),
+                pd.read_parquet(io.BytesIO(repo.dvcfs.read_bytes(f"{results}/{MISTAKES}"))),
+                yaml.safe_load(repo.dvcfs.read_text(f"/{PARAMS_FILE}")),
+            )
+    except (OSError, DvcException, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError) as error:
+        what = f"the results of {name} cannot be read ({one_line(error)})"
+        raise UserError(f"{what}; `dvc pull --all-commits` where a remote has them, or run it again") from None
 
 
 if __name__ == "__main__":

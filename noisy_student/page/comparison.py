@@ -41,38 +41,37 @@ class Revision:
 def compared(before: Revision, after: Revision) -> dict[str, Any]:
     """The values of the template of a comparison, by name."""
     both = before.predictions.merge(after.predictions, on=["id", "actual"], suffixes=("_before", "_after"))
+    same_images = len(both) == len(before.predictions) == len(after.predictions)
     right = {end: (both[f"predicted_{end}"] == both["actual"]).to_numpy() for end in ("before", "after")}
     mended, spoiled = right["after"] & ~right["before"], right["before"] & ~right["after"]
     return {
         "before": before.name,
         "after": after.name,
-        "answer": answer(before, after, right["before"], right["after"]),
+        "answer": answer(before.name, after.name, right["before"], right["after"])
+        if same_images
+        else f"{before.name} and {after.name} have different test images, so their accuracies cannot be compared.",
         "revisions": [said(each) for each in (before, after)],
-        "figures": figure_rows(before, after),
+        "figures": figure_rows(before.summary, after.summary, same_images),
         "flips": [
             flips(f"Mended by {after.name}", both[mended], before.mistakes),
             flips(f"Spoiled by {after.name}", both[spoiled], after.mistakes),
-        ],
-        "parameters": [
-            {"key": row["key"], before.name: row["default"], after.name: row["value"]}
-            for row in differences(after.params, before.params)
-        ],
+        ]
+        if same_images
+        else [],
+        "parameters": [[row["key"], row["default"], row["value"]] for row in differences(after.params, before.params)],
     }
 
 
-def answer(before: Revision, after: Revision, was_right: np.ndarray, is_right: np.ndarray) -> str:
-    """One sentence: which revision is better, going by the paired interval on test images; bool (N,) says which each
+def answer(before: str, after: str, was_right: np.ndarray, is_right: np.ndarray) -> str:
+    """One sentence: which revision is better, going by the paired interval on N test images; bool (N,) says which each
     is right on."""
-    images = len(is_right)
-    if images < max(len(before.predictions), len(after.predictions)):
-        return f"{before.name} and {after.name} have different test images, so their accuracies cannot be compared."
     gain, low, high = (100 * figure for figure in paired_gain(is_right, was_right))
-    figures = f"{gain:+.2f} points on {images:,} test images (95 % interval {low:+.2f} to {high:+.2f})"
+    figures = f"{gain:+.2f} points on {len(is_right):,} test images (95 % interval {low:+.2f} to {high:+.2f})"
     if low > 0:
-        return f"{after.name} is better than {before.name}: {figures}."
+        return f"{after} is better than {before}: {figures}."
     if high < 0:
-        return f"{after.name} is worse than {before.name}: {figures}."
-    return f"It is unclear whether {after.name} is better than {before.name}: {figures}."
+        return f"{after} is worse than {before}: {figures}."
+    return f"It is unclear whether {after} is better than {before}: {figures}."
 
 
 def said(revision: Revision) -> dict[str, str]:
@@ -82,15 +81,15 @@ def said(revision: Revision) -> dict[str, str]:
     return {"name": revision.name, "iteration": summary["iteration"], "verdict": verdict(summary), "deploy": deploy}
 
 
-def figure_rows(before: Revision, after: Revision) -> list[dict[str, str]]:
-    """Figures of both that at least one has, with the difference."""
+def figure_rows(before: dict[str, Any], after: dict[str, Any], same_images: bool) -> list[list[str]]:
+    """Figures that one of two summaries has: name, before, after, and where both saw the same images the difference."""
     rows = []
     for name, is_share in FIGURES:
-        was, now = (revision.summary.get(name) for revision in (before, after))
+        was, now = before.get(name), after.get(name)
         if was is not None or now is not None:
-            change = None if was is None or now is None else now - was
-            row = {"figure": name, before.name: _shown(was, is_share), after.name: _shown(now, is_share)}
-            rows.append({**row, "difference": _shown(change, is_share, "+")})
+            change = None if was is None or now is None or not same_images else now - was
+            difference = _shown(change, is_share, "+").replace(" %", " points")
+            rows.append([name, _shown(was, is_share), _shown(now, is_share), difference])
     return rows
 
 

@@ -243,6 +243,8 @@ def test_each_iteration_is_a_revision_and_nothing_is_trained_for_it(project):
     assert "<h2>one-iter1: iter1</h2>" in page
     said = project.run(sys.executable, "-m", "commands.compare", "one-iter7", status=1)
     assert said.startswith("error: there is no revision one-iter7")
+    same = project.run(sys.executable, "-m", "commands.compare", "HEAD", "HEAD", status=1)
+    assert same.startswith("error: HEAD and HEAD are the same revision")
 
 
 @pytest.mark.slow

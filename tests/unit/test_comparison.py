@@ -1,3 +1,4 @@
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -37,7 +38,10 @@ def test_the_answer_goes_by_the_paired_interval(before, after, said):
 def test_other_test_images_cannot_be_compared():
     other = revision("b", range(5))
     other.predictions["id"] += "b"
-    assert "have different test images" in compared(revision("a", range(5)), other)["answer"]
+    found = compared(revision("a", range(5)), other)
+    assert "have different test images" in found["answer"]
+    assert found["flips"] == []
+    assert {row[-1] for row in found["figures"]} == {""}
 
 
 def test_flips_are_counted_both_ways_and_shown():
@@ -50,9 +54,16 @@ def test_flips_are_counted_both_ways_and_shown():
 
 def test_what_differs_stands_beside_each_other():
     found = compared(revision("a", range(30), seed=1), revision("b", range(10), seed=2))
-    assert found["parameters"] == [{"key": "seed", "a": "1", "b": "2"}]
-    accuracy = next(row for row in found["figures"] if row["figure"] == "accuracy")
-    assert accuracy == {"figure": "accuracy", "a": "70.00 %", "b": "90.00 %", "difference": "+20.00 %"}
+    assert found["parameters"] == [["seed", "1", "2"]]
+    assert ["accuracy", "70.00 %", "90.00 %", "+20.00 points"] in found["figures"]
+    assert ["parameters", "10", "10", "+0"] in found["figures"]
+
+
+@pytest.mark.parametrize("names", [("figure", "difference"), ("key", "a")])
+def test_a_revision_may_be_called_like_a_column(names):
+    html = comparison(revision(names[0], range(30), seed=1), revision(names[1], range(10), seed=2))
+    head = re.findall(r"<thead><tr>(.*?)</tr>", html)
+    assert [row.count("<th") for row in head] == [4, 3]
 
 
 def test_names_stand_as_text_whatever_they_contain():
