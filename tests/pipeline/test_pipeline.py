@@ -109,7 +109,7 @@ def test_params_are_the_sections_that_are_read(name):
     assert declared_params(BODIES[name]) == read_params(BODIES[name])
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", sorted(WHOLE))
 def test_the_check_and_the_page_depend_on_all_of_the_params(name):
     assert BODIES[name]["params"] == [{"params.yaml": None}]
 
