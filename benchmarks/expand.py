@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from graphlib import TopologicalSorter
 from typing import Any
 
 from noisy_student.core.imports import reachable
@@ -17,9 +16,19 @@ def commands(pipeline: dict[str, Any], params: dict[str, Any], last: str = "summ
     stages = expanded(pipeline, params)
     makers = {out: name for name, stage in stages.items() for out in written(stage)}
     before = {name: _makers_of(stage["deps"], makers) for name, stage in stages.items()}
-    needed = reachable([last], before.__getitem__)
-    order = TopologicalSorter({name: before[name] for name in stages if name in needed})
-    return [(name, _lines(stages[name]["cmd"])) for name in order.static_order()]
+    needed, order = reachable([last], before.__getitem__), list[str]()
+
+    def visit(name: str) -> None:
+        """Add a stage behind those that it needs, in the order of the file, as DVC does."""
+        for each in [each for each in stages if each in before[name]]:
+            visit(each)
+        if name not in order:
+            order.append(name)
+
+    for name in stages:
+        if name in needed:
+            visit(name)
+    return [(name, _lines(stages[name]["cmd"])) for name in order]
 
 
 def expanded(pipeline: dict[str, Any], params: dict[str, Any]) -> dict[str, dict[str, Any]]:

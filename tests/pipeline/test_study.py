@@ -42,6 +42,7 @@ def test_without_dvc_a_stage_runs_behind_those_that_make_what_it_reads():
     order = [name for name, _ in commands(PIPELINE, PARAMS)]
     expected = ["check", "prepare", "train_teacher", "predict_pool@iter1", "train_student@iter1", "train_student@iter2"]
     assert [name for name in order if name in expected] == expected
+    assert order.index("evaluate_teacher") < order.index("extract_features@pool")  # the teacher waits for no pool
     assert order[-1] == "summarize"
     assert order.index("evaluate_control@same_size") < order.index("summarize")
     assert not {"audit@iter1", "page"} & set(order)  # which no study needs

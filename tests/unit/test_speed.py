@@ -79,7 +79,7 @@ def test_the_empty_pipeline_has_the_same_stages_and_nothing_to_do(tmp_path):
     status = speed.run(folder, sys.executable, "-m", "dvc", "status", "--json").output
     assert json.loads(status.splitlines()[-1]) == {}
     assert len(list(folder.glob("models/[!.]*"))) == 5
-    assert stages == 21
+    assert stages == 24
     assert speed.nothing_to_do(folder).speed > 0
     next(folder.glob("models/[!.]*")).unlink()
     with pytest.raises(UserError, match="had something to do"):

@@ -392,6 +392,17 @@ def test_classes_that_differ_in_capitals_alone_are_named(here, capsys):
     assert "the classes 'A dog' and 'a dog' differ" in said
 
 
+def test_in_a_manifest_spaces_around_a_label_are_none_of_it_and_capitals_are_named(here, capsys):
+    folder_of_photos(here / "images")
+    files = sorted(path.relative_to(here) for path in (here / "images/labeled").rglob("*.png"))[:4]
+    lines = [f"{file},{label}" for file, label in zip(files, ("cat", "cat ", "Dog", " dog"), strict=True)]
+    (here / "list.csv").write_text("\n".join(["path,label", *lines]))
+    found = load_user_images("manifest", here / "list.csv", HOW, BadFraction(0, "data.max_bad_fraction"))
+    assert found.classes == ["Dog", "cat", "dog"]
+    assert np.bincount(found.labels).tolist() == [1, 2, 1]
+    assert "the classes 'Dog' and 'dog' differ in capitals or spaces alone" in capsys.readouterr().out
+
+
 def test_a_test_class_that_differs_in_a_capital_alone_is_told_the_class_that_may_be_meant(here):
     folder_of_photos(here / "images")
     (here / "images/test/Cat").mkdir(parents=True)
