@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from noisy_student.core.metrics import reliability
 # Colors that matplotlib draws with, and the variable of the page's style that takes the place of each.
 INK, SOFT, GRID, FIRST, SECOND, THIRD = "#000001", "#000002", "#000003", "#000004", "#000005", "#000006"
 VARIABLES = {INK: "ink", SOFT: "soft", GRID: "line", FIRST: "first", SECOND: "second", THIRD: "third"}
-LONGEST = 20  # letters of a name in a chart
+LONGEST, WRAPPED = 20, 18  # letters of a name in a chart, and of a line of it
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "text.parse_math": False,  # a class may be called $x$
@@ -67,6 +68,11 @@ def short(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
+def wrapped(name: str) -> str:
+    """`name` on as many lines as it takes, broken behind its underscores."""
+    return "\n".join(line.replace(" ", "") for line in textwrap.wrap(name.replace("_", "_ "), WRAPPED))
+
+
 @contextmanager
 def styled() -> Iterator[None]:
     """Within the block, charts have the page's style."""
@@ -88,7 +94,7 @@ def accuracy_chart(models: Sequence[dict[str, Any]], others: Sequence[dict[str, 
     chart.axes.plot(range(len(models)), [100 * each["accuracy"] for each in models], color=FIRST, alpha=0.4)
     for each in others:
         chart.axes.axhline(100 * each["accuracy"], color=SECOND, linestyle=":", linewidth=1)
-    names = [f"{short(each['name'])}\n{short(each['model'].rpartition('/')[2])}" for each, _ in shown]
+    names = [f"{short(each['name'])}\n{wrapped(each['model'].rpartition('/')[2])}" for each, _ in shown]
     chart.axes.set_xticks(range(len(shown)), names, fontsize=10 if len(shown) < 5 else 8)
     chart.axes.set(xlim=(-0.5, len(shown) - 0.4), ylabel="test accuracy, %")
     chart.axes.grid(visible=False, axis="x")

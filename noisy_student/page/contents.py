@@ -109,15 +109,13 @@ def figure_rows(result: EvaluationResult) -> list[dict[str, str]]:
 
 
 def data_rows(card: dict[str, Any]) -> list[dict[str, Any]]:
-    """How many images each split has, by class: name, total, and the counts in the order of the classes."""
-    return [
-        {
-            "name": split,
-            "total": total,
-            "counts": [card["images_by_class"].get(split, {}).get(name, 0) for name in card["classes"]],
-        }
-        for split, total in card["images"].items()
-    ]
+    """How many images each split has, by class: name, total, and the counts in the order of the classes, if known."""
+    rows = []
+    for split, total in card["images"].items():
+        counts = [card["images_by_class"].get(split, {}).get(name, 0) for name in card["classes"]]
+        shown = [f"{count:,}" for count in counts] if any(counts) else [""] * len(counts)
+        rows.append({"name": split, "total": total, "counts": shown})
+    return rows
 
 
 def pseudo_label_row(figures: dict[str, Any]) -> dict[str, str]:

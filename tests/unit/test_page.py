@@ -10,7 +10,8 @@ from hostile_run import HOSTILE, IMAGES, hostile_run
 from PIL import Image
 
 from noisy_student.evaluation.history import History
-from noisy_student.page.contents import MAX_CLASSES, Run, confusion, differences, pseudo_label_row
+from noisy_student.page.charts import wrapped
+from noisy_student.page.contents import MAX_CLASSES, Run, confusion, data_rows, differences, pseudo_label_row
 from noisy_student.page.pull_request import pull_request
 from noisy_student.page.render import page
 from noisy_student.store.pictures import picture
@@ -73,6 +74,13 @@ def test_a_chart_tells_those_who_do_not_see_it(run):
     charts = [own for _, own in tags.found if own.get("class") == "chart"]
     assert len(charts) == 6
     assert "iter0 80.0 %, iter1 80.0 %, same_size 80.0 %" in charts[0]["aria-label"]
+
+
+def test_a_long_name_of_a_model_is_broken_and_a_pool_of_unknown_classes_has_no_counts():
+    assert wrapped("tf_efficientnet_lite0") == "tf_efficientnet_\nlite0"
+    assert wrapped("cnn_16") == "cnn_16"
+    card = {"classes": ["a", "b"], "images": {"test": 1234, "pool": 9}, "images_by_class": {"test": {"a": 1234}}}
+    assert [row["counts"] for row in data_rows(card)] == [["1,234", "0"], ["", ""]]
 
 
 def test_the_same_run_gives_the_same_page(run):
