@@ -29,9 +29,9 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from benchmarks.processes import ROOT
 from benchmarks.studies_table import markdown as study_markdown
-from benchmarks.study import RESULTS, STUDIES, changed, fingerprint, run_commands
+from benchmarks.study import RESULTS, STUDIES, fingerprint, run_commands
 from commands.docs import percent
-from noisy_student.core.config import validated
+from noisy_student.core.config import changed, validated
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
 from noisy_student.models.classifier import Classifier, load_classifier, new_classifier

@@ -20,9 +20,9 @@ def commands(pipeline: dict[str, Any], params: dict[str, Any], last: str = "summ
 
     def visit(name: str) -> None:
         """Add a stage behind those that it needs, in the order of the file, as DVC does."""
-        for each in [each for each in stages if each in before[name]]:
-            visit(each)
         if name not in order:
+            for each in [each for each in stages if each in before[name]]:
+                visit(each)
             order.append(name)
 
     for name in stages:

@@ -33,8 +33,9 @@ from benchmarks.processes import ROOT, hardware, run
 from benchmarks.rows import add_row, has_row
 from benchmarks.side_by_side import plain_training_rate
 from benchmarks.speed import LAYOUTS, MACHINE, PRECISIONS, floor
-from benchmarks.study import changed, copy_project, environment
+from benchmarks.study import copy_project, environment
 from commands.configure import values
+from noisy_student.core.config import changed
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_json
 from noisy_student.core.markdown import markdown_table

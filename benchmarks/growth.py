@@ -19,8 +19,9 @@ from benchmarks import pictures
 from benchmarks.expand import expanded
 from benchmarks.processes import ROOT, hardware, pipeline, run
 from benchmarks.rows import add_row, has_row
-from benchmarks.study import changed, copy_project
+from benchmarks.study import copy_project
 from commands import list_shards
+from noisy_student.core.config import changed
 from noisy_student.core.errors import cli_main
 from noisy_student.core.files import write_bytes
 from noisy_student.core.markdown import markdown_table

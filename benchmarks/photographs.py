@@ -32,10 +32,11 @@ from benchmarks.expand import commands
 from benchmarks.photo_folders import PARTS, drawn_table, lay_out
 from benchmarks.processes import ROOT, hardware
 from benchmarks.processes import run as run_measured
-from benchmarks.study import RESULTS, changed, copy_project, environment, fingerprint
+from benchmarks.study import RESULTS, copy_project, environment, fingerprint
 from commands.configure import values
 from commands.docs import percent
 from noisy_student.core import metrics
+from noisy_student.core.config import changed
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
 from noisy_student.models.classifier import load_classifier

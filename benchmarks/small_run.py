@@ -25,7 +25,8 @@ import yaml
 
 from benchmarks.expand import commands, expanded, written
 from benchmarks.processes import ROOT
-from benchmarks.study import changed, copy_project, environment
+from benchmarks.study import copy_project, environment
+from noisy_student.core.config import changed
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import digest
 

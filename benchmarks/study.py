@@ -31,6 +31,7 @@ from benchmarks.expand import commands
 from benchmarks.processes import ROOT
 from benchmarks.studies_table import markdown
 from commands.configure import values
+from noisy_student.core.config import changed, flat
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_csv, read_json, write_bytes, write_csv
 from noisy_student.data.user_images import LISTS
@@ -108,20 +109,6 @@ def placed(params: dict[str, Any]) -> dict[str, Any]:
     """`params` for a run in another folder: where one's own images are, from the root of all."""
     own = {name: params[name] for name in ("data", "pretraining") if params[name]["source"] in (*LISTS, "file")}
     return params | {name: {**section, "path": str(ROOT / section["path"])} for name, section in own.items()}
-
-
-def changed(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`params` with the value of each dotted key of `changes` in its place; null under a key takes the key out."""
-    for dotted, value in changes.items():
-        *path, last = dotted.split(".")
-        section = params
-        for key in path:
-            section = section.setdefault(key, {})
-        if value is None:
-            section.pop(last, None)
-        else:
-            section[last] = copy.deepcopy(value)  # a later change may reach into it
-    return params
 
 
 def run_with_dvc(name: str, params: dict[str, Any]) -> Run:
@@ -205,14 +192,6 @@ def removed(base: dict[str, Any], params: dict[str, Any], prefix: str = "") -> l
         elif isinstance(value, dict) and isinstance(params[key], dict):
             found += removed(value, params[key], f"{prefix}{key}.")
     return found
-
-
-def flat(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of nested `params` by their dotted keys."""
-    leaves: dict[str, Any] = {}
-    for key, value in params.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return leaves
 
 
 def _rows(history: pd.DataFrame, summary: dict[str, Any], chooses: bool) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from noisy_student.check import Params, check
-from noisy_student.core.config import ParamsFile
+from noisy_student.core.config import ParamsFile, changed
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_json, write_bytes
 from noisy_student.core.signals import Stopped
@@ -65,8 +65,7 @@ def run_next(model: str | None) -> str:
     if not SUMMARY.exists() or read_json(SUMMARY)["iteration"] != params.current:
         raise UserError(f"the run of {params.current} has not ended; run `dvc repro` first, or {BACK}")
     name, changes = next_iteration(params, model)
-    for key, value in changes.items():
-        put(file.values, key, value)
+    changed(file.values, changes)
     check(file)
     words = [word for key, value in changes.items() for word in ("-S", f"++{key}={inline(value)}")]
     print(f"{name}: {' '.join(words)}", flush=True)
@@ -112,14 +111,6 @@ def larger(model: str) -> str:
         return model
     width = int(found[2])
     return f"{found[1]}{width + (1 if model.startswith('wrn') else max(2, 2 * round(width / 6)))}"
-
-
-def put(values: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set the value at a dotted key of nested `values`."""
-    *parents, last = dotted.split(".")
-    for each in parents:
-        values = values[each]
-    values[last] = value
 
 
 def inline(value: Any) -> str:

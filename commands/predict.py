@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from commands.model_folder import check_folder
 from noisy_student.core.config import validated
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import write_csv, write_parquet
@@ -58,16 +59,10 @@ Predictor = Callable[[np.ndarray], np.ndarray]  # uint8 images (N,H,W,C) -> prob
 
 def predictor(model: Path | None) -> tuple[Predictor, dict[str, Any]]:
     """What predicts, and its description: an exported model, which needs no torch, or a trained one."""
-    if model and model.suffix == ".onnx":
-        exported = OnnxModel(model.parent, model.name)
+    if model and (model.suffix == ".onnx" or (model / MODEL).exists()):
+        exported = OnnxModel(model.parent, model.name) if model.suffix == ".onnx" else OnnxModel(model)
         return exported.probabilities, exported.description
-    if model and (model / MODEL).exists():
-        exported = OnnxModel(model)
-        return exported.probabilities, exported.description
-    if model and not model.is_dir():
-        raise UserError(
-            f"there is no folder {model}; name a model's folder, or run `dvc repro` if a stage makes this one"
-        )
+    check_folder(model)
     from commands.trained import load_trained  # not where torch is not installed
     from noisy_student.models.prediction import predict_logits
 

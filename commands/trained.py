@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from commands.model_folder import check_folder
 from noisy_student.core.config import PARAMS_FILE, ParamsFile
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import digest, read_json
@@ -27,10 +28,7 @@ def trained(model: Path | None) -> tuple[Path, RuntimeParams]:
 
     Where there is no params.yaml it runs on a GPU if there is one, and on all cores.
     """
-    if model and not model.is_dir():
-        raise UserError(
-            f"there is no folder {model}; name a model's folder, or run `dvc repro` if a stage makes this one"
-        )
+    check_folder(model)
     if model and (model / MODEL).exists():
         raise UserError(f"{model} is an exported model, and this takes a trained one; name its folder")
     if not PARAMS_FILE.exists():

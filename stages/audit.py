@@ -12,15 +12,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
-from noisy_student.core.files import read_json, write_json, write_parquet
+from noisy_student.core.files import read_json
 from noisy_student.core.metrics import fit_temperature, softmax
 from noisy_student.core.randomness import Seed, generator
 from noisy_student.core.workspace import guarded
-from noisy_student.evaluation.audit import Labeling, groups, labeling, pool_figures, student_figures, threshold_curve
+from noisy_student.evaluation.audit import (
+    Audit,
+    Labeling,
+    groups,
+    labeling,
+    pool_figures,
+    save_audit,
+    student_figures,
+    threshold_curve,
+)
 from noisy_student.evaluation.feature_map import feature_map
 from noisy_student.models.classifier import Classifier, load_classifier
 from noisy_student.models.device import RuntimeParams, setup
@@ -59,11 +67,9 @@ def main(
         classifier, description = load_classifier(student, setup(runtime))
         seen = of_student(classifier, splits, runtime, seed)
         name = description["name"]
-        write_json(
-            out / "audit.json", {"iteration": name, **figures(teacher, splits["calibration"], seen, guards, name)}
-        )
-        save_table(out / "pictures.parquet", pictures(teacher.labeling, splits["pool"], seen["pool"]))
-        save_table(out / "map.parquet", map_of(teacher.labeling, splits, seen))
+        found = {"iteration": name, **figures(teacher, splits["calibration"], seen, guards, name)}
+        shown = pictures(teacher.labeling, splits["pool"], seen["pool"])
+        save_audit(out, Audit(found, shown, map_of(teacher.labeling, splits, seen)))
 
 
 class Teacher(NamedTuple):
@@ -162,10 +168,6 @@ def map_of(found: Labeling, splits: dict[str, Split], seen: dict[str, Seen]) -> 
     table = pd.concat(tables, ignore_index=True)
     table[["x", "y"]] = feature_map(np.concatenate(features)).round(4)
     return table
-
-
-def save_table(path: Path, table: pd.DataFrame) -> None:
-    write_parquet(path, pa.Table.from_pandas(table, preserve_index=False))
 
 
 if __name__ == "__main__":

@@ -74,15 +74,10 @@ def main(
             result |= pseudo_label_figures(kept.rows, kept.labels, read_truth(pool_truth))
 
         print(accuracy_sentence(result), flush=True)
-        save_result(
-            out,
-            EvaluationResult(
-                result,
-                predictions_on(split, softmax(logits, temperature)),
-                pd.concat([predictions_on(each.split, softmax(each.logits, temperature)) for each in held_out]),
-            ),
-            mistakes(split, softmax(logits, temperature)),
-        )
+        probabilities = softmax(logits, temperature)
+        tables = [predictions_on(each.split, softmax(each.logits, temperature)) for each in held_out]
+        found = EvaluationResult(result, predictions_on(split, probabilities), pd.concat(tables))
+        save_result(out, found, mistakes(split, probabilities))
 
 
 class Predicted(NamedTuple):

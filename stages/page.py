@@ -10,10 +10,11 @@ from pathlib import Path
 
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
-from noisy_student.core.files import read_json, read_parquet, write_bytes
+from noisy_student.core.files import read_json, write_bytes
 from noisy_student.core.workspace import guarded
-from noisy_student.evaluation.history import MISTAKES, read_controls, read_history, read_result
-from noisy_student.page.contents import Audit, Run
+from noisy_student.evaluation.audit import read_audit
+from noisy_student.evaluation.history import read_controls, read_history, read_mistakes, read_result
+from noisy_student.page.contents import Run
 from noisy_student.page.render import page
 
 
@@ -40,7 +41,7 @@ def main(
             summary=read_json(summary),
             controls=read_controls(controls, names, current),
             result=read_result(results / current),
-            mistakes=read_parquet(results / current / MISTAKES).to_pandas(),
+            mistakes=read_mistakes(results / current),
             audits=[read_audit(audits / name) for name in found.rows["iteration"][1:]],
             card=read_json(report),
             params=params.values,
@@ -48,12 +49,6 @@ def main(
         )
         write_bytes(out, page(run).encode())
         print(f"the page: {out}", flush=True)
-
-
-def read_audit(folder: Path) -> Audit:
-    """What the stage `audit` left in `folder`."""
-    pictures, places = (read_parquet(folder / f"{name}.parquet").to_pandas() for name in ("pictures", "map"))
-    return Audit(read_json(folder / "audit.json"), pictures, places)
 
 
 if __name__ == "__main__":

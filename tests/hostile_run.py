@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from noisy_student.evaluation.audit import Audit
 from noisy_student.evaluation.history import HISTORY_COLUMNS, EvaluationResult, History
-from noisy_student.page.contents import FIGURES, Audit, Run
+from noisy_student.page.contents import FIGURES, Run
 from noisy_student.store.pictures import picture
 
 HOSTILE = ["<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>", "$x$ {{ 7 * 7 }}", "קטן"]

@@ -4,6 +4,7 @@ The type of a section stands beside the code that uses the section, so that a ch
 read that section.
 """
 
+import copy
 import re
 import reprlib
 from pathlib import Path
@@ -82,6 +83,28 @@ class ParamsFile:
 def overlay(section: S, overrides: dict[str, Any], name: str, path: Path = PARAMS_FILE) -> S:
     """`section` with some values replaced by `overrides`, which stand in the file under the dotted `name`."""
     return validated(type(section), {**section.model_dump(), **overrides}, name, path)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested `values` by their dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return leaves
+
+
+def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`values` with the value of each dotted key of `changes` in its place; null under a key takes the key out."""
+    for dotted, value in changes.items():
+        *path, last = dotted.split(".")
+        section = values
+        for key in path:
+            section = section.setdefault(key, {})
+        if value is None:
+            section.pop(last, None)
+        else:
+            section[last] = copy.deepcopy(value)  # a later change may reach into it
+    return values
 
 
 def validated(kind: Any, value: Any, name: str, path: Path = PARAMS_FILE) -> Any:

@@ -1,16 +1,23 @@
 """The audit of an iteration's pseudo-labels: what was kept of the pool, how much of it is right, and where the student
-sees it otherwise. Pure functions.
+sees it otherwise.
+
+    audit.json        figures
+    pictures.parquet  images worth a look
+    map.parquet       a map of images by the student's features
 
 N pool images, n of them kept, M calibration images, S images of the sample, K classes.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from noisy_student.core import metrics
+from noisy_student.core.files import read_json, read_parquet, write_json, write_parquet
 from noisy_student.store.pseudo_labels import PseudoLabels
 
 CONFIDENCE_BINS = 20
@@ -18,6 +25,28 @@ THRESHOLDS = (*np.round(np.linspace(0, 0.99, 34), 2).tolist(), 0.995, 0.999)
 ENOUGH = 10  # images, at least, that a precision is of
 ROWS_AT_ONCE = 2**16  # images whose probabilities are computed at once
 PER_GROUP = 24  # images shown of each kind
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The audit of an iteration's pseudo-labels."""
+
+    figures: dict[str, Any]
+    pictures: pd.DataFrame  # group, id, predicted, before, truth, confidence, picture
+    map: pd.DataFrame  # split, id, predicted, truth, confidence, kept, picture, x, y
+
+
+def save_audit(folder: Path, audit: Audit) -> None:
+    """Write `audit` into `folder`."""
+    write_json(folder / "audit.json", audit.figures)
+    for name, table in (("pictures", audit.pictures), ("map", audit.map)):
+        write_parquet(folder / f"{name}.parquet", pa.Table.from_pandas(table, preserve_index=False))
+
+
+def read_audit(folder: Path) -> Audit:
+    """The audit that `save_audit` wrote. Raises `UserError` when it cannot be read."""
+    pictures, places = (read_parquet(folder / f"{name}.parquet").to_pandas() for name in ("pictures", "map"))
+    return Audit(read_json(folder / "audit.json"), pictures, places)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from noisy_student.core.errors import UserError
-from noisy_student.core.files import read_csv, read_json, write_csv, write_json, write_parquet
+from noisy_student.core.files import read_csv, read_json, read_parquet, write_csv, write_json, write_parquet
 from noisy_student.store.splits import Split
 
 RESULTS, PREDICTIONS, HELD_OUT = "results.json", "predictions.csv", "held_out.csv"  # in the folder of a model's results
@@ -118,6 +118,11 @@ def read_result(results: Path) -> EvaluationResult:
     tables = (read_csv(results / name, text=True) for name in (PREDICTIONS, HELD_OUT))
     predictions, held_out = (table.astype({"confidence": float}) for table in tables)
     return EvaluationResult(read_json(results / RESULTS), predictions, held_out)
+
+
+def read_mistakes(results: Path) -> pd.DataFrame:
+    """The table of mistakes that `save_result` wrote. Raises `UserError` when it cannot be read."""
+    return read_parquet(results / MISTAKES).to_pandas()
 
 
 def read_distilled(folder: Path, names: list[str]) -> dict[str, EvaluationResult]:

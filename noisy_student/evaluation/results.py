@@ -84,8 +84,8 @@ def _sampled_figures(
 
 def accuracy_sentence(result: dict[str, Any]) -> str:
     """The accuracy of an `evaluation`, for a person who waits for the table."""
-    low, high = _percent(result["accuracy_low"]), _percent(result["accuracy_high"])
-    figures = f"{_percent(result['accuracy'])} of {result['test_images']:,} test images (95 % interval {low} to {high})"
+    low, high = percent(result["accuracy_low"]), percent(result["accuracy_high"])
+    figures = f"{percent(result['accuracy'])} of {result['test_images']:,} test images (95 % interval {low} to {high})"
     return f"{result['name']}: {figures}"
 
 
@@ -172,13 +172,13 @@ def table_rows(history: pd.DataFrame, summary: dict[str, Any]) -> list[dict[str,
     for both in a terminal. A column in which nothing
     is known is left out.
     """
-    rows = [_row(model) for model in [*history.to_dict("records"), *beside(summary)]]
+    rows = [_row(model) for model in [*history.to_dict("records"), *_beside(summary)]]
     without = "balanced" if all(row["balanced"] == row["accuracy"] for row in rows) else "parameters"
     shown = [name for name in rows[0] if name != without and any(row[name] for row in rows)]
     return [{name: row[name] for name in shown} for row in rows]
 
 
-def beside(summary: dict[str, Any]) -> list[dict[str, Any]]:
+def _beside(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """The models that stand below the iterations in a table: the control and the distilled ones, if there are any."""
     control = summary.get("control")
     others = ({control["name"]: control} if control else {}) | summary.get("distilled", {})
@@ -191,11 +191,11 @@ def _row(model: dict[str, Any]) -> dict[str, str]:
         "iteration": model["iteration"],
         "model": model["model"].rpartition("/")[2],
         "parameters": f"{model['parameters']:,}",
-        "accuracy": _percent(model["accuracy"]),
+        "accuracy": percent(model["accuracy"]),
         "95 %": f"{100 * model['accuracy_low']:.1f}-{100 * model['accuracy_high']:.1f}",
-        "balanced": _percent(model["balanced_accuracy"]),
-        "pool kept": _percent(model.get("kept_fraction")),
-        "precision": _percent(model.get("pseudo_label_precision")),
+        "balanced": percent(model["balanced_accuracy"]),
+        "pool kept": percent(model.get("kept_fraction")),
+        "precision": percent(model.get("pseudo_label_precision")),
     }
 
 
@@ -203,7 +203,7 @@ def _least_accurate(confusion: pd.DataFrame, iteration: str) -> str:
     """One sentence for a person: which classes does the model find least often?"""
     right = confusion["actual"] == confusion["predicted"]
     found = right.groupby(confusion["actual"]).mean().sort_values(kind="stable").head(LEAST_ACCURATE)
-    named = ", ".join(f"{name} {_percent(share)}" for name, share in found.items())
+    named = ", ".join(f"{name} {percent(share)}" for name, share in found.items())
     return f"Least accurate classes of {iteration}: {named}."
 
 
@@ -235,5 +235,6 @@ def _distilled(name: str, model: dict[str, Any]) -> str:
     return f"{name} compared with its teacher {model['teacher']}: {figures}."
 
 
-def _percent(fraction: float | None) -> str:
+def percent(fraction: float | None) -> str:
+    """A fraction in per cent; "" where it is unknown."""
     return "" if fraction is None or pd.isna(fraction) else f"{100 * fraction:.1f} %"

@@ -42,23 +42,31 @@ def compared(before: Revision, after: Revision) -> dict[str, Any]:
     """The values of the template of a comparison, by name."""
     both = before.predictions.merge(after.predictions, on=["id", "actual"], suffixes=("_before", "_after"))
     same_images = len(both) == len(before.predictions) == len(after.predictions)
-    right = {end: (both[f"predicted_{end}"] == both["actual"]).to_numpy() for end in ("before", "after")}
-    mended, spoiled = right["after"] & ~right["before"], right["before"] & ~right["after"]
     return {
         "before": before.name,
         "after": after.name,
-        "answer": answer(before.name, after.name, right["before"], right["after"])
-        if same_images
-        else f"{before.name} and {after.name} have different test images, so their accuracies cannot be compared.",
         "revisions": [said(each) for each in (before, after)],
         "figures": figure_rows(before.summary, after.summary, same_images),
-        "flips": [
-            flips(f"Mended by {after.name}", both[mended], before.mistakes),
-            flips(f"Spoiled by {after.name}", both[spoiled], after.mistakes),
-        ]
-        if same_images
-        else [],
         "parameters": [[row["key"], row["default"], row["value"]] for row in differences(after.params, before.params)],
+        **(on_same_images(before, after, both) if same_images else on_other_images(before, after)),
+    }
+
+
+def on_other_images(before: Revision, after: Revision) -> dict[str, Any]:
+    """The answer where the test images differ."""
+    names = f"{before.name} and {after.name}"
+    return {"answer": f"{names} have different test images, so their accuracies cannot be compared.", "flips": []}
+
+
+def on_same_images(before: Revision, after: Revision, both: pd.DataFrame) -> dict[str, Any]:
+    """The answer, and the images that only one revision is right on; `both` has the predictions of the two."""
+    was_right, is_right = ((both[f"predicted_{end}"] == both["actual"]).to_numpy() for end in ("before", "after"))
+    return {
+        "answer": answer(before.name, after.name, was_right, is_right),
+        "flips": [
+            flips(f"Mended by {after.name}", both[is_right & ~was_right], before.mistakes),
+            flips(f"Spoiled by {after.name}", both[was_right & ~is_right], after.mistakes),
+        ],
     }
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import pandas as pd
 
+from noisy_student.core.config import flat
 from noisy_student.core.metrics import accuracy_interval
 from noisy_student.evaluation import gate
+from noisy_student.evaluation.audit import Audit
 from noisy_student.evaluation.history import EvaluationResult, History
-from noisy_student.evaluation.results import beside, distilled_sentences, table_rows, verdict
+from noisy_student.evaluation.results import distilled_sentences, percent, table_rows, verdict
 from noisy_student.page import charts
 from noisy_student.page.charts import Chart
 
@@ -32,15 +34,6 @@ FIGURES = {  # of the test split, beside accuracy
     "ece_calibrated": "the same after temperature scaling",
     "ece_by_chance": "the same of a calibrated model with as many images",
 }
-
-
-@dataclass(frozen=True)
-class Audit:
-    """The audit of an iteration's pseudo-labels."""
-
-    figures: dict[str, Any]
-    pictures: pd.DataFrame  # group, id, predicted, before, truth, confidence, picture
-    map: pd.DataFrame  # split, id, predicted, truth, confidence, kept, picture, x, y
 
 
 @dataclass(frozen=True)
@@ -92,9 +85,7 @@ def accuracy(run: Run) -> Chart:
     """The chart of all models."""
     found = [{**row, "name": row["iteration"]} for row in run.history.rows.to_dict("records")]
     others = [each.figures for each in run.controls.values()]
-    others += [
-        {**each, "name": each["iteration"]} for each in beside(run.summary)[1 if "control" in run.summary else 0 :]
-    ]
+    others += [{**each, "name": name} for name, each in run.summary.get("distilled", {}).items()]
     deploy = run.summary["deploy"]
     return charts.accuracy_chart(found, others, deploy["name"] if deploy["decided"] else None)
 
@@ -128,8 +119,8 @@ def pseudo_label_row(figures: dict[str, Any]) -> dict[str, str]:
         "kept": f"{kept:,} of {pool:,}",
         "with copies": f"{figures['images_with_copies']:,}",
         "right": f"{100 - 100 * figures['wrong_kept'] / known:.1f} % of {known:,}" if known else "unknown",
-        "drift": _percent(figures["drift"]),
-        "by chance": _percent(figures["drift_by_chance"]),
+        "drift": percent(figures["drift"]),
+        "by chance": percent(figures["drift_by_chance"]),
         "changed": f"{student['changed']:,} of {student['sample']:,}",
         "mended": f"{student['mended']:,} {of_known}" if student["known"] else "unknown",
         "spoiled": f"{student['spoiled']:,} {of_known}" if student["known"] else "unknown",
@@ -190,7 +181,7 @@ def class_rows(result: EvaluationResult, classes: list[str]) -> list[dict[str, s
             continue
         low, high = accuracy_interval(mean, images)
         interval = f"{100 * low:.1f} to {100 * high:.1f}"
-        rows.append({"class": name, "images": f"{images:,}", "accuracy": _percent(mean), "95 %": interval})
+        rows.append({"class": name, "images": f"{images:,}", "accuracy": percent(mean), "95 %": interval})
     return rows
 
 
@@ -203,7 +194,7 @@ def confusion(predictions: pd.DataFrame, mistakes: pd.DataFrame, classes: list[s
 
 def differences(params: dict[str, Any], defaults: dict[str, Any]) -> list[dict[str, str]]:
     """Each value of `params` that is not that of `defaults`, by its dotted key; `""` where one has none."""
-    own, shipped = flat(params), flat(defaults)
+    own, shipped = ({key: _text(value) for key, value in flat(each).items()} for each in (params, defaults))
     keys = [*own, *(key for key in shipped if key not in own)]
     return [
         {"key": key, "value": own.get(key, ""), "default": shipped.get(key, "")}
@@ -212,16 +203,6 @@ def differences(params: dict[str, Any], defaults: dict[str, Any]) -> list[dict[s
     ]
 
 
-def flat(values: dict[str, Any], before: str = "") -> dict[str, str]:
-    """Nested `values` by dotted keys, as text."""
-    found: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{before}{key}.")
-        else:
-            found[f"{before}{key}"] = value if isinstance(value, str) else json.dumps(value, default=str)
-    return found
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
+def _text(value: Any) -> str:
+    """A value as params.yaml has it."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -14,8 +14,9 @@ from safetensors.torch import save
 
 from benchmarks.gpu import DEVICE
 from benchmarks.processes import ROOT
-from benchmarks.study import changed, run_commands
+from benchmarks.study import run_commands
 from commands.configure import values
+from noisy_student.core.config import changed
 from noisy_student.core.files import read_json
 from noisy_student.models.classifier import new_classifier
 from noisy_student.models.device import setup

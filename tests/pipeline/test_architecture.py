@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.study import changed
 from commands.configure import values
+from noisy_student.core.config import changed
 from noisy_student.core.provenance import ROOT
 
 PAGE = (ROOT / "docs/architecture.md").read_text()

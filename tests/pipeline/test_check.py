@@ -10,10 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.study import changed, flat
 from commands.configure import composed, dumped
 from noisy_student.check import check, orphans
-from noisy_student.core.config import ParamsFile
+from noisy_student.core.config import ParamsFile, changed, flat
 from noisy_student.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,8 @@ import pytest
 import store
 import yaml
 
-from benchmarks.study import changed, environment
+from benchmarks.study import environment
+from noisy_student.core.config import changed
 from noisy_student.evaluation.results import verdict
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from running import TEACHER, in_training, refused
 
 from benchmarks import kills
 from benchmarks.small_run import Project, Run
-from benchmarks.study import changed
+from noisy_student.core.config import changed
 
 OUT = "models/iter0"
 MEMORY = 4 * 10**9  # bytes of address space: enough for torch, too few for the batch

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from test_dvc import TINY
 
-from benchmarks.study import changed, run_without_dvc
+from benchmarks.study import run_without_dvc
 from noisy_student.check import Params, check
-from noisy_student.core.config import ParamsFile
+from noisy_student.core.config import ParamsFile, changed
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -11,8 +11,7 @@ import yaml
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 
-from benchmarks.study import changed
-from noisy_student.core.config import ParamsFile, validated
+from noisy_student.core.config import ParamsFile, changed, validated
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import digest, read_json
 from noisy_student.core.provenance import ROOT

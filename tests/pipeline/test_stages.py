@@ -11,8 +11,7 @@ import pytest
 import torch
 import yaml
 
-from benchmarks.study import changed
-from noisy_student.core.config import ParamsFile
+from noisy_student.core.config import ParamsFile, changed
 from noisy_student.core.files import read_json, write_json
 from noisy_student.models.checkpoint import save_model
 from noisy_student.models.classifier import load_classifier, new_classifier

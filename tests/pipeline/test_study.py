@@ -10,6 +10,7 @@ import yaml
 from benchmarks import study as studies
 from benchmarks.expand import commands
 from benchmarks.studies_table import gap_closed, markdown
+from noisy_student.core.config import changed, flat
 from noisy_student.core.files import read_csv
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +52,7 @@ def test_without_dvc_a_stage_runs_behind_those_that_make_what_it_reads():
 
 
 def test_changes_replace_add_and_take_out_by_dotted_key():
-    params = studies.changed(copy.deepcopy(PARAMS), {"seed": 7, "iterations.iter1.noise.crop": 0, "controls": None})
+    params = changed(copy.deepcopy(PARAMS), {"seed": 7, "iterations.iter1.noise.crop": 0, "controls": None})
     assert params["seed"] == 7
     assert params["iterations"]["iter1"]["noise"] == {"crop": 0}
     assert "controls" not in params
@@ -59,12 +60,12 @@ def test_changes_replace_add_and_take_out_by_dotted_key():
 
 def test_a_change_inside_a_changed_section_leaves_the_plan_as_it_was():
     changes = {"noise": {"magnitude": 22}, "noise.magnitude": 28}
-    assert studies.changed({}, changes) == {"noise": {"magnitude": 28}}
+    assert changed({}, changes) == {"noise": {"magnitude": 28}}
     assert changes["noise"] == {"magnitude": 22}
 
 
 def test_leaves_have_dotted_keys():
-    assert studies.flat({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "a.c": {}, "d": [2]}
+    assert flat({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "a.c": {}, "d": [2]}
 
 
 def test_of_a_section_that_is_gone_only_the_section_is_taken_out():
@@ -207,6 +208,6 @@ def test_the_commands_of_the_pipeline_run_without_dvc():
         "training.steps": 4,
         "training.batch_size": 16,
     }
-    rows, summary = studies.run_without_dvc("tiny", studies.changed(copy.deepcopy(PARAMS), tiny))
+    rows, summary = studies.run_without_dvc("tiny", changed(copy.deepcopy(PARAMS), tiny))
     assert rows["iteration"].tolist() == ["iter0", "iter1", "iter2"]
     assert "gain_over_control" in summary

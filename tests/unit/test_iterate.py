@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.study import changed
 from commands import iterate
 from commands.iterate import inline, is_better, larger, next_iteration
 from noisy_student.check import check
-from noisy_student.core.config import ParamsFile
+from noisy_student.core.config import ParamsFile, changed
 from noisy_student.core.files import write_json
 
 DEFAULTS = yaml.safe_load((Path(__file__).parents[2] / "configs/default.yaml").read_text())
