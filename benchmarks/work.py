@@ -1,6 +1,7 @@
 """The project's own work, measured as a stage does it; benchmarks/speed.py holds it against benchmarks/limits.py.
 
-    python -m benchmarks.work training cnn_16 28 1                # model, pixels a side, channels
+    python -m benchmarks.work training cnn_16 28 1                # model, pixels a side, channels; one forward pass
+    python -m benchmarks.work combined cnn_16 28 1                # with the objective of params.yaml
     python -m benchmarks.work training cnn_16 28 1 fused=false    # with another value than `runtime` in params.yaml has
 
 Prints images a second as JSON. Images are noise: no figure here depends on what they show.
@@ -26,6 +27,7 @@ from noisy_student.core.files import write_array
 from noisy_student.core.metrics import one_hot
 from noisy_student.core.randomness import generator
 from noisy_student.models.device import setup
+from noisy_student.models.precision import settled
 from noisy_student.models.prediction import predict_logits, predict_split
 from noisy_student.store.splits import pixel_hash, read_split, write_split
 from noisy_student.training.augmentation import policy
@@ -44,20 +46,22 @@ def main(kind: str, model: str, side: str, channels: str, *runtime: str) -> None
     params = params.model_copy(update={"runtime": overlay(params.runtime, changes, "runtime")})
     device = setup(params.runtime)
     recipe = params.recipes()["iter1"].model_copy(update={"model": model})
-    rate = {"training": training, "labeling": labeling, "noise": noising}[kind](images, recipe, params, device)
+    kinds = {"training": training, "combined": training, "labeling": labeling, "noise": noising}
+    if kind == "training":
+        one_pass = recipe.training.model_copy(update={"objective": "pseudo_labels"})
+        recipe = recipe.model_copy(update={"training": one_pass})
+    rate = kinds[kind](images, recipe, params, device)
     print(json.dumps({"images_per_second": rate}))
 
 
 def training(images: np.ndarray, recipe, params, device: torch.device) -> float:
-    """Steps of a student, with all of its noise and one forward pass, on a pool and a few labels."""
-    one_pass = recipe.training.model_copy(update={"objective": "pseudo_labels"})
-    recipe = recipe.model_copy(update={"training": one_pass})
+    """Steps of a student, with all of its noise, on a pool and a few labels."""
     labels = np.arange(len(images)) % CLASSES
     pool = placed(LabeledImages(images, one_hot(labels, CLASSES)), device)
     labeled = placed(LabeledImages(images[:100], one_hot(labels[:100], CLASSES)), device)
     data = PlacedData(labeled, pool, HeldOut(images[:1], labels[:1]))
-    trainer = Trainer(recipe, data, params.runtime, seed=0)
     classifier = made_up_classifier(recipe, images.shape[1:], CLASSES, device)
+    trainer = Trainer(recipe, data, settled(params.runtime, classifier.network, device), seed=0)
 
     def seconds(steps: int) -> float:
         return training_seconds(steps, classifier, trainer)

@@ -22,7 +22,7 @@ from noisy_student.core.files import digest, read_json, replacing, write_bytes, 
 from noisy_student.core.metrics import softmax
 from noisy_student.models.checkpoint import WEIGHTS
 from noisy_student.models.classifier import load_classifier
-from noisy_student.models.device import RuntimeParams, setup
+from noisy_student.models.device import setup
 from noisy_student.models.onnx_export import export, quantize
 from noisy_student.models.onnx_model import DESCRIPTION, INT8, MODEL, OnnxModel
 from noisy_student.models.prediction import predict_logits
@@ -44,11 +44,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     check_out(args.out)
     folder, runtime = trained(args.model)
-    classifier, description = load_classifier(folder, setup(runtime))
+    runtime = runtime.model_copy(update={"precision": "float32"})  # that of the exported model
+    device = setup(runtime)
+    classifier, description = load_classifier(folder, device)
     images = first_images(args.check, MAX_CHECKED, description, "--check")
     measured = first_images(args.calibration, CALIBRATION_IMAGES, description, "--calibration") if args.int8 else None
     original = timed(lambda given: softmax(predict_logits(classifier, given, runtime)), images)
-    comparison = Comparison(images, original, runtime)
+    comparison = Comparison(images, original, device.type, runtime.threads)
     fresh = load_classifier(folder, torch.device("cpu"))[0]  # the exporter takes none that has predicted
     exported = {**description, "exported_from": folder.as_posix(), "weights_sha256": digest(folder / WEIGHTS)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -106,11 +108,12 @@ class Comparison(NamedTuple):
 
     images: np.ndarray  # uint8 (N,H,W,C)
     original: Timed
-    runtime: RuntimeParams
+    device: str  # of the original, as torch calls it
+    threads: int
 
     def with_exported(self, file: Path) -> str:
         """A sentence on an exported file. Raises `UserError` where it gives too few images the original's label."""
-        exported = OnnxModel(file.parent, file.name, self.runtime.threads)
+        exported = OnnxModel(file.parent, file.name, self.threads)
         found, images = timed(exported.probabilities, self.images), f"{len(self.images):,} images"
         same = found.probabilities.argmax(axis=1) == self.original.probabilities.argmax(axis=1)
         share = 100 * float(same.mean())
@@ -120,7 +123,7 @@ class Comparison(NamedTuple):
         rates = f"{found.rate:,.0f} images/s on {exported.device}, and torch {self.original.rate:,.0f} on"
         return (
             f"{file.name}: {file.stat().st_size / 1e6:.1f} MB; the same label for {share:.2f} % of {images}; "
-            f"probabilities at most {off:.1g} off; {rates} {self.runtime.device}, {self.runtime.threads} threads each"
+            f"probabilities at most {off:.1g} off; {rates} {self.device}, {self.threads} threads each"
         )
 
 

@@ -35,7 +35,7 @@ def trained(model: Path | None) -> tuple[Path, RuntimeParams]:
         if not model:
             raise UserError(f"there is no {PARAMS_FILE} here that names a model; add --model and a model's folder")
         threads = torch.get_num_threads()
-        runtime = RuntimeParams(device="auto", precision="float32", threads=threads, deterministic=True)
+        runtime = RuntimeParams(device="auto", precision="auto", threads=threads, deterministic=True)
         return model, runtime
     params = ParamsFile()
     runtime = params.section("runtime", RuntimeParams)

@@ -1,10 +1,11 @@
-"""How a stage runs: device, precision, threads, determinism, and torch's own generators."""
+"""How a stage runs: device, threads, determinism, and torch's own generators."""
 
 import ctypes
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -22,13 +23,15 @@ NOT_DETERMINISTIC = "does not have a deterministic implementation"  # torch's wo
 COMPILERS = ("torch._dynamo", "torch._inductor")  # where the errors of torch.compile are defined
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, LARGEST_INT = -1, -3, 2**31 - 1  # of glibc's malloc.h
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+BFLOAT16 = ("amx_bf16", "avx512_bf16")  # instructions for it, as Linux names them
+Precision = Literal["float32", "bfloat16"]
 
 
 class RuntimeParams(ParamsModel):
     """Settings of the machine that enter the result."""
 
     device: Literal["auto", "cpu", "cuda"]  # auto: a GPU if there is one
-    precision: Literal["float32", "bfloat16"]  # of the forward and backward pass; weights stay float32
+    precision: Literal["auto", Precision]  # of the forward and backward pass, see precision.py; weights stay float32
     threads: int = Field(ge=1, le=1024)  # CPU threads of a stage; another number gives other bytes
     channels_last: bool = True  # keep the channels of a pixel side by side, where convolutions are fastest
     fused: bool = True  # take an optimizer step in one operation for all weights, instead of one for each of its terms
@@ -44,12 +47,24 @@ def machine(device: torch.device, count: int = 1) -> dict[str, Any]:
 
 def processor() -> str:
     """The processor's name and the instructions of it that torch uses."""
+    name = _of_processor("model name") or platform.machine()
+    return ", ".join([name, torch.backends.cpu.get_cpu_capability(), *bfloat16_instructions()])
+
+
+def bfloat16_instructions() -> list[str]:
+    """The processor's instructions for bfloat16, of BFLOAT16."""
+    flags = _of_processor("flags").split()
+    return [name for name in BFLOAT16 if name in flags]
+
+
+@cache
+def _of_processor(key: str) -> str:
+    """What Linux says of the first core; nothing where it does not say it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
 
 
 def _version(library: str) -> str:
@@ -125,11 +140,6 @@ def translate_torch_errors(remedy: str) -> Iterator[None]:
 def memory_format(params: RuntimeParams) -> torch.memory_format:
     """How the pixels and weights of convolutions are laid out."""
     return torch.channels_last if params.channels_last else torch.contiguous_format
-
-
-def autocast(params: RuntimeParams, device: torch.device) -> torch.autocast:
-    """A context in which the forward pass runs at the precision of `params`."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=params.precision == "bfloat16")
 
 
 def reseed_torch(seed: int, purpose: str, step: int = 0) -> None:

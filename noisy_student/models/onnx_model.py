@@ -13,6 +13,7 @@ from noisy_student.core.files import read_json
 
 MODEL, INT8, DESCRIPTION = "model.onnx", "model.int8.onnx", "model.json"
 IMAGES, PROBABILITIES = "images", "probabilities"
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # of onnxruntime, the first that is there
 BATCH_PIXELS = 2**20  # that go through the network at once, at most
 
 
@@ -32,7 +33,7 @@ class OnnxModel:
         self.description = _description(folder / DESCRIPTION)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        providers = onnxruntime.get_available_providers()
+        providers = [each for each in PROVIDERS if each in onnxruntime.get_available_providers()]
         try:
             self.session = onnxruntime.InferenceSession(folder / file, options, providers=providers)
         except Exception as error:  # the errors of onnxruntime have no common class

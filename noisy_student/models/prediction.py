@@ -20,7 +20,8 @@ from noisy_student.core.config import ParamsModel
 from noisy_student.core.files import release
 from noisy_student.core.progress import Meter, meter
 from noisy_student.models.classifier import Classifier
-from noisy_student.models.device import RuntimeParams, autocast, memory_format, translate_torch_errors
+from noisy_student.models.device import RuntimeParams, memory_format, translate_torch_errors
+from noisy_student.models.precision import autocast, settled
 from noisy_student.models.registry import heads, input_size
 from noisy_student.store.selection import Selection
 from noisy_student.store.splits import Split
@@ -83,6 +84,7 @@ def predict(
     """
     classifier.eval().to_memory_format(memory_format(runtime))
     device = classifier.mean.device
+    runtime = settled(runtime, classifier.network, device)
     logits: list[Tensor] = []
     features: list[Tensor] = []
     with _caught(classifier if labeling.features else None) as caught:

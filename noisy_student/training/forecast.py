@@ -10,6 +10,7 @@ from noisy_student.core.metrics import one_hot
 from noisy_student.core.progress import SilentMeter
 from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams, translate_torch_errors
+from noisy_student.models.precision import settled
 from noisy_student.models.prediction import LabelingParams, predict
 from noisy_student.models.registry import build
 from noisy_student.training.labeled_images import LabeledImages
@@ -43,7 +44,7 @@ def forecast(
     logits = targets if recipe.distillation else None
     made_up = placed(LabeledImages(images, targets, teacher_logits=logits), device)
     of = PlacedData(made_up, made_up if with_pool else None, HeldOut(images[:1], labels[:1]))
-    trainer = Trainer(recipe, of, runtime, seed=0)
+    trainer = Trainer(recipe, of, settled(runtime, classifier.network, device), seed=0)
     for steps in (1, 3):  # the first one warms up
         seconds = training_seconds(steps, classifier, trainer)
     return seconds / steps * recipe.training.steps * recipe.ensemble_size

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from noisy_student.models.classifier import Classifier
-from noisy_student.models.device import RuntimeParams, autocast
+from noisy_student.models.device import RuntimeParams
+from noisy_student.models.precision import autocast
 from noisy_student.models.registry import bare, body_layers, heads
 from noisy_student.training.params import Scope
 from noisy_student.training.replica import Replica

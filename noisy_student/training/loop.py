@@ -24,6 +24,7 @@ from noisy_student.models.checkpoint import Checkpoints, Found, save_model
 from noisy_student.models.classifier import Classifier, ensemble, load_classifier, new_classifier
 from noisy_student.models.device import RuntimeParams, memory_format, reseed_torch, translate_torch_errors
 from noisy_student.models.init import from_pretrained
+from noisy_student.models.precision import settled
 from noisy_student.models.prediction import predict_logits
 from noisy_student.models.registry import input_size, size_and_cost
 from noisy_student.store.selection import Selection
@@ -94,6 +95,7 @@ class Trained:
 
     name: str
     recipe: Recipe
+    runtime: RuntimeParams
     classifier: Classifier
     curve: list[dict[str, float]]
 
@@ -109,7 +111,8 @@ def fit(run: TrainingRun, data: TrainingData, checkpoints: Path | None = None) -
     with translate_torch_errors(SMALLER_BATCH):
         there = data.placed(run.device)
     if count == 1:
-        return Trained(run.name, recipe, *_fit_one(run, run.name, data, there, checkpoints))
+        classifier, curve = _fit_one(run, run.name, data, there, checkpoints)
+        return Trained(run.name, recipe, runtime_of(run, classifier), classifier, curve)
     members, curves = [], []
     for number in range(1, count + 1):
         folder = checkpoints / f"member-{number}" if checkpoints else None
@@ -119,7 +122,7 @@ def fit(run: TrainingRun, data: TrainingData, checkpoints: Path | None = None) -
     rows: list[dict[str, Any]] = pd.concat(curves).groupby("step", as_index=False).mean().to_dict("records")
     whole = ensemble(members)
     rows[-1] |= validation_metrics(whole, there.held_out, run.runtime)
-    return Trained(run.name, recipe, whole, rows)
+    return Trained(run.name, recipe, runtime_of(run, whole), whole, rows)
 
 
 def _fit_one(
@@ -141,9 +144,14 @@ def _fit_one(
                 raise ValueError("a head is solved on the features of the labeled images, which are missing")
             pool = _pool_with_targets(run, data)
             solve_head(classifier, data.labeled.labels, data.features, pool, recipe.training.pool_weight)
-        trainer = Trainer(recipe, there, run.runtime, seed)
+        trainer = Trainer(recipe, there, runtime_of(run, classifier), seed)
         with meter(name, images) as progress:
             return trainer.train(classifier, progress, checkpoints, found)
+
+
+def runtime_of(run: TrainingRun, classifier: Classifier) -> RuntimeParams:
+    """How the run goes, its precision settled; by the machine of the first rank, where machines differ."""
+    return ranks.from_first(lambda: settled(run.runtime, classifier.network, run.device))
 
 
 def _pool_with_targets(run: TrainingRun, data: TrainingData) -> LabeledImages | None:
@@ -189,6 +197,7 @@ def save_trained(folder: Path, trained: Trained, data: TrainingData) -> None:
             "loss": last["validation_loss"],
         },
         "ranks": ranks.world_size(),
+        "precision": trained.runtime.precision,
         "training": recipe.training.model_dump(),
         **({"distillation": distillation.model_dump(), "teacher": recipe.distilled_from} if distillation else {}),
         "noise": recipe.noise.model_dump(),

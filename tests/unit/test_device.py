@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from noisy_student.core.errors import UserError
-from noisy_student.models.device import RuntimeParams, autocast, reseed_torch, setup, translate_torch_errors
+from noisy_student.models.device import RuntimeParams, reseed_torch, setup, translate_torch_errors
 
 CPU = torch.device("cpu")
 
@@ -37,15 +37,6 @@ def test_a_gpu_is_taken_where_there_is_one_and_refused_where_there_is_none(runti
     assert [device("auto", False), device("cpu", False)] == ["cpu", "cpu"]
     with pytest.raises(UserError, match=r"runtime\.device is cuda"):
         device("cuda", False)
-
-
-@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_the_forward_pass_runs_at_the_precision_asked_for(runtime, precision, dtype):
-    params = RuntimeParams(**{**runtime.model_dump(), "precision": precision})
-    layer = torch.nn.Linear(2, 2)
-    with autocast(params, CPU):
-        assert layer(torch.ones(1, 2)).dtype == dtype
-    assert layer.weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
