@@ -1,6 +1,6 @@
 """What each fast path is worth: python -m benchmarks.fast_paths
 
-Training of each of MODELS as params.yaml has it, and with one thing after another switched off, or on where it is off;
+Training of each of TRAINED as params.yaml has it, and with one thing after another switched off, or on where it is off;
 ROUNDS rounds, in each of which every one has its turn in a process of its own. Writes benchmarks/fast_paths.md.
 """
 
@@ -10,7 +10,7 @@ import statistics
 import sys
 
 from benchmarks.processes import ROOT, hardware, pipeline, run
-from benchmarks.speed import MODELS
+from benchmarks.speed import NETS, PRECISIONS
 from noisy_student.core.errors import cli_main
 from noisy_student.core.files import write_bytes
 from noisy_student.training.batches import AHEAD
@@ -37,8 +37,8 @@ def main() -> None:
 def in_runtime() -> list[str]:
     """The other value of each fast path of `runtime`."""
     runtime = pipeline()[1]["runtime"]
-    precision = "float32" if runtime["precision"] == "bfloat16" else "bfloat16"
-    return [f"precision={precision}", *(f"{name}={json.dumps(not runtime[name])}" for name in SWITCHES)]
+    precisions = (f"precision={each}" for each in PRECISIONS if each != runtime["precision"])
+    return [*precisions, *(f"{name}={json.dumps(not runtime[name])}" for name in SWITCHES)]
 
 
 def rates(model: str) -> dict[str, float]:
@@ -51,7 +51,7 @@ def rates(model: str) -> dict[str, float]:
 def rate(model: str, switch: str) -> float:
     """Images a second through the training of `model`, in a process of its own."""
     environment = dict(os.environ) | dict([switch.split("=")] if switch in IN_ENVIRONMENT else [])
-    probe = ["training", model, *map(str, MODELS[model]), *([switch] if switch in in_runtime() else [])]
+    probe = ["training", *NETS[model], *([switch] if switch in in_runtime() else [])]
     done = run(ROOT, sys.executable, "-m", "benchmarks.work", *probe, environment=environment)
     return done.figures()["images_per_second"]
 

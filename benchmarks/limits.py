@@ -1,6 +1,7 @@
 """What a machine can do at best: the model alone, on images that never change. Imports nothing of the project but it.
 
     python -m benchmarks.limits training cnn_16 28 1     # model, pixels a side, channels
+    python -m benchmarks.limits combined cnn_16 28 1     # with a second forward pass, as a teacher labels the pool
     python -m benchmarks.limits labeling cnn_16 28 1
     python -m benchmarks.limits noise cnn_16 28 1        # a copy of a batch
     python -m benchmarks.limits matmul                   # of matrices of SIDE x SIDE, in 10^9 operations a second
@@ -28,8 +29,9 @@ SECONDS_VARIABLE = "NOISY_STUDENT_BENCHMARK_SECONDS"  # environment variable: ho
 SECONDS = float(os.environ.get(SECONDS_VARIABLE, "3"))
 RUNTIME = {"device": "auto", "precision": "float32", "threads": "2", "channels_last": "true"}
 MODEL_NOISE = (0.2, 0.1)  # a student's dropout and stochastic depth, part of its net while it is trained
-BATCH = {"training": 128, "labeling": 512, "noise": 128}
-PASSES = {"training": 3, "labeling": 1, "noise": 0}  # forward passes that a step is worth; a backward one is worth two
+BATCH = {"training": 128, "combined": 128, "labeling": 512, "noise": 128}
+POOL = 0.75  # of a batch, which the second pass of the combined objective sees
+PASSES = {"training": 3, "combined": 3 + POOL, "labeling": 1, "noise": 0}  # forward ones; a backward one is worth two
 SIDE, COPIED = 1024, 64_000_000
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -67,7 +69,8 @@ def of_model(
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             return network(images).float()
 
-    work = {"training": training, "labeling": labeling, "noise": noise}[kind](network, forward, images)
+    kinds = {"training": training, "combined": combined, "labeling": labeling, "noise": noise}
+    work = kinds[kind](network, forward, images)
     return {
         "images_per_second": per_second(work, len(images)),
         "multiply_adds_per_image": PASSES[kind] * cost["multiply_adds"],
@@ -105,6 +108,21 @@ def training(network: torch.nn.Module, forward: Forward, images: torch.Tensor):
         optimizer.zero_grad(set_to_none=True)
 
     return step
+
+
+def combined(network: torch.nn.Module, forward: Forward, images: torch.Tensor):
+    """A forward pass of the pool's images in eval mode, then a step of AdamW on the same batch."""
+    step = training(network, forward, images)
+    pool = images[: round(POOL * len(images))]
+
+    def both() -> None:
+        network.eval()
+        with torch.no_grad():
+            forward(pool)
+        network.train()
+        step()
+
+    return both
 
 
 def labeling(network: torch.nn.Module, forward: Forward, images: torch.Tensor):

@@ -23,7 +23,7 @@ import torch
 from benchmarks import work
 from benchmarks.expand import commands
 from benchmarks.processes import ROOT, hardware, pipeline, run
-from benchmarks.speed import MODELS
+from benchmarks.speed import NETS
 from benchmarks.study import copy_project
 from noisy_student.core.files import write_bytes
 from noisy_student.models.classifier import Classifier
@@ -73,7 +73,7 @@ def about_step(step: pd.DataFrame, training: dict[str, Any]) -> str:
     """What the table of a step says; `training` is that section of params.yaml."""
     shares = step["share"].drop("the step")
     return (
-        f"Milliseconds of a step with a batch of {training['batch_size']} images of {MODELS[STEP][0]} pixels, with the "
+        f"Milliseconds of a step with a batch of {training['batch_size']} images of {NETS[STEP][1]} pixels, with the "
         "noise of a student and the objective pseudo_labels, which has one forward pass; the objective in params.yaml "
         f"is {training['objective']}. Most of it, {shares.max():.0%}, is: {shares.idxmax()}; {BATCH} is "
         f"{shares[BATCH]:.0%}."
@@ -99,7 +99,7 @@ def step_table(model: str) -> pd.DataFrame:
     with ExitStack() as stack:
         for name, place in {**PARTS, "whole": WHOLE}.items():
             stack.enter_context(timed(*place, name, seconds))
-        work.main("training", model, *map(str, MODELS[model]), "device=cpu")
+        work.main("training", *NETS[model], "device=cpu")
     steps = len(seconds["whole"])
     rows = {name: 1000 * sum(seconds[name]) / steps for name in PARTS}
     whole = 1000 * sum(seconds["whole"]) / steps

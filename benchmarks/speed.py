@@ -2,10 +2,12 @@
 
 Each line is work of the project and its limit, run in turn in processes of their own, ROUNDS times. The ratio is the
 median of own speed over the limit's, so that 1 means that nothing but the model costs; a busy machine slows both. The
-smallest and the largest ratio of a round stand beside it. The limit of a net is a plain loop of torch with torch's
-defaults, in the precision and the memory layout of SETTINGS that were fastest when each was measured once.
+smallest and the largest ratio of a round stand beside it. Where a net is at work there is a row for each precision.
+Its limit is a plain loop of torch with torch's defaults in that precision, in the memory layout that was faster when
+each was measured once.
 
     training   the training loop, with noise, pool and EMA, against the same net's step on a batch that never changes
+    combined   the same with the objective of params.yaml, against a step with that objective's second forward pass
     labeling   reading a split, the logits, writing them, against the forward pass on a batch that never changes
     noise      the input noise of a student's batch against a copy of the batch
     prepare    the stage on a folder of PICTURES small photos against Pillow's bare decoding of them
@@ -24,10 +26,10 @@ import statistics
 import sys
 import tempfile
 from argparse import ArgumentParser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from rich.console import Console
@@ -41,30 +43,37 @@ from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import read_json, write_json
 
 SPEED = ROOT / "benchmarks" / "speed.json"
-ROUNDS, TOLERANCE = 5, 0.9
-MODELS = {"cnn_16": (28, 1), "cnn_32": (28, 1), "wrn_28_2": (32, 3)}  # pixels a side and channels
-COUNTED = {"training": MODELS, "labeling": MODELS, "noise": ("cnn_16", "wrn_28_2")}  # in images; noise sees no model
-WITH_NET = ("training", "labeling")
+ROUNDS, TOLERANCE = 3, 0.9
+NETS = {  # model, pixels a side, channels
+    "cnn_16": ("cnn_16", "28", "1"),
+    "cnn_32": ("cnn_32", "28", "1"),
+    "cnn_32 at 96 pixels": ("cnn_32", "96", "3"),
+    "wrn_28_2": ("wrn_28_2", "32", "3"),
+    "efficientnet_lite0 at 128 pixels": ("timm/tf_efficientnet_lite0", "128", "3"),
+}
+COUNTED: dict[str, Iterable[str]] = {  # in images; noise sees no model
+    "training": NETS,
+    "combined": ("cnn_32", "wrn_28_2"),
+    "labeling": NETS,
+    "noise": ("cnn_16", "wrn_28_2"),
+}
+WITH_NET = ("training", "combined", "labeling")
 MACHINE = {"matmul": "gflops", "copy": "gb_per_second"}  # limits of no work of ours, and their figure
 ALIKE = ("device", "threads")  # of `runtime`, what the limits are measured with, too
 PRECISIONS = ("float32", "bfloat16")
 LAYOUTS = {"channels_last": "true", "plain": "false"}
-SETTINGS = {  # that a limit is measured with
-    f"{precision}, {layout}": (f"precision={precision}", f"channels_last={flag}")
-    for precision in PRECISIONS
-    for layout, flag in LAYOUTS.items()
-}
 NOTHING = "Data and pipelines are up to date."  # what `dvc repro` says then
 PICTURES = 20_000
 COLUMNS = {  # of the table: the key of a row, and how its value is written
     "work": ("work", ""),
     "model": ("model", ""),
+    "precision": ("precision", ""),
     "ratio": ("ratio", ".3g"),
     "low": ("ratio_low", ".3g"),
     "high": ("ratio_high", ".3g"),
     "images/s": ("images_per_second", ","),
     "limit": ("limit_images_per_second", ","),
-    "by": ("limit_settings", ""),
+    "by": ("limit_layout", ""),
     "at the floor": ("floor_images_per_second", ","),
     "GFLOP/s": ("gflops", ".1f"),
     "GB/s": ("gb_per_second", ".1f"),
@@ -91,8 +100,8 @@ def main(argv: list[str] | None = None) -> None:
     before = read_json(SPEED) if args.check else []
     nothing_to_do(ROOT)  # what would be refused in the end is refused at once
     with tempfile.TemporaryDirectory() as folder:
-        rows = [compared(*line) for line in lines(Path(folder))]
-    rows = with_floors([*rows, *(bare(kind) for kind in MACHINE)])
+        rows = [compared(line) for line in lines(Path(folder))]
+    rows = with_floors([*rows, *(bare(kind, precision) for kind in MACHINE for precision in PRECISIONS)])
     show(rows)
     if args.check:
         check_not_slower(rows, before)
@@ -100,45 +109,63 @@ def main(argv: list[str] | None = None) -> None:
         write_json(SPEED, rows)
 
 
-Limits = Mapping[str, Callable[[], Measured]]  # how a limit is measured, by its settings
+class Line(NamedTuple):
+    """Work to be measured, and what it is held against."""
+
+    kind: str
+    net: str | None
+    precision: str | None
+    work: Callable[[], Measured]
+    limits: Mapping[str, Callable[[], Measured]]  # by memory layout
 
 
-def lines(folder: Path) -> list[tuple[str, str | None, Callable[[], Measured], Limits]]:
-    """Work, model, how the work is measured, how its limit is. What is written goes to the empty `folder`."""
-    found: list[Any] = []
-    for kind, models in COUNTED.items():
-        for model in models:
-            probe = (kind, model, *map(str, MODELS[model]), *alike())
-            settings = SETTINGS if kind in WITH_NET else {"": ()}
-            of = {name: partial(rate, "limits", *probe, *each) for name, each in settings.items()}
-            found.append((kind, model, partial(rate, "work", *probe), of))
+def lines(folder: Path) -> list[Line]:
+    """All lines. What is written goes to the empty `folder`."""
+    counted = [(kind, net) for kind, nets in COUNTED.items() for net in nets]
+    found = [with_net(kind, net, precision) for kind, net in counted if kind in WITH_NET for precision in PRECISIONS]
+    found += [without_net(kind, net) for kind, net in counted if kind not in WITH_NET]
     stages, photos = prepared(folder / "stages"), with_pictures(folder / "photos")
     prepare, train = partial(anew, photos, *command("prepare")), partial(anew, stages, *command("train_teacher"))
     bare_start = partial(run, stages, sys.executable, "-c", "import torch")
     empty = empty_pipeline(folder / "empty")
-    found.append(("prepare", None, prepare, {"": partial(run, ROOT, *bare_decode(photos))}))
-    found.append(("startup", None, train, {"": bare_start}))
-    found.append(("noop", None, partial(nothing_to_do, ROOT), {"": partial(nothing_to_do, empty)}))
+    found.append(Line("prepare", None, None, prepare, {"": partial(run, ROOT, *bare_decode(photos))}))
+    found.append(Line("startup", None, None, train, {"": bare_start}))
+    found.append(Line("noop", None, None, partial(nothing_to_do, ROOT), {"": partial(nothing_to_do, empty)}))
     return found
 
 
-def compared(kind: str, model: str | None, work: Callable[[], Measured], of: Limits) -> dict[str, Any]:
-    """The row of `work` and the fastest `of` its limits, measured in turn."""
-    print(f"{kind} {model or ''}", flush=True)
-    settings = max(of, key=lambda each: of[each]().speed) if len(of) > 1 else next(iter(of))
-    limit = of[settings]
+def with_net(kind: str, net: str, precision: str) -> Line:
+    """The line of a net at work."""
+    probe = (kind, *NETS[net], *alike(), f"precision={precision}")
+    layouts = {name: partial(rate, "limits", *probe, f"channels_last={flag}") for name, flag in LAYOUTS.items()}
+    return Line(kind, net, precision, partial(rate, "work", *probe), layouts)
+
+
+def without_net(kind: str, net: str) -> Line:
+    """The line of work on images of the size that a net takes."""
+    probe = (kind, *NETS[net], *alike())
+    return Line(kind, net, None, partial(rate, "work", *probe), {"": partial(rate, "limits", *probe)})
+
+
+def compared(line: Line) -> dict[str, Any]:
+    """The row of work and the fastest of its limits, measured in turn."""
+    kind, net, precision, work, limits = line
+    print(*filter(None, (kind, net, precision)), flush=True)
+    layout = max(limits, key=lambda each: limits[each]().speed) if len(limits) > 1 else next(iter(limits))
+    limit = limits[layout]
     rounds = [(work(), limit()) for _ in range(ROUNDS)]
     ratios = [own.speed / best.speed for own, best in rounds]
     speed, counted = statistics.median(own.speed for own, _ in rounds), kind in COUNTED
     row = {
         "work": kind,
-        "model": model,
+        "model": net,
+        "precision": precision,
         "ratio": three_digits(statistics.median(ratios)),
         "ratio_low": three_digits(min(ratios)),
         "ratio_high": three_digits(max(ratios)),
         "images_per_second": round(speed) if counted else None,
         "limit_images_per_second": round(statistics.median(best.speed for _, best in rounds)) if counted else None,
-        "limit_settings": settings or None,
+        "limit_layout": layout or None,
         "seconds": None if counted else round(1 / speed, 2),
         "peak_mb": round(max(own.peak_mb for own, _ in rounds)),
         "hardware": hardware(),
@@ -161,24 +188,24 @@ def costs(speed: float, limit: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def bare(kind: str) -> dict[str, Any]:
-    """The row of what the machine does without a net, in the precision of `runtime`."""
-    precision = f"precision={pipeline()[1]['runtime']['precision']}"
-    line = [sys.executable, "-m", "benchmarks.limits", kind, *alike(), precision]
+def bare(kind: str, precision: str) -> dict[str, Any]:
+    """The row of what the machine does without a net."""
+    line = [sys.executable, "-m", "benchmarks.limits", kind, *alike(), f"precision={precision}"]
     rounds = [run(ROOT, *line).figures() for _ in range(ROUNDS)]
     figure = MACHINE[kind]
     reached = round(statistics.median(each[figure] for each in rounds), 1)
-    return {"work": kind, "model": None, figure: reached, "hardware": hardware()}
+    return {"work": kind, "model": None, "precision": precision, figure: reached, "hardware": hardware()}
 
 
 def with_floors(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The `rows`, those of nets with the rate at which the bare machine alone would let them go."""
-    operations, copied = (next(row[figure] for row in rows if row["work"] == kind) for kind, figure in MACHINE.items())
+    of_machine = {(row["work"], row["precision"]): row for row in rows if row["work"] in MACHINE}
 
-    return [
-        row | {"floor_images_per_second": floor(row, operations, copied)} if row["work"] in WITH_NET else row
-        for row in rows
-    ]
+    def with_floor(row: dict[str, Any]) -> dict[str, Any]:
+        rates = (of_machine[kind, row["precision"]][figure] for kind, figure in MACHINE.items())
+        return row | {"floor_images_per_second": floor(row, *rates)}
+
+    return [with_floor(row) if row["work"] in WITH_NET else row for row in rows]
 
 
 def floor(costs: Mapping[str, Any], gflops: float, gb_per_second: float) -> int:
@@ -272,13 +299,18 @@ def show(rows: list[dict[str, Any]]) -> None:
     Console(width=WIDTH).print(table)
 
 
+def key(row: dict[str, Any]) -> tuple[str, str | None, str | None]:
+    """What a row is known by."""
+    return row["work"], row["model"], row["precision"]
+
+
 def check_not_slower(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
     """Raise `UserError` when a ratio is a tenth below that of the same work `before`."""
-    then = {(row["work"], row["model"]): row["ratio"] for row in before if "ratio" in row}
+    then = {key(row): row["ratio"] for row in before if "ratio" in row}
     for row in (row for row in rows if "ratio" in row):
-        old = then.get((row["work"], row["model"]), 0)
+        old = then.get(key(row), 0)
         if row["ratio"] < TOLERANCE * old:
-            name = " ".join(filter(None, (row["work"], row["model"])))
+            name = " ".join(filter(None, key(row)))
             raise UserError(
                 f"{name} fell from {old} of its limit to {row['ratio']}; mend it, or measure again if others ran"
             )

@@ -99,16 +99,21 @@ def neighbors() -> str:
 def speed() -> str:
     """Each stage's work against what the machine can do at best."""
     titles = {"noise": "noise, against a copy of the batch", "prepare": "prepare, 20,000 small photos"}
-    titles |= {"startup": "start of a training stage, its first step included"}
+    titles |= {
+        "combined": "training with the combined objective",
+        "startup": "start of a training stage, its first step included",
+    }
     titles |= {"noop": "`dvc repro` with nothing to do"}
     rows = []
     for row in json.loads((ROOT / "benchmarks/speed.json").read_text()):
         if "ratio" in row:
-            title = f"{titles.get(row['work'], row['work'])}, `{row['model']}`" if row["model"] else titles[row["work"]]
+            work = titles.get(row["work"], row["work"])
+            title = ", ".join(filter(None, (work, row["model"], row["precision"])))
             rate = f"{row['seconds']} s" if row["seconds"] else f"{row['images_per_second']:,} images/s"
             ratio = f"{row['ratio']:.3g} ({row['ratio_low']:.3g} to {row['ratio_high']:.3g})"
-            rows.append([title, ratio, rate, row.get("limit_settings") or ""])
-    return markdown_table(["work", "ratio (smallest to largest)", "speed", "the limit's settings"], rows)
+            limit = f"{row['limit_images_per_second']:,}" if row["images_per_second"] else ""
+            rows.append([title, ratio, rate, limit])
+    return markdown_table(["work", "ratio (smallest to largest)", "speed", "the limit, images/s"], rows)
 
 
 def datasets() -> str:

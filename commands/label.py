@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=48, help="how many to show")
     parser.add_argument("--model", type=Path, help="a model's folder; none: the one to deploy, or that of `current`")
-    parser.add_argument("--pool", type=Path, default=Path("data/pool"))
+    parser.add_argument("--pool", type=Path, default=Path("data/pool"), help="the split to choose images from")
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
     parser.add_argument("--no-browser", action="store_true", help="print the address alone")
     args = parser.parse_args(argv)
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         server.serve_forever()
     except Stopped:  # Ctrl-C is how it ends
         added = f"{len(server.labeled):,} labels were added to {CORRECTIONS}"
-        print(f"\n{added}; `make repro` trains with them", flush=True)
+        print(f"\n{added}; `make repro` trains with them" if server.labeled else "\nno label was added", flush=True)
     finally:
         server.server_close()
 

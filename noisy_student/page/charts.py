@@ -171,9 +171,10 @@ def reliability_chart(predictions: pd.DataFrame) -> Chart:
     """Accuracy against calibrated confidence on the test split; columns actual, predicted, confidence."""
     right = (predictions["actual"] == predictions["predicted"]).to_numpy()
     bins = reliability(predictions["confidence"].to_numpy(), right)
-    gap = max(bins, key=lambda each: each[0] * abs(each[1] - each[2]))
-    figures = f"{100 * gap[1]:.0f} % sure on average and right in {100 * gap[2]:.0f} % of {gap[0]:,} images"
-    chart = Chart("reliability", f"At its largest gap the model is {figures}.", width=4.6, height=3.2)
+    worst = max(bins, key=lambda each: each[0] * abs(each[1] - each[2]))
+    figures = f"the model is {100 * worst[1]:.1f} % sure of them on average and right in {100 * worst[2]:.1f} %"
+    said = f"The gap weighs most for {worst[0]:,} images: {figures}."
+    chart = Chart("reliability", said, width=4.6, height=3.2)
     chart.axes.plot([0, 100], [0, 100], color=GRID)
     sizes = [12 + 180 * images / len(predictions) for images, _, _ in bins]
     sure, found = ([100 * each[column] for each in bins] for column in (1, 2))

@@ -23,6 +23,10 @@ def measured(*speeds: float):
     return lambda: speed.Measured(left.pop(0), 100.0, json.dumps(COST))
 
 
+def training(work, limits) -> speed.Line:
+    return speed.Line("training", "cnn_16", "float32", work, limits)
+
+
 @pytest.fixture
 def three_rounds(monkeypatch):
     monkeypatch.setattr(speed, "ROUNDS", 3)
@@ -30,25 +34,27 @@ def three_rounds(monkeypatch):
 
 @pytest.mark.usefixtures("three_rounds")
 def test_a_ratio_is_the_median_over_rounds_of_own_speed_over_the_limits():
-    row = speed.compared("training", "cnn_16", measured(90, 1, 97), {"": measured(100, 100, 100)})
+    row = speed.compared(training(measured(90, 1, 97), {"": measured(100, 100, 100)}))
     assert (row["ratio"], row["images_per_second"], row["peak_mb"]) == (0.9, 90, 100)
     assert (row["ratio_low"], row["ratio_high"]) == (0.01, 0.97)
-    row = speed.compared("noop", None, measured(0.5, 0.5, 0.5), {"": measured(1, 1, 1)})
+    row = speed.compared(speed.Line("noop", None, None, measured(0.5, 0.5, 0.5), {"": measured(1, 1, 1)}))
     assert (row["ratio"], row["images_per_second"], row["seconds"]) == (0.5, None, 2.0)
 
 
 @pytest.mark.usefixtures("three_rounds")
 def test_the_limit_is_measured_at_its_own_best_settings():
     of = {"slow": measured(50), "fast": measured(200, 100, 120, 100)}
-    row = speed.compared("training", "cnn_16", measured(90, 90, 90), of)
-    assert (row["limit_settings"], row["limit_images_per_second"], row["ratio"]) == ("fast", 100, 0.9)
+    row = speed.compared(training(measured(90, 90, 90), of))
+    assert (row["limit_layout"], row["limit_images_per_second"], row["ratio"]) == ("fast", 100, 0.9)
 
 
 @pytest.mark.usefixtures("three_rounds")
 def test_a_net_is_held_against_what_the_bare_machine_allows(capsys):
-    row = speed.compared("training", "cnn_16", measured(10_000, 10_000, 10_000), {"": measured(1, 1, 1)})
+    row = speed.compared(training(measured(10_000, 10_000, 10_000), {"": measured(1, 1, 1)}))
     assert row["gflops"] == 60  # 3 million multiply-adds, two operations each, ten thousand times a second
-    matmul, copy = {"work": "matmul", "model": None, "hardware": ""}, {"work": "copy", "model": None, "hardware": ""}
+    matmul, copy = (
+        {"work": kind, "model": None, "precision": "float32", "hardware": ""} for kind in ("matmul", "copy")
+    )
     for products, copies, floor in ((120, 12, 20_000), (120, 0.012, 12_000)):
         rows = speed.with_floors([row, matmul | {"gflops": products}, copy | {"gb_per_second": copies}])
         assert [each.get("floor_images_per_second") for each in rows] == [floor, None, None]
@@ -58,11 +64,14 @@ def test_a_net_is_held_against_what_the_bare_machine_allows(capsys):
 
 
 def test_a_ratio_that_fell_by_more_than_a_tenth_is_refused():
-    before = [{"work": "training", "model": "cnn_16", "ratio": 0.8}]
-    speed.check_not_slower([{"work": "training", "model": "cnn_16", "ratio": 0.73}], before)
-    speed.check_not_slower([{"work": "noise", "model": "cnn_16", "ratio": 0.01}], before)  # not measured before
-    with pytest.raises(UserError, match=r"training cnn_16 fell from 0\.8 of its limit to 0\.71"):
-        speed.check_not_slower([{"work": "training", "model": "cnn_16", "ratio": 0.71}], before)
+    def row(ratio: float, precision: str = "float32") -> dict:
+        return {"work": "training", "model": "cnn_16", "precision": precision, "ratio": ratio}
+
+    before = [row(0.8)]
+    speed.check_not_slower([row(0.73)], before)
+    speed.check_not_slower([row(0.01, "bfloat16")], before)  # not measured before
+    with pytest.raises(UserError, match=r"training cnn_16 float32 fell from 0\.8 of its limit to 0\.71"):
+        speed.check_not_slower([row(0.71)], before)
 
 
 def test_a_process_that_fails_says_its_last_words(tmp_path):
@@ -126,7 +135,7 @@ def test_photos_in_shards_are_those_in_a_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("torch_settings")
-@pytest.mark.parametrize("kind", ["training", "labeling", "noise"])
+@pytest.mark.parametrize("kind", ["training", "combined", "labeling", "noise"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_work_and_limit_give_images_a_second(kind, precision, capsys, monkeypatch):
     from benchmarks import limits, work
