@@ -7,11 +7,11 @@ one, then its training images, then its unlabeled images.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, PlainValidator
+from pydantic import Field, PlainValidator, model_validator
 
 from noisy_student.core.config import ParamsModel
 from noisy_student.core.errors import UserError
@@ -19,6 +19,7 @@ from noisy_student.core.metrics import accuracy_interval
 from noisy_student.core.randomness import generator
 
 MAX_IMAGES = 10**9  # images
+MAX_IMBALANCE = 1000
 STRATIFIED = ("calibration", "validation")
 PARAM_NAMES = {"labeled": "labeled_per_class"}  # of params.yaml, where it is not the split's name
 LEAST = {"test": 2, "calibration": 1, "validation": 1}  # images of a split
@@ -50,6 +51,15 @@ class SplitParams(ParamsModel):
     calibration: HeldOut
     validation: HeldOut
     pool: int | None = Field(ge=1, le=MAX_IMAGES)  # images without labels; None: all that are left
+    # To make a long tail for an experiment, see `tail`. Held-out labels have it like the training labels.
+    labeled_imbalance: float = Field(default=1, ge=1 / MAX_IMBALANCE, le=MAX_IMBALANCE)
+    pool_imbalance: float = Field(default=1, ge=1 / MAX_IMBALANCE, le=MAX_IMBALANCE)  # of images of known class
+
+    @model_validator(mode="after")
+    def _imbalance_has_a_size(self) -> Self:
+        if self.labeled_imbalance != 1 and self.labeled_per_class is None:
+            raise ValueError("must have labeled_per_class, the labels of the largest class, with labeled_imbalance")
+        return self
 
 
 Near = dict[int, tuple[int, float]]  # images taken out, each with the one that it is like and how far they agree
@@ -123,14 +133,14 @@ def plan(
     if params.labeled_per_class is None and not left.min():
         raise UserError("params.yaml: data.test leaves a class without images to train on; lower it, or label more")
     _check_enough("labeled_per_class", least, int(left.min()), "images of the smallest class")
-    planned["labeled"] = np.full_like(left, least)
+    planned["labeled"] = tail(np.full_like(left, least), params.labeled_imbalance)
     left = left - planned["labeled"]
     for name in STRATIFIED:
-        planned[name] = _allocated(name, wanted[name], left)
+        planned[name] = _allocated(name, wanted[name], tail(left, params.labeled_imbalance))
         left = left - planned[name]
     if params.labeled_per_class is None:
         planned["labeled"], left = planned["labeled"] + left, np.zeros_like(left)
-    pool = int(left.sum()) + unlabeled
+    pool = int(tail(left, params.pool_imbalance).sum()) + unlabeled
     if not pool:
         remedy = "lower data.labeled_per_class, or " if params.labeled_per_class else ""
         raise UserError(f"params.yaml: data leaves no image for the pool; {remedy}add images without labels")
@@ -163,6 +173,15 @@ def allocate(counts: np.ndarray, total: int) -> np.ndarray:
     largest = np.argsort(-remainders, kind="stable")[: total - shares.sum()]
     shares[largest] += 1
     return shares
+
+
+def tail(counts: np.ndarray, imbalance: float) -> np.ndarray:
+    """`counts` int64 (K,) cut to a long tail: the last class keeps a share of 1/`imbalance`, those before it more,
+    by a geometric series (Cui et al. 2019, "Class-Balanced Loss", section 5.1). An `imbalance` below 1 cuts the first
+    class most. A class that has images keeps one."""
+    places = np.arange(len(counts)) / max(1, len(counts) - 1)
+    shares = imbalance**-places if imbalance >= 1 else imbalance ** (1 - places)
+    return np.minimum(counts, np.maximum(1, np.round(counts * shares).astype(np.int64)))
 
 
 def draw(params: SplitParams, seed: int, index: Index) -> Splits:
@@ -200,7 +219,8 @@ def draw(params: SplitParams, seed: int, index: Index) -> Splits:
         of_groups = np.union1d(of_groups, apart)
     if not len(pool):
         raise UserError("params.yaml: groups leave no image for the pool; lower data.test or data.validation")
-    rows["pool"] = _shuffled(pool, index, seed)[: params.pool]
+    pool = _with_tail(_shuffled(pool, index, seed), params.pool_imbalance, index)
+    rows["pool"] = pool[: params.pool]
     dropped = np.setdiff1d(np.arange(len(index.labels)), kept)
     copies = np.stack([dropped, representative[dropped]], axis=1)
     return Splits(rows, copies, _conflicting(index.labels[copies]), of_groups)
@@ -310,6 +330,16 @@ def _apart(rows: np.ndarray, taken: np.ndarray, index: Index) -> tuple[np.ndarra
     groups = index.groups[taken]
     together = np.isin(index.groups[rows], groups[groups >= 0])
     return rows[~together], rows[together]
+
+
+def _with_tail(pool: np.ndarray, imbalance: float, index: Index) -> np.ndarray:
+    """The first rows of each class in the shuffled `pool`, as many as `tail` leaves; unknown classes keep all."""
+    if imbalance == 1:
+        return pool
+    labels = index.labels[pool]
+    counts = tail(np.bincount(labels[labels >= 0], minlength=index.classes), imbalance)
+    before = pd.Series(labels).groupby(labels).cumcount().to_numpy()  # images of the class that come earlier
+    return pool[(labels < 0) | (before < counts[labels])]
 
 
 def _shuffled(pool: np.ndarray, index: Index, seed: int) -> np.ndarray:

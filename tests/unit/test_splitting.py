@@ -17,6 +17,7 @@ from noisy_student.data.splitting import (
     plan,
     report,
     sizes_sentences,
+    tail,
 )
 from noisy_student.data.splitting import draw as draw_from
 
@@ -271,3 +272,38 @@ def test_a_test_split_of_one_image_has_no_interval_and_is_refused():
     training, test = np.array([20, 20]), np.array([1, 0])
     with pytest.raises(UserError, match="the test split of the images has 1; put 2 or more there, or none at all"):
         plan(params(labeled_per_class=2, test=None), training, test, 100)
+
+
+def test_a_tail_falls_geometrically_and_leaves_an_image_of_each_class():
+    assert tail(np.array([100, 100, 100]), 100).tolist() == [100, 10, 1]
+    assert tail(np.array([100, 100, 100]), 0.01).tolist() == [1, 10, 100]
+    assert tail(np.array([7, 0, 3]), 1000).tolist() == [7, 0, 1]
+    assert tail(np.array([5]), 10).tolist() == [5]
+    assert tail(np.array([4, 9]), 1).tolist() == [4, 9]
+
+
+def test_a_long_tail_is_that_of_the_labels_and_the_pool_has_its_own():
+    labels = np.array([*np.repeat([0, 1, 2], 200), *[-1] * 10])
+    hashes = [f"{row:03}" for row in range(len(labels))]
+    wanted = params(
+        test=30, labeled_per_class=40, calibration=12, validation=12, labeled_imbalance=16, pool_imbalance=0.25
+    )
+    rows = draw(wanted, 0, labels, hashes, 0, 3).rows
+    counts = {name: np.bincount(labels[each][labels[each] >= 0], minlength=3).tolist() for name, each in rows.items()}
+    assert counts["test"] == [10, 10, 10]
+    assert counts["labeled"] == [40, 10, 2]
+    assert counts["calibration"][0] > counts["calibration"][1] > 0
+    assert counts["pool"][0] < counts["pool"][1] < counts["pool"][2]
+    whole = draw(wanted.model_copy(update={"pool_imbalance": 1}), 0, labels, hashes, 0, 3).rows["pool"]
+    known = np.bincount(labels[whole][labels[whole] >= 0])
+    assert counts["pool"] == tail(known, 0.25).tolist()
+    assert set(rows["pool"]) < set(whole)
+    assert (labels[rows["pool"]] < 0).sum() == 10
+    assert not set(rows["pool"]) & set(rows["labeled"])
+    again = draw(wanted, 1, labels, hashes, 0, 3).rows
+    assert not np.array_equal(again["pool"], rows["pool"])
+
+
+def test_a_long_tail_of_all_labels_has_no_size():
+    with pytest.raises(ValidationError, match="labeled_per_class, the labels of the largest class"):
+        params(labeled_per_class=None, labeled_imbalance=10)
