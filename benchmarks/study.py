@@ -167,7 +167,7 @@ def copy_project(folder: Path, params: dict[str, Any]) -> dict[str, Any]:
         if not Path(params[section]["path"]).is_absolute():  # no images of one's own, see `placed`
             (folder / params[section]["path"]).mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    for outputs in ("metrics/controls", "metrics/distilled", "models/pool_controls"):
+    for outputs in ("metrics/controls", "metrics/distilled", "metrics/robustness", "models/pool_controls"):
         (folder / outputs).mkdir(parents=True)
     return yaml.safe_load((ROOT / "dvc.yaml").read_text())
 

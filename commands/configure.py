@@ -22,7 +22,13 @@ from noisy_student.core.files import write_bytes
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "default.yaml"
 FREE = ("noise.", "training.", "pseudo_labels.", "data.", "pretraining.", "runtime.")  # sections with further keys
-ITEMS = ("iterations", "controls", "pool_controls", "distilled")  # whose items a person names; an overlay has them all
+ITEMS = (
+    "iterations",
+    "controls",
+    "pool_controls",
+    "distilled",
+    "robustness",
+)  # whose items a person names; an overlay has them all
 
 
 @command

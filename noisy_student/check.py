@@ -13,6 +13,7 @@ from noisy_student.core.config import ParamsFile, ParamsModel
 from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import Seed
 from noisy_student.data.sources import DIGITS, DataParams, SourceParams, check_sizes
+from noisy_student.evaluation.robustness import RobustnessParams
 from noisy_student.models.device import RuntimeParams, pick_device
 from noisy_student.models.prediction import LabelingParams
 from noisy_student.models.registry import check_head, check_name, check_rates, check_side
@@ -61,6 +62,7 @@ class Params(ParamsModel):
     pretraining: PretrainingParams
     distillation: DistillationParams
     distilled: dict[str, DistilledParams]
+    robustness: dict[str, RobustnessParams]
 
     def key(self, name: str) -> str:
         """The dotted key of the model of that name: iter0, an iteration, a control or a distilled model."""
@@ -187,6 +189,8 @@ def _check_teachers(params: Params) -> None:
     taken: dict[tuple[str, str], str] = {}
     for name, distilled in params.distilled.items():
         _one_of(f"distilled.{name}.teacher", distilled.teacher, known)
+    for name in params.robustness:
+        _one_of(f"robustness.{name}", name, [*known, *params.controls])
     for one, other in combinations(("controls", "pool_controls", "distilled"), 2):
         if both := getattr(params, one).keys() & getattr(params, other).keys():
             raise UserError(f"params.yaml: {min(both)} stands in {one} and in {other}; give one another name")

@@ -1,7 +1,7 @@
 """Make the page about the current iteration: did the pool help, where does it hurt, and which model to deploy?
 
 Reads   the current iteration's history and results, the summary, the results of the controls, the audits, the data
-        report, the parameters that are shipped
+        report, what was measured on corrupted images, the parameters that are shipped
 Writes  page.html, one file that needs no network
 Params  all of params.yaml
 """
@@ -25,6 +25,7 @@ def main(
     results: Path,
     controls: Path,
     audits: Path,
+    robustness: Path,
     summary: Path,
     report: Path,
     defaults: Path,
@@ -34,6 +35,7 @@ def main(
     current = params.section("current", str)
     names = [*params.section("controls", dict), *params.section("pool_controls", dict)]
     inputs = {"history": history, "results": results, "controls": controls, "audits": audits, "summary": summary}
+    inputs["robustness"] = robustness
     with guarded(__file__, params, {**inputs, "report": report, "defaults": defaults}):
         found = read_history(history)
         run = Run(
@@ -43,6 +45,7 @@ def main(
             result=read_result(results / current),
             mistakes=read_mistakes(results / current),
             audits=[read_audit(audits / name) for name in found.rows["iteration"][1:]],
+            robustness={name: read_json(robustness / f"{name}.json") for name in params.section("robustness", dict)},
             card=read_json(report),
             params=params.values,
             defaults=ParamsFile(defaults).values,

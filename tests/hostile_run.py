@@ -39,6 +39,7 @@ def hostile_run() -> Run:
         result=EvaluationResult(figures, table, table),
         mistakes=table[table["actual"] != table["predicted"]].assign(picture=shown),
         audits=[Audit(audit_figures(), pictures, places)],
+        robustness={name: {**robustness_figures(), "clean": clean} for name, clean in (("iter0", 0.7), ("iter1", 0.8))},
         card={"source": "folder", "classes": HOSTILE, "images": {"test": 40}, "images_by_class": {}},
         params={"seed": 1, "noise": {"flip": True}},
         defaults={"seed": 0, "noise": {"flip": True}},
@@ -64,3 +65,9 @@ def audit_figures() -> dict:
         "by_threshold": [{"threshold": threshold, **step} for threshold in (0.0, 0.5, 0.99)],
         "student": {"sample": 40, "changed": 2, "known": 0, "mended": 0, "spoiled": 0},
     }
+
+
+def robustness_figures() -> dict:
+    attacks = {"fgsm": {"2": 0.5}, "pgd": {"2": 0.25}}
+    found = {"corruptions": {"fog": [0.6, 0.5, 0.4, 0.3, 0.2]}, "extra_corruptions": {"spatter": [0.6] * 5}}
+    return {"images": 40, **found, "attacks": attacks}

@@ -184,6 +184,22 @@ def reliability_chart(predictions: pd.DataFrame) -> Chart:
     return chart
 
 
+def severity_chart(models: list[dict[str, Any]]) -> Chart:
+    """Accuracy on clean and on corrupted images by severity; each of `models` has name, clean, by_severity."""
+    first_and_last = ((each["name"], 100 * each["clean"], 100 * each["by_severity"][-1]) for each in models)
+    ends = [f"{name} from {first:.1f} to {last:.1f} %" for name, first, last in first_and_last]
+    said = f"From clean images to the severest common corruptions, accuracy falls: {', '.join(ends)}."
+    chart = Chart("severity", said, width=4.6, height=3.2)
+    earlier = [SOFT, *[SECOND, THIRD] * len(models)]
+    colors = [*earlier[: len(models) - 1], FIRST]
+    for each, color in zip(models, colors, strict=True):
+        accuracies = [100 * value for value in (each["clean"], *each["by_severity"])]
+        chart.axes.plot(range(len(accuracies)), accuracies, color=color, label=each["name"], linewidth=2, marker="o")
+    chart.axes.set(xlabel="severity; 0 is a clean image", ylabel="accuracy, %")
+    chart.axes.legend(loc="lower left")
+    return chart
+
+
 def learning_chart(curves: pd.DataFrame) -> Chart:
     """Validation accuracy by step of each iteration's training."""
     ends = curves.groupby("iteration", sort=False)["validation_accuracy"].last()

@@ -16,6 +16,7 @@ from noisy_student.evaluation import gate
 from noisy_student.evaluation.audit import Audit
 from noisy_student.evaluation.history import EvaluationResult, History
 from noisy_student.evaluation.results import distilled_sentences, percent, table_rows, verdict
+from noisy_student.evaluation.robustness import summary
 from noisy_student.page import charts
 from noisy_student.page.charts import Chart
 
@@ -46,6 +47,7 @@ class Run:
     result: EvaluationResult  # of the current iteration
     mistakes: pd.DataFrame  # id, actual, predicted, confidence, picture
     audits: list[Audit]  # of the iterations from iter1 to the current one
+    robustness: dict[str, dict[str, Any]]  # by model, the first for comparison; {} where nothing was measured
     card: dict[str, Any]  # of the data
     params: dict[str, Any]
     defaults: dict[str, Any]
@@ -76,6 +78,7 @@ def contents(run: Run) -> dict[str, Any]:
         "confusion": confusion(run.result.predictions, run.mistakes, run.card["classes"]) if few else [],
         "mistakes": picture_list(run.mistakes),
         "reliability": charts.reliability_chart(run.result.predictions),
+        "robustness": robustness(run.robustness) if run.robustness else {},
         "learning": charts.learning_chart(run.history.curves),
         "parameters": differences(run.params, run.defaults),
     }
@@ -130,6 +133,33 @@ def pseudo_label_row(figures: dict[str, Any]) -> dict[str, str]:
 def warnings_of(figures: dict[str, Any]) -> list[dict[str, str]]:
     """The warnings of the guards of an iteration's pseudo-labels."""
     return [{"iteration": figures["iteration"], "sentence": sentence} for sentence in figures["warnings"]]
+
+
+def robustness(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The chart and the tables of models on corrupted and adversarial images, by the name of each."""
+    found = summary(results)
+    corrupted = [each for each in found if each["by_severity"]]
+    each_kind = {name: each["corruptions"] | each["extra_corruptions"] for name, each in results.items()}
+    by_corruption = [
+        {"corruption": kind.replace("_", " ")}
+        | {name: percent(sum(by[kind]) / len(by[kind])) for name, by in each_kind.items() if by}
+        for kind in max(each_kind.values(), key=len)
+    ]
+    return {
+        "chart": charts.severity_chart(corrupted) if corrupted else None,
+        "models": [robustness_row(each) for each in found],
+        "by_corruption": by_corruption,
+    }
+
+
+def robustness_row(found: dict[str, Any]) -> dict[str, str]:
+    """A row for a model: its accuracy on clean, corrupted and adversarial images."""
+    severities, error = found["by_severity"], found["mean_corruption_error"]
+    row = {"model": found["name"], "images": f"{found['images']:,}", "clean": percent(found["clean"])}
+    row["corrupted"] = percent(sum(severities) / len(severities)) if severities else ""
+    row["mean corruption error"] = percent(error) if error is not None else ""
+    attacks = found["attacks"].items()
+    return row | {f"{attack.upper()} {change}": percent(each) for attack, by in attacks for change, each in by.items()}
 
 
 def labeling(audit: Audit, few_classes: bool) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def test_every_picture_can_be_opened_and_belongs_to_its_classes(run):
 def test_a_chart_tells_those_who_do_not_see_it(run):
     tags = Tags(page(run))
     charts = [own for _, own in tags.found if own.get("class") == "chart"]
-    assert len(charts) == 6
+    assert len(charts) == 7
     assert "iter0 80.0 %, iter1 80.0 %, same_size 80.0 %" in charts[0]["aria-label"]
 
 
