@@ -22,7 +22,8 @@ def hostile_run() -> Run:
     intervals = dict.fromkeys(("balanced_accuracy", "macro_f1", "nll"), (0.1, 0.9))
     figures = dict.fromkeys(FIGURES, 0.5) | {"intervals": intervals}
     accuracies = {"accuracy": 0.8, "accuracy_low": 0.7, "accuracy_high": 0.9, "balanced_accuracy": 0.8}
-    row = {"model": "cnn_4", "parameters": 10, **accuracies, "training_labels": 4, "held_out_labels": 8}
+    weights = {"folder": "models/iter1", "weights_sha256": "0" * 64}
+    row = {**weights, "model": "cnn_4", "parameters": 10, **accuracies, "training_labels": 4, "held_out_labels": 8}
     rows = [{"iteration": "iter0", **row}, {"iteration": "iter1", "teacher": "iter0", "kept_fraction": 0.5, **row}]
     curves = pd.DataFrame({"iteration": ["iter0", "iter1"], "step": 1, "loss": 1.0, "validation_accuracy": 0.5})
     history = pd.DataFrame(rows).reindex(columns=HISTORY_COLUMNS)
@@ -32,8 +33,9 @@ def hostile_run() -> Run:
     summary |= {"gain_over_control": 0.1, "gain_over_control_low": 0.05, "gain_over_control_high": 0.15}
     pictures = table.assign(group="changed", truth=actual, before=actual[::-1], picture=shown).drop(columns="actual")
     places = table.assign(split="pool", truth="", kept=True, picture=shown, x=0.5, y=0.5).drop(columns="actual")
+    held_out = table[["id", "actual"]].assign(iter0=table["predicted"], iter1=table["actual"])
     return Run(
-        history=History(history, curves, table, table),
+        history=History(history, curves, table, held_out),
         summary=summary,
         controls={"supervised": EvaluationResult(control, table, table)},
         result=EvaluationResult(figures, table, table),

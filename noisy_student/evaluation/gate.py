@@ -95,6 +95,18 @@ def gate(models: list[Candidate]) -> dict[str, Any]:
     return figures
 
 
+def leads(models: list[Candidate], name: str) -> list[dict[str, Any]]:
+    """Each of the `models` on held-out images: name, accuracy, and how far the one of that `name` leads it, with the
+    ends of the 95 % interval: lead, lead_low, lead_high. The named one leads nothing.
+    """
+    named = next(each for each in models if each.name == name)
+    found = []
+    for each in models:
+        gain = dict(zip(("lead", "lead_low", "lead_high"), paired_gain(named.right, each.right), strict=True))
+        found.append({"name": each.name, "accuracy": float(each.right.mean()), **({} if each is named else gain)})
+    return found
+
+
 def more_labels(right: np.ndarray, other: np.ndarray) -> int:
     """How many more held-out labels show a lead as large as on these N, four times in five; at least LEAST_LEAD."""
     difference = right.astype(np.float64) - other

@@ -64,6 +64,7 @@ def contents(run: Run) -> dict[str, Any]:
         "deploy": gate.sentence(run.summary["deploy"]),
         "distilled": distilled_sentences(run.summary),
         "accuracy": accuracy(run),
+        "held_out": held_out_rows(run),
         "models": table_rows(run.history.rows, run.summary),
         "figures": figure_rows(run.result),
         "classes": run.card["classes"],
@@ -91,6 +92,21 @@ def accuracy(run: Run) -> Chart:
     others += [{**each, "name": name} for name, each in run.summary.get("distilled", {}).items()]
     deploy = run.summary["deploy"]
     return charts.accuracy_chart(found, others, deploy["name"] if deploy["decided"] else None)
+
+
+def held_out_rows(run: Run) -> list[dict[str, str]]:
+    """How far the model that the gate names leads each other one on held-out labels; none for a distilled one."""
+    models, name = gate.candidates(run.history, run.controls, {}), run.summary["deploy"]["name"]
+    if name not in [each.name for each in models]:
+        return []
+    rows = []
+    for each in gate.leads(models, name):
+        row = {"model": each["name"], "held-out": percent(each["accuracy"]), f"lead of {name}": "", "95 %": ""}
+        if "lead" in each:
+            lead, low, high = (f"{100 * each[key]:+.1f}" for key in ("lead", "lead_low", "lead_high"))
+            row |= {f"lead of {name}": lead, "95 %": f"{low} to {high}"}
+        rows.append(row)
+    return rows
 
 
 def figure_rows(result: EvaluationResult) -> list[dict[str, str]]:

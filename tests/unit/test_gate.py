@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from noisy_student.core.errors import UserError
-from noisy_student.evaluation.gate import Candidate, candidates, gate, sentence
+from noisy_student.evaluation.gate import Candidate, candidates, gate, leads, sentence
 from noisy_student.evaluation.history import HISTORY_COLUMNS, EvaluationResult, History
 
 LABELS = 200
@@ -116,3 +116,11 @@ def test_a_model_that_was_evaluated_on_other_images_is_refused(history):
 def test_the_test_split_chooses_nothing(history):
     other = replace(history, predictions=pd.DataFrame({"id": ["x"], "actual": ["a"], "iter1": ["b"]}))
     assert gate(candidates(history, {}, {})) == gate(candidates(other, {}, {}))
+
+
+def test_the_named_model_is_compared_with_each_other_one():
+    own, teacher, alone = leads([GOOD, TEACHER, ALONE], "iter2")
+    assert own == {"name": "iter2", "accuracy": 0.94}
+    assert (teacher["name"], teacher["accuracy"], teacher["lead"]) == ("iter0", 0.8, pytest.approx(0.14))
+    assert 0 < teacher["lead_low"] < teacher["lead"] < teacher["lead_high"]
+    assert alone["lead"] == pytest.approx(0.12)
