@@ -56,7 +56,7 @@ def main(
     folders = {"labeled": labeled, "pool": pool, "calibration": calibration, "validation": validation, "test": test}
     lists = {"left_out": left_out, "quarantine": quarantine}
     with guarded(__file__, params, {"corrections": corrections}, data.user_path()):
-        if dataset := load_together(data, work_folder(), data.streamed_pool):
+        if dataset := load_together(data, work_folder()):
             drawn = draw(dataset, data, seed, corrections, card / CARD)
             write_splits(folders, drawn, data)
             pool_rows = drawn.splits.rows["pool"]

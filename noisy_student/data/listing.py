@@ -99,9 +99,10 @@ def _instead(root: Path) -> str:
     return f", but {', '.join(others[:5])}" if others else ""
 
 
-def list_manifest(path: Path) -> Listing:
-    """The files that the manifest at `path` names. Raises `UserError` when `read_manifest` does."""
-    table = read_manifest(path)
+def list_manifest(path: Path, pool: int | None = None) -> Listing:
+    """The files that the manifest at `path` names, of a very long one enough to draw a `pool` of that many images.
+    Raises `UserError` when `read_manifest` does."""
+    table = read_manifest(path, pool)
     table["split"] = table["split"].where(table["split"] == "test", np.where(table["label"] != "", "labeled", "pool"))
     reasons = pd.Series("", index=table.index)
     reasons[(table["split"] == "test") & (table["label"] == "")] = "a test image without a label"

@@ -159,12 +159,14 @@ def load(params: SourceParams, scratch: Path | None = None) -> Dataset:
     return LOADERS[params.source](params)
 
 
-def load_together(params: SourceParams, scratch: Path, streamed_pool: bool = False) -> Dataset | None:
-    """Like `load`, for the first rank; None in the others, which help to decode a user's files. A `streamed_pool` stays
-    in its shards."""
+def load_together(params: DataParams, scratch: Path) -> Dataset | None:
+    """Like `load`, for the first rank; None in the others, which help to decode a user's files.
+
+    A streamed pool stays in its shards, and of a very long manifest a sample is decoded.
+    """
     if params.is_user_images:
         place = params.source, Path(params.path)
-        return load_user_images_together(*place, params, _limit(params), scratch, streamed_pool)
+        return load_user_images_together(*place, params, _limit(params), scratch, params.streamed_pool, params.pool)
     return LOADERS[params.source](params) if ranks.is_first() else None
 
 

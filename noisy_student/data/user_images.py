@@ -43,11 +43,16 @@ def load_user_images(
 
 
 def load_user_images_together(
-    source: str, path: Path, how: Preparation, limit: BadFraction, scratch: Path, streamed_pool: bool
+    source: str, path: Path, how: Preparation, limit: BadFraction, scratch: Path, streamed_pool: bool, pool: int | None
 ) -> Dataset | None:
-    """Like `load_user_images`, by all ranks, each of which lists and decodes a share; None in all but the first. A
-    `streamed_pool` stays in its shards."""
-    listing = list_shards(path, together=True) if source == "shards" else LISTS[source](path)
+    """Like `load_user_images`, by all ranks, each of which lists and decodes a share; None in all but the first.
+
+    A `streamed_pool` stays in its shards. Of a very long manifest enough is decoded to draw a `pool` of so many images.
+    """
+    if source == "manifest":
+        listing = list_manifest(path, pool)
+    else:
+        listing = list_shards(path, together=True) if source == "shards" else LISTS[source](path)
     decoded = decode_together(listing, how, scratch, streamed_pool)
     return _dataset(path, listing, decoded, limit, scratch) if decoded else None
 

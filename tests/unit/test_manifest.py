@@ -156,10 +156,56 @@ def test_a_manifest_that_is_none_is_refused_in_a_sentence(tmp_path, content, sai
 def test_a_huge_or_a_garbled_manifest_is_refused_at_once(tmp_path):
     with (tmp_path / "m.csv").open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    with pytest.raises(UserError, match="larger than"):
+    with pytest.raises(UserError, match=r"no column for the path|cannot read"):
         list_manifest(tmp_path / "m.csv")
     (tmp_path / "m.parquet").write_bytes(b"PAR1 or not")
     with pytest.raises(UserError, match="cannot read"):
         list_manifest(tmp_path / "m.parquet")
     with pytest.raises(UserError, match="cannot read"):
         list_manifest(tmp_path / "missing.csv")
+
+
+@pytest.fixture
+def long_manifest(tmp_path):
+    """A manifest of 40 labeled rows among 4,000 without a label, as Parquet and as CSV."""
+    paths = [f"{number:05}.jpg" for number in range(4040)]
+    labels = ["cat" if number % 101 == 0 else "" for number in range(4040)]
+    table = pd.DataFrame({"path": paths, "label": labels})
+    table.to_parquet(tmp_path / "m.parquet", row_group_size=100)
+    table.to_csv(tmp_path / "m.csv", index=False)
+    return table
+
+
+@pytest.mark.parametrize("name", ["m.parquet", "m.csv"])
+def test_of_a_very_long_manifest_a_sample_is_kept(long_manifest, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setattr(manifest, "ROWS_AT_ONCE", 100)
+    whole = read_manifest(tmp_path / name, pool=500)
+    assert whole["path"].tolist() == long_manifest["path"].tolist()
+    monkeypatch.setattr(manifest, "MANY", 1000)
+    assert len(read_manifest(tmp_path / name)) == 4040  # no part of it is to be drawn
+    kept = read_manifest(tmp_path / name, pool=500)
+    assert (kept["label"] == "cat").sum() == 40
+    assert (kept["label"] == "").sum() == 550
+    assert kept["path"].is_monotonic_increasing
+    assert "550 of 4,000 rows without labels are drawn from" in capsys.readouterr().out
+    numbers = kept.loc[kept["label"] == "", "path"].str[:5].astype(int)
+    assert numbers.mean() == pytest.approx(2020, rel=0.1)  # from all of it
+
+
+def test_a_sample_does_not_depend_on_how_the_rows_come(long_manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "MANY", 1000)
+    found = []
+    for at_once in (50, 5000):
+        monkeypatch.setattr(manifest, "ROWS_AT_ONCE", at_once)
+        found.append(read_manifest(tmp_path / "m.parquet", pool=300)["path"].tolist())
+    found.append(read_manifest(tmp_path / "m.csv", pool=300)["path"].tolist())
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_sample_takes_no_more_memory_than_what_is_kept(long_manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(manifest, "MAX_BYTES", 80_000)
+    with pytest.raises(UserError, match=r"holds more than 80,000 bytes; set data\.pool"):
+        read_manifest(tmp_path / "m.parquet")
+    monkeypatch.setattr(manifest, "MANY", 500)
+    assert len(read_manifest(tmp_path / "m.parquet", pool=100)) == 150
