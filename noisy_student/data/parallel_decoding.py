@@ -108,8 +108,10 @@ def _in_pool(listing: Listing) -> np.ndarray:
 def _joined(listing: Listing, how: Preparation, streamed: bool, parts: list[_Part]) -> DecodedListing:
     """The `parts` of all who decoded, in the order of the listing."""
     kept = _kept(listing, streamed)
-    found, of_part = np.zeros(len(listing.files), DECODED), np.zeros(len(listing.files), np.int64)
-    for number, part in enumerate(parts):
+    alone = len(parts) == 1  # then nothing is copied: there may be very many
+    found = parts[0].found if alone else np.zeros(len(listing.files), DECODED)
+    of_part = np.zeros(len(listing.files), np.uint16)
+    for number, part in enumerate(parts if not alone else []):
         found[part.rows], of_part[part.rows] = part.found, number
     reasons = dict(sorted(chain(*(part.reasons.items() for part in parts))))
     bad, in_pool, white = np.isin(np.arange(len(found)), list(reasons)), _in_pool(listing), parts[0].white
@@ -162,7 +164,7 @@ def _decoded(listing: Listing, how: Preparation, scratch: Path | None, streamed:
                 found[rows.start : rows.stop] = chunk
         os.fsync(file.fileno())
     rows_of = np.concatenate([np.arange(0), *(np.arange(each.start, each.stop) for each in own)])
-    return _Part(path, rows_of, found[rows_of], reasons, white)
+    return _Part(path, rows_of, found[rows_of] if len(own) < len(every) else found, reasons, white)
 
 
 @contextmanager
