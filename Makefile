@@ -7,7 +7,7 @@ CONFIGS := $(sort $(wildcard configs/*.yaml))
 PYTEST := python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder  # long files come first
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: configure config-is-named repro test test-slow test-browser coverage lint study bench bench-check gpu clean-work lock docs
+.PHONY: configure config-is-named repro test test-slow test-browser coverage lint study suite bench bench-check gpu clean-work lock docs
 
 repro: $(INSTALLED)
 	@python -m commands.plan
@@ -35,6 +35,10 @@ lint: $(INSTALLED)
 
 study: $(INSTALLED)
 	python -m benchmarks.study $(STUDY)
+
+suite: $(INSTALLED)
+	@test -n "$(SOURCE)" || { echo "error: SOURCE is empty; write make suite SOURCE=FOLDER with the Parquet files" >&2; exit 1; }
+	python -m benchmarks.suite $(SOURCE)
 
 bench: $(INSTALLED)
 	python -m benchmarks.speed
