@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dvc.utils.hydra import apply_overrides
+from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 
 from commands.docs import FIGURES, FIGURES_BLOCK, PICTURES, ROOT, fill, main, pages
 from noisy_student.core.markdown import markdown_table
@@ -131,5 +131,6 @@ def settings(page: str) -> list[str]:
 @pytest.mark.parametrize("page", [page for page in PAGES if settings(page)])
 def test_every_setting_can_be_set(page, tmp_path):
     for setting in settings(page):
-        shutil.copy(ROOT / "params.yaml", tmp_path)
-        apply_overrides(tmp_path / "params.yaml", [setting])
+        for one in get_hydra_sweeps({"params.yaml": [setting]}):  # of a grid: each value
+            shutil.copy(ROOT / "params.yaml", tmp_path)
+            apply_overrides(tmp_path / "params.yaml", one["params.yaml"])

@@ -1,0 +1,45 @@
+"""Every command of the cookbook, as printed, in its order, in a clone with a tiny run and a remote."""
+
+import re
+from pathlib import Path
+
+import pytest
+from test_dvc import Project
+from test_user_images import installed
+
+ROOT = Path(__file__).parents[2]
+COOKBOOK = (ROOT / "docs" / "cookbook.md").read_text()
+QUEUE_ENDS = "while dvc queue status | grep -Eq 'Queued|Running'; do sleep 1; done"
+
+pytestmark = pytest.mark.slow
+
+
+def recipes() -> dict[str, list[str]]:
+    """The lines of code below each heading."""
+    found = {}
+    for section in re.split(r"^#+ ", COOKBOOK, flags=re.MULTILINE)[1:]:
+        title, _, text = section.partition("\n")
+        found[title] = [line.strip() for line in re.findall(r"^ {4}(.+)$", text, re.MULTILINE)]
+    return {title: lines for title, lines in found.items() if lines}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    made = Project(tmp_path_factory.mktemp("cookbook") / "project")
+    installed(made.folder / ".venv")
+    return made
+
+
+@pytest.mark.parametrize("title", recipes())
+def test_every_command_runs(project, title, tmp_path):
+    for line in recipes()[title]:
+        said = project.run("bash", "-ec", line.replace("/mnt/storage", str(tmp_path / "storage")))
+        if "queue start" in line:
+            project.run("bash", "-ec", QUEUE_ENDS)
+        if "exp show" in line:
+            assert len(re.findall(r"24|16|8", said)) >= 12
+            assert project.run("dvc", "queue", "status").count("Success") == 12
+
+
+def test_the_cookbook_has_the_recipes_that_a_team_needs():
+    assert len(recipes()) >= 8
