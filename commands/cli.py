@@ -9,6 +9,7 @@ from noisy_student.core.errors import did_you_mean
 
 COMMANDS = (
     "plan",
+    "watch",
     "predict",
     "label",
     "label-next",

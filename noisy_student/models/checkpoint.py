@@ -6,7 +6,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -46,14 +46,34 @@ def load_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 Found = tuple[dict[str, Tensor], dict[str, Any]]  # tensors by name, and the rest of a checkpoint
 
 
+class Glance(NamedTuple):
+    """What a checkpoint tells without being taken up."""
+
+    rest: dict[str, Any]
+    losses: list[float]  # of the steps so far
+
+
+def glance(folder: Path) -> Glance | None:
+    """The last checkpoint in `folder`, while its run goes on; None without one that can be read."""
+    for file in sorted(folder.glob("step-*.safetensors"), reverse=True):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                rest = json.loads(opened.metadata()["rest"])
+                return Glance(rest, opened.get_tensor("losses")[: rest["step"]].tolist())
+        except (OSError, SafetensorError):  # removed meanwhile, or damaged
+            continue
+    return None
+
+
 class Checkpoints:
     """The last checkpoints of one training run: step-<step>-<start of the file's sha256>.safetensors, `KEPT` of them.
 
-    A checkpoint is tensors and, in the file's metadata, `rest`: JSON of whatever else the run needs to go on.
+    A checkpoint is tensors and, in the file's metadata, `rest`: JSON of whatever else the run needs to go on, and the
+    run's `name`.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, name: str = ""):
+        self.folder, self.name = folder, name
         self.seconds = _seconds()
         self.last, self.cost = time.monotonic(), 0.0  # when the last one was written, and how long that took
 
@@ -64,7 +84,8 @@ class Checkpoints:
     def save(self, step: int, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
         """Write a checkpoint of `step` and remove those before the last `KEPT`."""
         started = time.monotonic()
-        content = save(_plain(tensors), metadata={"rest": json.dumps(rest, allow_nan=False)})
+        named = {"name": self.name, **rest} if self.name else rest
+        content = save(_plain(tensors), metadata={"rest": json.dumps(named, allow_nan=False)})
         name = f"step-{step:09}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
         write_bytes(self.folder / name, content)
         for old in self._files()[KEPT:]:

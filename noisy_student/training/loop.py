@@ -136,7 +136,7 @@ def _fit_one(
     work = f"{images:,} images in {recipe.training.steps:,} steps" if images else "a linear probe"
     print(f"{name}: {recipe.model}, {work} on {run.device}", flush=True)
     with translate_torch_errors(SMALLER_BATCH):
-        checkpoints = Checkpoints(folder) if folder else None
+        checkpoints = Checkpoints(folder, name) if folder else None
         found = ranks.from_first(checkpoints.latest) if checkpoints else None
         classifier = initial_model(run, data.labeled)
         if recipe.training.initial == "pretrained" and not found:
