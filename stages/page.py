@@ -43,6 +43,7 @@ def main(
             summary=read_json(summary),
             controls=read_controls(controls, names, current),
             result=read_result(results / current),
+            evaluated=[read_result(results / name).figures for name in found.rows["iteration"]],
             mistakes=read_mistakes(results / current),
             audits=[read_audit(audits / name) for name in found.rows["iteration"][1:]],
             robustness={name: read_json(robustness / f"{name}.json") for name in params.section("robustness", dict)},

@@ -23,6 +23,7 @@ def hostile_run() -> Run:
     figures = dict.fromkeys(FIGURES, 0.5) | {"intervals": intervals}
     accuracies = {"accuracy": 0.8, "accuracy_low": 0.7, "accuracy_high": 0.9, "balanced_accuracy": 0.8}
     weights = {"folder": "models/iter1", "weights_sha256": "0" * 64}
+    weights |= {"multiply_adds": 1000, "images_trained": 640}
     row = {**weights, "model": "cnn_4", "parameters": 10, **accuracies, "training_labels": 4, "held_out_labels": 8}
     rows = [{"iteration": "iter0", **row}, {"iteration": "iter1", "teacher": "iter0", "kept_fraction": 0.5, **row}]
     curves = pd.DataFrame({"iteration": ["iter0", "iter1"], "step": 1, "loss": 1.0, "validation_accuracy": 0.5})
@@ -39,6 +40,7 @@ def hostile_run() -> Run:
         summary=summary,
         controls={"supervised": EvaluationResult(control, table, table)},
         result=EvaluationResult(figures, table, table),
+        evaluated=[{"name": name, **row} for name in ("iter0", "iter1")],
         mistakes=table[table["actual"] != table["predicted"]].assign(picture=shown),
         audits=[Audit(audit_figures(), pictures, places)],
         robustness={name: {**robustness_figures(), "clean": clean} for name, clean in (("iter0", 0.7), ("iter1", 0.8))},

@@ -48,6 +48,7 @@ def evaluation(
         "name": description["name"],
         "model": description["model"],
         "parameters": description["parameters"],
+        **cost(description),
         "test_images": len(labels),
         "accuracy": accuracy,
         "accuracy_low": low,
@@ -65,6 +66,14 @@ def evaluation(
         "validation_accuracy": description["validation"]["accuracy"],
         "validation_loss": description["validation"]["loss"],
     }
+
+
+def cost(description: dict[str, Any]) -> dict[str, int]:
+    """What a model of `description`, its model.json, costs: multiply-adds of an image's forward pass, and the images
+    that its training saw, each as often as it was seen."""
+    training = description["training"]
+    seen = training["steps"] * training["batch_size"] * description.get("ensemble_size", 1)
+    return {"multiply_adds": description["multiply_adds"], "images_trained": seen}
 
 
 def _sampled_figures(

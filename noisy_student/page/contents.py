@@ -45,6 +45,7 @@ class Run:
     summary: dict[str, Any]
     controls: dict[str, EvaluationResult]  # by kind
     result: EvaluationResult  # of the current iteration
+    evaluated: list[dict[str, Any]]  # figures of all iterations
     mistakes: pd.DataFrame  # id, actual, predicted, confidence, picture
     audits: list[Audit]  # of the iterations from iter1 to the current one
     robustness: dict[str, dict[str, Any]]  # by model, the first for comparison; {} where nothing was measured
@@ -80,6 +81,7 @@ def contents(run: Run) -> dict[str, Any]:
         "mistakes": picture_list(run.mistakes),
         "reliability": charts.reliability_chart(run.result.predictions),
         "robustness": robustness(run.robustness) if run.robustness else {},
+        "cost": [cost_row(each) for each in (*run.evaluated, *(each.figures for each in run.controls.values()))],
         "learning": charts.learning_chart(run.history.curves),
         "parameters": differences(run.params, run.defaults),
     }
@@ -149,6 +151,19 @@ def pseudo_label_row(figures: dict[str, Any]) -> dict[str, str]:
 def warnings_of(figures: dict[str, Any]) -> list[dict[str, str]]:
     """The warnings of the guards of an iteration's pseudo-labels."""
     return [{"iteration": figures["iteration"], "sentence": sentence} for sentence in figures["warnings"]]
+
+
+def cost_row(figures: dict[str, Any]) -> dict[str, str]:
+    """A row for a model: its size, and what an image and its training cost; a backward pass is worth two."""
+    adds, images = figures["multiply_adds"], figures["images_trained"]
+    return {
+        "model": figures["name"],
+        "network": figures["model"],
+        "parameters": f"{figures['parameters']:,}",
+        "10⁶ multiply-adds an image": f"{adds / 1e6:,.1f}",
+        "images trained": f"{images:,}",
+        "10¹² multiply-adds of its training": f"{3 * adds * images / 1e12:,.1f}",
+    }
 
 
 def robustness(results: dict[str, dict[str, Any]]) -> dict[str, Any]:

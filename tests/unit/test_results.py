@@ -26,6 +26,7 @@ from noisy_student.evaluation.history import (
 from noisy_student.evaluation.mistakes import MAX_MISTAKES, MISTAKE_COLUMNS, mistakes
 from noisy_student.evaluation.results import (
     accuracy_sentence,
+    cost,
     distilled_figures,
     evaluation,
     gain,
@@ -42,6 +43,8 @@ DESCRIPTION = {
     "parameters": 1234,
     "classes": CLASSES,
     "validation": {"accuracy": 0.75, "loss": 0.5},
+    "multiply_adds": 1000,
+    "training": {"steps": 10, "batch_size": 64},
 }
 COUNTS = {"training_labels": 30, "held_out_labels": 20, "weights_sha256": "ab" * 32}
 
@@ -340,3 +343,8 @@ def test_results_of_a_distilled_model_that_is_no_more_are_refused(tmp_path, make
     make_results("small", 90, "distilled", teacher="iter1")
     with pytest.raises(UserError, match=r"small is left from a model that params.yaml no longer has"):
         read_distilled(tmp_path / "distilled", [])
+
+
+def test_the_cost_counts_every_image_that_was_trained_on():
+    assert cost(DESCRIPTION) == {"multiply_adds": 1000, "images_trained": 640}
+    assert cost(DESCRIPTION | {"ensemble_size": 3})["images_trained"] == 1920
