@@ -14,7 +14,13 @@ from noisy_student.core.launch import ranked
 from noisy_student.core.randomness import Seed, generator
 from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.models.features import read_features
-from noisy_student.pseudo_labeling.selection import PseudoLabelParams, of_iteration, shuffled, true_labels
+from noisy_student.pseudo_labeling.selection import (
+    PseudoLabelParams,
+    of_iteration,
+    shuffled,
+    true_labels,
+    with_random_errors,
+)
 from noisy_student.store.pseudo_labels import read_pseudo_labels
 from noisy_student.store.splits import read_split, read_truth
 from noisy_student.training.augmentation.policy import NoiseParams
@@ -23,6 +29,8 @@ from noisy_student.training.loop import TrainingData, TrainingRun
 from noisy_student.training.params import TrainingParams
 from noisy_student.training.recipes import IterationParams, PoolControlParams, PretrainedInputs, pool_control_recipe
 from noisy_student.training.stage import train_stage
+
+KNOW_THE_TRUTH = ("oracle", "random_errors")  # kinds
 
 
 @command
@@ -57,7 +65,7 @@ def main(
         "pseudo_labels": pseudo_labels,
         "validation": validation,
         **body.by_role(),
-        "pool_truth": pool_truth if kind.kind == "oracle" else None,
+        "pool_truth": pool_truth if kind.kind in KNOW_THE_TRUTH else None,
     }
 
     def load_data() -> TrainingData:
@@ -65,8 +73,11 @@ def main(
         if kind.kind == "oracle":
             draw = generator(seed, f"balance of {of}")
             chosen = true_labels(read_truth(pool_truth), len(with_labels.classes), labeling, draw)
+        shuffling = generator(seed, f"shuffling of {control}")
+        if kind.kind == "random_errors":
+            chosen = with_random_errors(chosen, read_truth(pool_truth), shuffling)
         if kind.kind == "shuffled":
-            chosen = shuffled(chosen, generator(seed, f"shuffling of {control}"))
+            chosen = shuffled(chosen, shuffling)
         labeled_pool = LabeledImages.from_pseudo_labels(read_split(pool), chosen, read_features(body.pool_features))
         return TrainingData(
             with_labels, read_split(validation), labeled_pool, features=read_features(body.labeled_features)

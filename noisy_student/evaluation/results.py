@@ -27,6 +27,7 @@ CONTROL_NAMES = {  # what a gain over each kind of control is called
     "supervised": "control",
     "unnoised": "unnoised_control",
     "oracle": "oracle_control",
+    "random_errors": "random_errors_control",
     "shuffled": "shuffled_control",
 }
 

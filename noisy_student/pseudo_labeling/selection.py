@@ -191,6 +191,23 @@ def true_labels(
 
 def shuffled(pseudo_labels: PseudoLabels, generator: np.random.Generator) -> PseudoLabels:
     """The same images and targets, but each target, with its copies, is assigned to a random image."""
-    order = generator.permutation(len(pseudo_labels.rows))
+    return _reassigned(pseudo_labels, generator.permutation(len(pseudo_labels.rows)))
+
+
+def with_random_errors(pseudo_labels: PseudoLabels, truth: np.ndarray, generator: np.random.Generator) -> PseudoLabels:
+    """The same images and targets, but each target, with its copies, is assigned to a random image of the same true
+    class: as many errors of each kind as the teacher's, but on images that it is not drawn to err on.
+
+    `truth` (N,) is that of the pool; images of unknown class, -1, keep their targets.
+    """
+    classes, order = truth[pseudo_labels.rows], np.arange(len(pseudo_labels.rows))
+    for k in np.unique(classes[classes >= 0]):
+        members = np.flatnonzero(classes == k)
+        order[members] = generator.permutation(members)
+    return _reassigned(pseudo_labels, order)
+
+
+def _reassigned(pseudo_labels: PseudoLabels, order: np.ndarray) -> PseudoLabels:
+    """The same images, each with the target, and its copies, of the one whose number stands in its place in `order`."""
     taken = {name: getattr(pseudo_labels, name)[order] for name in ("labels", "confidence", "targets", "copies")}
     return replace(pseudo_labels, **taken)

@@ -71,10 +71,11 @@ class PoolControlParams(ParamsModel):
     """A control that sees the pool. It differs from its iteration in one thing.
 
     `unnoised` has no noise. `oracle` has true labels, as if its teacher were always right and sure, so that no filter
-    drops an image. `shuffled` has each pseudo-label on another image.
+    drops an image. `random_errors` has each pseudo-label on another image of the same true class: the teacher's errors,
+    but on images that it does not find hard. `shuffled` has each on any other image.
     """
 
-    kind: Literal["unnoised", "oracle", "shuffled"]
+    kind: Literal["unnoised", "oracle", "random_errors", "shuffled"]
     of: str  # the iteration
 
 

@@ -24,6 +24,7 @@ PRETRAINED = {
     "pretraining.training.steps": 4,
     **dict.fromkeys(("teacher.model", *MODELS), "cnn_4"),
 }
+KINDS = ("unnoised", "oracle", "random_errors", "shuffled")  # of pool controls
 DISTILLED = {"small": {"teacher": "iter2", "model": "cnn_2"}}
 METHODS = [
     {"noise.operations": 2, "noise.magnitude": 10},
@@ -46,7 +47,7 @@ METHODS = [
     {"training.resolution": 0.75, "training.resolution_fix": 0.25},
     {"training.optimizer": "sgd"},
     {"training.optimizer": "muon"},
-    {"pool_controls": {kind: {"kind": kind, "of": "iter1"} for kind in ("unnoised", "oracle", "shuffled")}},
+    {"pool_controls": {kind: {"kind": kind, "of": "iter1"} for kind in KINDS}},
     {"training.initial": "pretrained", "training.body_rate": 0.1, "training.frozen": 0.5, **PRETRAINED},
     {"training.initial": "pretrained", "training.layer_decay": 0.6, **PRETRAINED},
     {"distilled": DISTILLED, "distillation.images": "pool", "distillation.weight": 0.5},

@@ -38,6 +38,7 @@ from stages import (
 ROOT = Path(__file__).parents[2]
 CLASSES = ["zero", "one", "two"]
 ROWS = {"labeled": (0, 30), "pool": (30, 230), "calibration": (230, 290), "validation": (290, 330)}
+KINDS = ("unnoised", "oracle", "random_errors", "shuffled")  # of pool controls
 TINY = {
     "runtime.threads": 1,
     "guards.collapsed": "warn",  # of so weak a teacher
@@ -49,7 +50,7 @@ TINY = {
     "training": {"steps": 3, "batch_size": 16, "validations": 1, "objective": "pseudo_labels"},
     "pseudo_labels": {"kind": "hard", "calibrate": True, "threshold": 0, "balance": False},
     "iterations": {"iter1": {"teacher": "iter0", "model": "cnn_4"}},
-    "pool_controls": {kind: {"kind": kind, "of": "iter1"} for kind in ("unnoised", "oracle", "shuffled")},
+    "pool_controls": {kind: {"kind": kind, "of": "iter1"} for kind in KINDS},
 }
 
 
@@ -140,7 +141,7 @@ def test_a_probe_labels_the_pool_by_its_features_as_it_would_by_the_images(proje
     assert len(np.unique(logits.argmax(axis=1))) == 3
 
 
-@pytest.mark.parametrize("kind", ["unnoised", "oracle", "shuffled"])
+@pytest.mark.parametrize("kind", ["unnoised", "oracle", "random_errors", "shuffled"])
 def test_a_control_that_sees_the_pool_is_told_what_its_kind_says(project, monkeypatch, digits, kind):
     expected = project.pseudo_labels(project.logits())
     asked = recorded(monkeypatch)

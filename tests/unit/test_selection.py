@@ -20,6 +20,7 @@ from noisy_student.pseudo_labeling.selection import (
     reached_threshold,
     shuffled,
     true_labels,
+    with_random_errors,
 )
 from noisy_student.store.pseudo_labels import read_logits, read_pseudo_labels, save_pseudo_labels
 
@@ -274,4 +275,19 @@ def test_shuffled_pseudo_labels_are_the_same_ones_elsewhere():
     assert np.array_equal(np.bincount(moved.labels, moved.copies), np.bincount(made.labels, made.copies))
     assert not np.array_equal(moved.targets, made.targets)
     assert sorted(map(tuple, moved.targets)) == sorted(map(tuple, made.targets))
+    assert np.array_equal(moved.targets.argmax(axis=1), moved.labels)
+
+
+def test_random_errors_are_those_of_the_teacher_on_other_images_of_the_same_class():
+    made = make(rng().normal(size=(90, 3)), options(balance=True), 1.0, rng())
+    truth = np.resize([0, 1, 2, -1], 90)
+    moved = with_random_errors(made, truth, np.random.default_rng(1))
+    assert np.array_equal(moved.rows, made.rows)
+    actual = truth[made.rows]
+    for labels in (made.labels, moved.labels):
+        assert np.array_equal(labels[actual < 0], made.labels[actual < 0])
+    assert not np.array_equal(moved.labels, made.labels)
+    for k in range(3):
+        own, others = (each.labels[actual == k] for each in (made, moved))
+        assert sorted(own) == sorted(others)
     assert np.array_equal(moved.targets.argmax(axis=1), moved.labels)
