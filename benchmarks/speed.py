@@ -3,7 +3,7 @@
 Each line is work of the project and its limit, run in turn in processes of their own, ROUNDS times. The ratio is the
 median of own speed over the limit's, so that 1 means that nothing but the model costs; a busy machine slows both. The
 smallest and the largest ratio of a round stand beside it. Where a net is at work there is a row for each precision.
-Its limit is a plain loop of torch with torch's defaults in that precision, in the memory layout that was faster when
+Its limit is a plain loop of torch in that precision with torch's defaults, at its best: in the fastest of SETTINGS when
 each was measured once.
 
     training   the training loop, with noise, pool and EMA, against the same net's step on a batch that never changes
@@ -21,6 +21,7 @@ time, whichever takes longer. Convolutions that save multiplications can pass it
 Written to benchmarks/speed.json. `--check` compares with what stands there and fails when a ratio fell by a tenth.
 """
 
+import os
 import shutil
 import statistics
 import sys
@@ -28,6 +29,7 @@ import tempfile
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +64,11 @@ MACHINE = {"matmul": "gflops", "copy": "gb_per_second"}  # limits of no work of 
 ALIKE = ("device", "threads")  # of `runtime`, what the limits are measured with, too
 PRECISIONS = ("float32", "bfloat16")
 LAYOUTS = {"channels_last": "true", "plain": "false"}
+MEMORY = {  # of glibc: environment variables by which it returns freed memory to the system or keeps it
+    "memory returned": {},
+    "memory kept": {"MALLOC_TRIM_THRESHOLD_": f"{2**31 - 1}", "MALLOC_MMAP_THRESHOLD_": f"{2**31 - 1}"},
+}
+SETTINGS = list(product(LAYOUTS, MEMORY))
 NOTHING = "Data and pipelines are up to date."  # what `dvc repro` says then
 PICTURES = 20_000
 COLUMNS = {  # of the table: the key of a row, and how its value is written
@@ -73,7 +80,7 @@ COLUMNS = {  # of the table: the key of a row, and how its value is written
     "high": ("ratio_high", ".3g"),
     "images/s": ("images_per_second", ","),
     "limit": ("limit_images_per_second", ","),
-    "by": ("limit_layout", ""),
+    "by": ("limit_settings", ""),
     "at the floor": ("floor_images_per_second", ","),
     "GFLOP/s": ("gflops", ".1f"),
     "GB/s": ("gb_per_second", ".1f"),
@@ -98,6 +105,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.check and not SPEED.exists():
         raise UserError(f"there is no {SPEED.name} to compare with; run `make bench` first")
     before = read_json(SPEED) if args.check else []
+    if any("precision" not in row for row in before):
+        raise UserError(f"{SPEED.name} is of an earlier version; run `make bench` first")
     nothing_to_do(ROOT)  # what would be refused in the end is refused at once
     with tempfile.TemporaryDirectory() as folder:
         rows = [compared(line) for line in lines(Path(folder))]
@@ -116,7 +125,7 @@ class Line(NamedTuple):
     net: str | None
     precision: str | None
     work: Callable[[], Measured]
-    limits: Mapping[str, Callable[[], Measured]]  # by memory layout
+    limits: Mapping[str, Callable[[], Measured]]  # by their settings
 
 
 def lines(folder: Path) -> list[Line]:
@@ -137,8 +146,11 @@ def lines(folder: Path) -> list[Line]:
 def with_net(kind: str, net: str, precision: str) -> Line:
     """The line of a net at work."""
     probe = (kind, *NETS[net], *alike(), f"precision={precision}")
-    layouts = {name: partial(rate, "limits", *probe, f"channels_last={flag}") for name, flag in LAYOUTS.items()}
-    return Line(kind, net, precision, partial(rate, "work", *probe), layouts)
+    limits = {
+        f"{layout}, {memory}": partial(rate, "limits", *probe, f"channels_last={LAYOUTS[layout]}", **MEMORY[memory])
+        for layout, memory in SETTINGS
+    }
+    return Line(kind, net, precision, partial(rate, "work", *probe), limits)
 
 
 def without_net(kind: str, net: str) -> Line:
@@ -151,8 +163,8 @@ def compared(line: Line) -> dict[str, Any]:
     """The row of work and the fastest of its limits, measured in turn."""
     kind, net, precision, work, limits = line
     print(*filter(None, (kind, net, precision)), flush=True)
-    layout = max(limits, key=lambda each: limits[each]().speed) if len(limits) > 1 else next(iter(limits))
-    limit = limits[layout]
+    settings = max(limits, key=lambda each: limits[each]().speed) if len(limits) > 1 else next(iter(limits))
+    limit = limits[settings]
     rounds = [(work(), limit()) for _ in range(ROUNDS)]
     ratios = [own.speed / best.speed for own, best in rounds]
     speed, counted = statistics.median(own.speed for own, _ in rounds), kind in COUNTED
@@ -165,7 +177,7 @@ def compared(line: Line) -> dict[str, Any]:
         "ratio_high": three_digits(max(ratios)),
         "images_per_second": round(speed) if counted else None,
         "limit_images_per_second": round(statistics.median(best.speed for _, best in rounds)) if counted else None,
-        "limit_layout": layout or None,
+        "limit_settings": settings or None,
         "seconds": None if counted else round(1 / speed, 2),
         "peak_mb": round(max(own.peak_mb for own, _ in rounds)),
         "hardware": hardware(),
@@ -219,9 +231,11 @@ def alike() -> list[str]:
     return [f"{key}={value}" for key, value in pipeline()[1]["runtime"].items() if key in ALIKE]
 
 
-def rate(module: str, *probe: str) -> Measured:
-    """A run of benchmarks/work.py or benchmarks/limits.py, its speed in images a second."""
-    done = run(ROOT, sys.executable, "-m", f"benchmarks.{module}", *probe)
+def rate(module: str, *probe: str, **variables: str) -> Measured:
+    """A run of benchmarks/work.py or benchmarks/limits.py with these environment `variables`, its speed in images a
+    second."""
+    environment = {**os.environ, **variables}
+    done = run(ROOT, sys.executable, "-m", f"benchmarks.{module}", *probe, environment=environment)
     return done._replace(speed=done.figures()["images_per_second"])
 
 

@@ -112,8 +112,9 @@ def speed() -> str:
             rate = f"{row['seconds']} s" if row["seconds"] else f"{row['images_per_second']:,} images/s"
             ratio = f"{row['ratio']:.3g} ({row['ratio_low']:.3g} to {row['ratio_high']:.3g})"
             limit = f"{row['limit_images_per_second']:,}" if row["images_per_second"] else ""
-            rows.append([title, ratio, rate, limit])
-    return markdown_table(["work", "ratio (smallest to largest)", "speed", "the limit, images/s"], rows)
+            rows.append([title, ratio, rate, limit, row["limit_settings"] or ""])
+    header = ["work", "ratio (smallest to largest)", "speed", "the limit, images/s", "its settings"]
+    return markdown_table(header, rows)
 
 
 def datasets() -> str:

@@ -5,9 +5,10 @@ from torch import nn
 
 from noisy_student.models.device import Precision, RuntimeParams, bfloat16_instructions
 
-# By a processor's instructions: the fastest precision for networks whose convolutions are plain, and for those with
-# grouped ones, such as EfficientNet's. Without such instructions bfloat16 is several times slower. Measured in
-# benchmarks/precision.md; the row of amx_bf16 comes from 39 images/s against 49 of EfficientNet-Lite0 in training.
+# By a processor's instructions: the faster precision for networks whose convolutions are plain, and for those with
+# grouped ones, such as EfficientNet's. Without such instructions bfloat16 is eight times slower. The row of avx512_bf16
+# is that of benchmarks/speed.json. With amx_bf16, EfficientNet-Lite0 trained 39 images/s in bfloat16 and 49 in float32,
+# and a WRN-28-2 409 and 157.
 FASTEST: dict[str, dict[str, Precision]] = {
     "amx_bf16": {"plain": "bfloat16", "grouped": "float32"},
     "avx512_bf16": {"plain": "bfloat16", "grouped": "bfloat16"},
@@ -22,8 +23,7 @@ def settled(params: RuntimeParams, network: nn.Module, device: torch.device) -> 
 
 
 def fastest(network: nn.Module, device: torch.device) -> Precision:
-    """The precision in which the `network` is fastest on the `device`: by FASTEST on a CPU; on a GPU bfloat16 where its
-    hardware has it."""
+    """The precision for the `network` on the `device`: by FASTEST on a CPU; bfloat16 on a GPU whose hardware has it."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     known = [name for name in FASTEST if name in bfloat16_instructions()]
