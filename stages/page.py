@@ -33,6 +33,7 @@ def main(
 ) -> None:
     params = ParamsFile()
     current = params.section("current", str)
+    measured = params.section("robustness", dict)
     names = [*params.section("controls", dict), *params.section("pool_controls", dict)]
     inputs = {"history": history, "results": results, "controls": controls, "audits": audits, "summary": summary}
     inputs["robustness"] = robustness
@@ -46,7 +47,7 @@ def main(
             evaluated=[read_result(results / name).figures for name in found.rows["iteration"]],
             mistakes=read_mistakes(results / current),
             audits=[read_audit(audits / name) for name in found.rows["iteration"][1:]],
-            robustness={name: read_json(robustness / f"{name}.json") for name in params.section("robustness", dict)},
+            robustness={name: read_json(robustness / f"{name}.json") for name in measured},
             card=read_json(report),
             params=params.values,
             defaults=ParamsFile(defaults).values,
