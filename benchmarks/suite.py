@@ -12,6 +12,7 @@ where it stopped; benchmarks/studies/suite.md has the tables of all.
 
 from argparse import ArgumentParser
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,10 @@ def all_labeled(images: str, source: Path) -> pd.DataFrame:
 
 
 def is_chosen(suite: Suite) -> bool:
-    """Whether all recipes were tried on all sources."""
+    """Whether all recipes were tried on all sources with all seeds."""
+    wanted = set(product(suite["recipes"], CHOOSING))
     paths = [RESULTS / f"{study_name(name, choosing=True)}.csv" for name in suite["sources"]]
-    return all(path.exists() for path in paths) and not chosen(suite).isna().any(axis=None)
+    return all(path.exists() and wanted <= set(read_csv(path).groupby(["setting", "seed"]).groups) for path in paths)
 
 
 def chosen(suite: Suite) -> pd.DataFrame:

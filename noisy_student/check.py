@@ -189,8 +189,11 @@ def _check_teachers(params: Params) -> None:
     taken: dict[tuple[str, str], str] = {}
     for name, distilled in params.distilled.items():
         _one_of(f"distilled.{name}.teacher", distilled.teacher, known)
-    for name in params.robustness:
+    first = next(iter(params.robustness), "")
+    for name, measured in params.robustness.items():
         _one_of(f"robustness.{name}", name, [*known, *params.controls])
+        if measured != params.robustness[first]:
+            raise UserError(f"params.yaml: robustness.{name} is not as robustness.{first}; give both the same options")
     for one, other in combinations(("controls", "pool_controls", "distilled"), 2):
         if both := getattr(params, one).keys() & getattr(params, other).keys():
             raise UserError(f"params.yaml: {min(both)} stands in {one} and in {other}; give one another name")

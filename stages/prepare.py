@@ -20,7 +20,7 @@ from noisy_student.core.launch import ranked
 from noisy_student.core.randomness import Seed
 from noisy_student.core.workspace import guarded, work_folder
 from noisy_student.data import splitting
-from noisy_student.data.corrections import read_corrections
+from noisy_student.data.corrections import labeled_by_hand, read_corrections
 from noisy_student.data.data_card import CARD, write_card
 from noisy_student.data.dataset import Dataset
 from noisy_student.data.near_duplicates import leaks
@@ -56,7 +56,7 @@ def main(
     folders = {"labeled": labeled, "pool": pool, "calibration": calibration, "validation": validation, "test": test}
     lists = {"left_out": left_out, "quarantine": quarantine}
     with guarded(__file__, params, {"corrections": corrections}, data.user_path()):
-        if dataset := load_together(data, work_folder()):
+        if dataset := load_together(data, work_folder(), labeled_by_hand(corrections)):
             drawn = draw(dataset, data, seed, corrections, card / CARD)
             write_splits(folders, drawn, data)
             pool_rows = drawn.splits.rows["pool"]

@@ -21,7 +21,7 @@ from noisy_student.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from noisy_student.evaluation.robustness import RobustnessParams
 from noisy_student.evaluation.stress import accuracies_when_attacked, accuracies_when_corrupted, corruptions_of
 from noisy_student.models.classifier import load_classifier
-from noisy_student.models.device import RuntimeParams, setup
+from noisy_student.models.device import RuntimeParams, setup, translate_torch_errors
 from noisy_student.models.prediction import predict_logits
 from noisy_student.store.splits import read_split
 
@@ -30,11 +30,11 @@ from noisy_student.store.splits import read_split
 def main(*, name: str, model: Path, test: Path, out: Path) -> None:
     params = ParamsFile()
     runtime, wanted = params.section("runtime", RuntimeParams), params.section(f"robustness.{name}", RobustnessParams)
-    with guarded(__file__, params, {"model": model, "test": test}):
+    with guarded(__file__, params, {"model": model, "test": test}), translate_torch_errors("take a smaller model"):
         device = setup(runtime)
         classifier, _ = load_classifier(model, device)
         split = read_split(test)
-        rows = np.unique(np.linspace(0, len(split) - 1, wanted.images).astype(int))
+        rows = np.unique(np.linspace(0, len(split) - 1, min(wanted.images, len(split))).astype(int))
         images, labels = split.images(rows), split.labels[rows]
         clean = accuracy(predict_logits(classifier, images, runtime).argmax(1), labels)
         found: dict[str, Any] = {"images": len(images), "clean": clean}
@@ -42,8 +42,8 @@ def main(*, name: str, model: Path, test: Path, out: Path) -> None:
         if wanted.corruptions:
             times = len(corruptions_of(split.channels)) * len(SEVERITIES)
             with meter(f"{name}, corrupted images", times * len(images)) as progress:
-                for name, each in accuracies_when_corrupted(classifier, images, labels, runtime, progress).items():
-                    found["extra_corruptions" if CORRUPTIONS[name].extra else "corruptions"][name] = each
+                for kind, each in accuracies_when_corrupted(classifier, images, labels, runtime, progress).items():
+                    found["extra_corruptions" if CORRUPTIONS[kind].extra else "corruptions"][kind] = each
         if wanted.attacks:
             times = len(ATTACKS) * len(wanted.changes)
             with meter(f"{name}, adversarial images", times * len(images)) as progress:

@@ -1,7 +1,7 @@
 """Train a control that sees the pool. It differs from its iteration in the noise or in the labels of the pool.
 
-Reads   the labeled and the validation split, the pool, the iteration's pseudo-labels, the pool's truth (oracle alone),
-        pretrained weights and their features
+Reads   the labeled and the validation split, the pool, the iteration's pseudo-labels, the pool's truth (for two
+        kinds), pretrained weights and their features
 Writes  the model's folder: weights, description, learning curve
 Params  seed, runtime, noise, pseudo_labels, training, pool_controls.<control>, iterations.<the iteration it is of>
 """

@@ -23,7 +23,7 @@ def hostile_run() -> Run:
     figures = dict.fromkeys(FIGURES, 0.5) | {"intervals": intervals}
     accuracies = {"accuracy": 0.8, "accuracy_low": 0.7, "accuracy_high": 0.9, "balanced_accuracy": 0.8}
     weights = {"folder": "models/iter1", "weights_sha256": "0" * 64}
-    weights |= {"multiply_adds": 1000, "images_trained": 640}
+    weights |= {"multiply_adds": 1000, "images_trained": 640, "training_multiply_adds": 1_920_000}
     row = {**weights, "model": "cnn_4", "parameters": 10, **accuracies, "training_labels": 4, "held_out_labels": 8}
     rows = [{"iteration": "iter0", **row}, {"iteration": "iter1", "teacher": "iter0", "kept_fraction": 0.5, **row}]
     curves = pd.DataFrame({"iteration": ["iter0", "iter1"], "step": 1, "loss": 1.0, "validation_accuracy": 0.5})

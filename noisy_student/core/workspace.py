@@ -35,6 +35,16 @@ def work_folder() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")) / "work"
 
 
+def holder_runs(name: str) -> bool:
+    """Whether a process of this machine does the work of that name."""
+    try:
+        words = (work_folder() / "locks" / name).read_text().split()
+        os.kill(int(words[1]), 0)
+    except (OSError, ValueError, IndexError):
+        return False
+    return words[-1] == socket.gethostname()
+
+
 class Work:
     """A result in the making; no other process writes to it, but the ranks of this run."""
 

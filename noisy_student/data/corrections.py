@@ -33,6 +33,11 @@ def read_corrections(path: Path, ids: pd.Series, hashes: np.ndarray, classes: li
     return found
 
 
+def labeled_by_hand(path: Path) -> frozenset[str]:
+    """The ids that the file at `path` labels."""
+    return frozenset(name for name, _ in _read(path))
+
+
 def read_lines(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """The names of the columns, and each line by column.
 

@@ -19,6 +19,7 @@ import pandas as pd
 
 from noisy_student.core.errors import UserError
 from noisy_student.data.manifest import class_name, read_manifest
+from noisy_student.data.manifest_rows import ALL, Sample
 from noisy_student.store.decoding import BadImage, Preparation, read_inside
 from noisy_student.store.encoded_images import ImagePlaces
 
@@ -99,10 +100,10 @@ def _instead(root: Path) -> str:
     return f", but {', '.join(others[:5])}" if others else ""
 
 
-def list_manifest(path: Path, pool: int | None = None) -> Listing:
-    """The files that the manifest at `path` names, of a very long one enough to draw a `pool` of that many images.
-    Raises `UserError` when `read_manifest` does."""
-    table = read_manifest(path, pool)
+def list_manifest(path: Path, sample: Sample = ALL) -> Listing:
+    """The files that the manifest at `path` names, of a very long one a `sample`. Raises `UserError` when
+    `read_manifest` does."""
+    table = read_manifest(path, sample)
     table["split"] = table["split"].where(table["split"] == "test", np.where(table["label"] != "", "labeled", "pool"))
     reasons = pd.Series("", index=table.index)
     reasons[(table["split"] == "test") & (table["label"] == "")] = "a test image without a label"

@@ -11,14 +11,13 @@ import csv
 import unicodedata
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from noisy_student.core.errors import UserError, one_line
+from noisy_student.data.manifest_rows import ALL, SPLIT_NAMES, ManifestRows, Sample
 
 COLUMNS = {  # what a manifest has, and what its columns may be called
     "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path"),
@@ -26,7 +25,6 @@ COLUMNS = {  # what a manifest has, and what its columns may be called
     "split": ("split", "subset"),
     "group": ("group",),
 }
-SPLIT_NAMES = {"": "", "test": "test", "train": "", "training": ""}  # what `split` may say, and what that means
 SEPARATORS = (",", ";", "\t")
 NAMED_SEPARATOR = "sep="  # how the line before the columns begins in which spreadsheets name it
 QUOTED = r'^"(.*)"$'  # a value that had spaces around its quotes
@@ -34,11 +32,7 @@ NO_WIDTH = "\u200b\u2060\ufeff"  # that web pages leave around words
 OF_SPREADSHEETS = "cp1252"
 OF_OTHER_TABLES = (".xlsx", ".xls", ".ods", ".numbers")  # whose bytes are no text
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how such a file begins
-MAX_BYTES = 1_000_000_000  # of the rows that are kept
-MANY = 2_000_000  # unlabeled rows, above which a sample is kept
-SPARE = 0.1  # of the images wanted, which are kept beyond them, for some may be unusable or the same
 ROWS_AT_ONCE = 2**14  # of a Parquet file
-NUMBER, HASH = "number of the row", "hash of the path"  # columns beside those of a manifest while it is read
 
 
 def class_name(label: str) -> str:
@@ -46,14 +40,13 @@ def class_name(label: str) -> str:
     return unicodedata.normalize("NFC", label.strip().strip(NO_WIDTH).strip())
 
 
-def read_manifest(path: Path, pool: int | None = None) -> pd.DataFrame:
+def read_manifest(path: Path, sample: Sample = ALL) -> pd.DataFrame:
     """The columns of COLUMNS of the manifest at `path`, all text, "" where one is missing.
 
-    Spaces and quotes around a value are dropped, and labels are in one normal form of Unicode. Where so many images of
-    the `pool` are wanted, and there are MANY more rows without labels, some more than these are kept: those whose paths
-    have the smallest hashes, in the order of the file. Raises `UserError` for a file that is no such table.
+    Spaces and quotes around a value are dropped, and labels are in one normal form of Unicode. Of very many rows a
+    `sample` is kept. Raises `UserError` for a file that is no such table.
     """
-    table = _table(path, pool)
+    table = _table(path, sample)
     for column in COLUMNS:
         table[column] = table[column].fillna("").str.strip().str.replace(QUOTED, r"\1", regex=True)
     table["path"] = _with_slashes(table["path"], path.parent)
@@ -105,84 +98,31 @@ def _with_slashes(paths: pd.Series, root: Path) -> pd.Series:
     return paths.where(~windows, slashed)
 
 
-def _table(path: Path, pool: int | None) -> pd.DataFrame:
+def _table(path: Path, sample: Sample) -> pd.DataFrame:
     """The rows that are kept, every value as text."""
     try:
         if path.suffix.lower() in OF_OTHER_TABLES:
             raise UserError(f"{path} is a spreadsheet; save it as CSV in UTF-8")
-        return _parquet(path, pool) if path.suffix.lower() == ".parquet" else _csv(path, pool)
+        return _parquet(path, sample) if path.suffix.lower() == ".parquet" else _csv(path, sample)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the manifest {path} ({one_line(error)}); see data.path") from None
 
 
-def _parquet(path: Path, pool: int | None) -> pd.DataFrame:
+def _parquet(path: Path, sample: Sample) -> pd.DataFrame:
     with pq.ParquetFile(path) as file:
         used = _used(path, file.schema_arrow.names)
         fields = [field for field in file.schema_arrow if field.name in used]
         for field in fields:
             if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
                 raise UserError(f"{path} has no text but {field.type} in the column {field.name}; make it text")
-        kept = _Kept(path, used, pool)
+        kept = ManifestRows(path, used, sample)
         for batch in file.iter_batches(ROWS_AT_ONCE, columns=[field.name for field in fields]):
             batch.validate(full=True)
             kept.add(pa.Table.from_batches([batch]))
-    return _renamed(path, kept.rows(), used, file.schema_arrow.names)
+    return _renamed(path, kept.table(), used, file.schema_arrow.names)
 
 
-class _Kept:
-    """The rows of a manifest that are kept while it is read: all, or with a sample of those without labels."""
-
-    def __init__(self, path: Path, used: dict[str, str], pool: int | None):
-        self.path, self.names = path, {column: name for name, column in used.items()}
-        self.schema = pa.schema([(name, pa.string()) for name in used])
-        self.most = pool + round(SPARE * pool) if pool else None
-        self.labeled: list[pa.Table] = []  # with the number of each row
-        self.pool: list[pa.Table] = []  # the same, with the hash of its path
-        self.seen, self.unlabeled, self.bound = 0, 0, 2**64 - 1  # `bound`: the largest hash that is kept
-
-    def add(self, part: pa.Table) -> None:
-        """Add the next rows of the manifest."""
-        part = part.select(self.schema.names).cast(self.schema)
-        numbers = pa.array(np.arange(self.seen, self.seen + len(part)))
-        self.seen += len(part)
-        known = self._has(part, "label") | self._has(part, "split")
-        part = part.append_column(NUMBER, numbers)
-        self.labeled.append(part.filter(pa.array(known)))
-        unknown = part.filter(pa.array(~known))
-        self.unlabeled += len(unknown)
-        hashes = pd.util.hash_array(unknown[self.names["path"]].fill_null("").to_numpy())
-        self.pool.append(unknown.append_column(HASH, pa.array(hashes)).filter(pa.array(hashes <= self.bound)))
-        if self.most and self.unlabeled > MANY and sum(map(len, self.pool)) > 2 * self.most:
-            self._thin(self.most)
-        if sum(each.nbytes for each in (*self.labeled, *self.pool)) > MAX_BYTES:
-            remedy = "list them in shards" if self.most else "set data.pool, the images that are drawn of them"
-            raise UserError(f"{self.path} holds more than {MAX_BYTES:,} bytes; {remedy}")
-
-    def _has(self, part: pa.Table, column: str) -> np.ndarray:
-        """Which rows of `part` have a value in the `column` of COLUMNS, bool (n,)."""
-        if column not in self.names:
-            return np.zeros(len(part), bool)
-        texts = pc.utf8_trim_whitespace(part[self.names[column]].fill_null(""))
-        return np.asarray(pc.not_equal(texts, ""))
-
-    def _thin(self, most: int) -> None:
-        """Keep the `most` smallest hashes alone."""
-        together = pa.concat_tables(self.pool)
-        hashes = together[HASH].to_numpy()
-        self.bound = int(np.partition(hashes, most - 1)[most - 1])
-        self.pool = [together.filter(pa.array(hashes <= self.bound)).combine_chunks()]
-
-    def rows(self) -> pd.DataFrame:
-        """All that are kept, in the order of the manifest."""
-        if self.most and self.unlabeled > MANY:
-            self._thin(self.most)
-            kept = sum(map(len, self.pool))
-            print(f"{self.path}: {kept:,} of {self.unlabeled:,} rows without labels are drawn from", flush=True)
-        parts = [*self.labeled, *(each.drop_columns(HASH) for each in self.pool)]
-        return pa.concat_tables(parts).sort_by(NUMBER).drop_columns(NUMBER).to_pandas()
-
-
-def _csv(path: Path, pool: int | None) -> pd.DataFrame:
+def _csv(path: Path, sample: Sample) -> pd.DataFrame:
     with path.open("rb") as file:
         first = file.readline(2**16)
     if first.startswith(UTF_16):
@@ -192,12 +132,12 @@ def _csv(path: Path, pool: int | None) -> pd.DataFrame:
     separator = header[len(NAMED_SEPARATOR)] if named else _separator(header)
     parse = pyarrow.csv.ParseOptions(delimiter=separator)
     try:
-        return _csv_in(path, parse, pyarrow.csv.ReadOptions(skip_rows=int(named)), pool)
+        return _csv_in(path, parse, pyarrow.csv.ReadOptions(skip_rows=int(named)), sample)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         if "UTF8" not in str(error) and not isinstance(error, UnicodeDecodeError):
             raise
     print(f"{path} is not UTF-8; it is read as Windows-1252, as spreadsheets save it", flush=True)
-    return _csv_in(path, parse, pyarrow.csv.ReadOptions(skip_rows=int(named), encoding=OF_SPREADSHEETS), pool)
+    return _csv_in(path, parse, pyarrow.csv.ReadOptions(skip_rows=int(named), encoding=OF_SPREADSHEETS), sample)
 
 
 def _separator(header: str) -> str:
@@ -211,15 +151,13 @@ def _separator(header: str) -> str:
     return max(SEPARATORS, key=found)
 
 
-def _csv_in(
-    path: Path, parse: pyarrow.csv.ParseOptions, read: pyarrow.csv.ReadOptions, pool: int | None
-) -> pd.DataFrame:
+def _csv_in(path: Path, parse: pyarrow.csv.ParseOptions, read: pyarrow.csv.ReadOptions, sample: Sample) -> pd.DataFrame:
     names = pyarrow.csv.open_csv(path, read_options=read, parse_options=parse).schema.names
     used = _used(path, names)
     as_text = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(used, pa.string()), strings_can_be_null=False, include_columns=list(used)
     )
-    kept = _Kept(path, used, pool)
+    kept = ManifestRows(path, used, sample)
     for batch in pyarrow.csv.open_csv(path, read_options=read, parse_options=parse, convert_options=as_text):
         kept.add(pa.Table.from_batches([batch]))
-    return _renamed(path, kept.rows(), used, names)
+    return _renamed(path, kept.table(), used, names)

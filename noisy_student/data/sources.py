@@ -21,6 +21,7 @@ from noisy_student.core import ranks
 from noisy_student.core.errors import UserError, one_line
 from noisy_student.data.dataset import Dataset, Images
 from noisy_student.data.listing import check_folders
+from noisy_student.data.manifest_rows import Sample
 from noisy_student.data.shards import check_versions
 from noisy_student.data.splitting import SplitParams, plan
 from noisy_student.data.user_images import LISTS, BadFraction, load_user_images, load_user_images_together
@@ -159,14 +160,15 @@ def load(params: SourceParams, scratch: Path | None = None) -> Dataset:
     return LOADERS[params.source](params)
 
 
-def load_together(params: DataParams, scratch: Path) -> Dataset | None:
+def load_together(params: DataParams, scratch: Path, labeled_by_hand: frozenset[str] = frozenset()) -> Dataset | None:
     """Like `load`, for the first rank; None in the others, which help to decode a user's files.
 
-    A streamed pool stays in its shards, and of a very long manifest a sample is decoded.
+    A streamed pool stays in its shards. Of a very long manifest a sample is decoded, with the images `labeled_by_hand`.
     """
     if params.is_user_images:
         place = params.source, Path(params.path)
-        return load_user_images_together(*place, params, _limit(params), scratch, params.streamed_pool, params.pool)
+        sample = Sample(params.pool, labeled_by_hand)
+        return load_user_images_together(*place, params, _limit(params), scratch, params.streamed_pool, sample)
     return LOADERS[params.source](params) if ranks.is_first() else None
 
 

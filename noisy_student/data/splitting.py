@@ -132,8 +132,9 @@ def plan(
     least = params.labeled_per_class or 1  # of each class is kept for training
     if params.labeled_per_class is None and not left.min():
         raise UserError("params.yaml: data.test leaves a class without images to train on; lower it, or label more")
-    _check_enough("labeled_per_class", least, int(left.min()), "images of the smallest class")
     planned["labeled"] = tail(np.full_like(left, least), params.labeled_imbalance)
+    scarce = int((planned["labeled"] - left).argmax())  # the class that lacks most
+    _check_enough("labeled_per_class", int(planned["labeled"][scarce]), int(left[scarce]), "images of one class")
     left = left - planned["labeled"]
     for name in STRATIFIED:
         planned[name] = _allocated(name, wanted[name], tail(left, params.labeled_imbalance))
@@ -153,7 +154,9 @@ def held_out(params: SplitParams, training: np.ndarray, source_test: np.ndarray 
 
     `training` (K,) and `source_test` as in `plan`. All of a source's own test split is the test split.
     """
-    labels = len(training) * params.labeled_per_class if params.labeled_per_class else int(training.sum())
+    labels = int(training.sum())
+    if params.labeled_per_class:
+        labels = int(tail(np.full_like(training, params.labeled_per_class), params.labeled_imbalance).sum())
     sizes = {name: getattr(params, name) for name in SHARES}
     if sizes["test"] is None and source_test is not None:
         sizes["test"] = found = int(source_test.sum())

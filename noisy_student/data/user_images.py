@@ -12,6 +12,7 @@ from noisy_student.core.files import write_csv
 from noisy_student.data.dataset import Dataset, Images, UserFiles
 from noisy_student.data.listing import HIDDEN, SPLITS, Listing, list_folder, list_manifest
 from noisy_student.data.manifest import class_name
+from noisy_student.data.manifest_rows import Sample
 from noisy_student.data.parallel_decoding import DecodedListing, decode_listing, decode_together
 from noisy_student.data.shards import list_shards
 from noisy_student.store.decoding import Preparation
@@ -43,14 +44,14 @@ def load_user_images(
 
 
 def load_user_images_together(
-    source: str, path: Path, how: Preparation, limit: BadFraction, scratch: Path, streamed_pool: bool, pool: int | None
+    source: str, path: Path, how: Preparation, limit: BadFraction, scratch: Path, streamed_pool: bool, sample: Sample
 ) -> Dataset | None:
     """Like `load_user_images`, by all ranks, each of which lists and decodes a share; None in all but the first.
 
-    A `streamed_pool` stays in its shards. Of a very long manifest enough is decoded to draw a `pool` of so many images.
+    A `streamed_pool` stays in its shards. Of a very long manifest a `sample` is decoded.
     """
     if source == "manifest":
-        listing = list_manifest(path, pool)
+        listing = list_manifest(path, sample)
     else:
         listing = list_shards(path, together=True) if source == "shards" else LISTS[source](path)
     decoded = decode_together(listing, how, scratch, streamed_pool)

@@ -159,10 +159,10 @@ def zoomed(images: Tensor, factor: float) -> Tensor:
 
 def snow(images: Tensor, generators: Generators, constants: tuple[float, ...], pixel: float) -> Tensor:
     loc, scale, zoom, least, radius, sigma, kept = constants
-    flakes = zoomed(_normal(images[:, :1], generators, loc, scale), zoom)
+    flakes = zoomed(_normal(_canvas(images, pixel), generators, loc, scale), zoom)
     flakes = torch.where(flakes < least, torch.zeros_like(flakes), flakes).clamp(0, 1)
     angles = [each.uniform(-135, -45) for each in generators]
-    flakes = _moved(flakes, angles, radius * pixel, sigma * pixel)
+    flakes = _resized(_moved(flakes, angles, radius, sigma), images)
     whitened = torch.maximum(images, gray(images) * 1.5 + 0.5)
     return kept * images + (1 - kept) * whitened + flakes + flakes.rot90(2, (2, 3))
 
@@ -213,7 +213,8 @@ def saturate(images: Tensor, generators: Generators, constants: tuple[float, flo
     saturation = (value - low) / value.clamp(min=1e-6)
     wanted = (saturation * constants[0] + constants[1]).clamp(0, 1)
     hue = (value - images) / (value - low).clamp(min=1e-6)  # 0 where a color is the largest, 1 where it is the least
-    return torch.where(value > low, value * (1 - wanted * hue), images)
+    red = torch.tensor([0.0, 1.0, 1.0], device=images.device)[:, None, None]  # the hue of gray
+    return value * (1 - wanted * torch.where(value > low, hue, red))
 
 
 def contrast(images: Tensor, generators: Generators, share: float, pixel: float) -> Tensor:
@@ -271,14 +272,30 @@ def _by_pillow(images: Tensor, change: Callable[[Image.Image], Image.Image]) -> 
 
 def spatter(images: Tensor, generators: Generators, constants: tuple[float, ...], pixel: float) -> Tensor:
     loc, scale, sigma, least, strength, is_mud = constants
-    drops = blurred(_normal(images[:, :1], generators, loc, scale), sigma * pixel)
+    drops = blurred(_normal(_canvas(images, pixel), generators, loc, scale), sigma)
     if is_mud:
-        mask = blurred((drops > least).float(), strength * pixel)
-        mask = torch.where(mask < 0.8, torch.zeros_like(mask), mask)
+        mask = blurred((drops > least).float(), strength)
+        mask = _resized(torch.where(mask < 0.8, torch.zeros_like(mask), mask), images)
         return images * (1 - mask) + mask * _color(MUD, images)
     mask = torch.where(drops < least, torch.zeros_like(drops), drops)
-    mask = mask / mask.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
+    mask = _resized(mask / mask.amax((1, 2, 3), keepdim=True).clamp(min=1e-6), images)
     return images + strength * mask * _color(WATER, images)
+
+
+def _canvas(images: Tensor, pixel: float) -> Tensor:
+    """An empty layer (B,1,h,w) to draw on, as large as the images that the constants are for.
+
+    What a threshold leaves of noise depends on how many pixels its blur covers.
+    """
+    height, width = (round(side / pixel) for side in images.shape[2:])
+    return images.new_zeros(len(images), 1, height, width)
+
+
+def _resized(layer: Tensor, images: Tensor) -> Tensor:
+    """A `layer` (B,1,h,w) at the size of `images`."""
+    if layer.shape[2:] == images.shape[2:]:
+        return layer
+    return F.interpolate(layer, images.shape[2:], mode="bilinear", antialias=True)
 
 
 def _color(color: tuple[float, float, float], images: Tensor) -> Tensor:

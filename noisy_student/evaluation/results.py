@@ -70,11 +70,14 @@ def evaluation(
 
 
 def cost(description: dict[str, Any]) -> dict[str, int]:
-    """What a model of `description`, its model.json, costs: multiply-adds of an image's forward pass, and the images
-    that its training saw, each as often as it was seen."""
-    training = description["training"]
-    seen = training["steps"] * training["batch_size"] * description.get("ensemble_size", 1)
-    return {"multiply_adds": description["multiply_adds"], "images_trained": seen}
+    """What a model of `description`, its model.json, costs: multiply-adds of an image's forward pass, the images that
+    each network was trained on, as often as they were seen, and multiply-adds of the training.
+
+    A backward pass counts as two forward ones, and all as if nothing were frozen or made smaller.
+    """
+    training, adds = description["training"], description["multiply_adds"]  # of all networks of an ensemble
+    seen = training["steps"] * training["batch_size"]
+    return {"multiply_adds": adds, "images_trained": seen, "training_multiply_adds": 3 * adds * seen}
 
 
 def _sampled_figures(

@@ -1,7 +1,7 @@
 """What models came to on corrupted and on adversarial images, and how they compare."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -14,17 +14,21 @@ class RobustnessParams(ParamsModel):
 
     corruptions: bool = True
     attacks: bool = True
-    images: int = Field(default=1000, ge=1)  # of the test split, at most, evenly from all of it
-    changes: list[float] = [1, 2, 4, 8]  # of a pixel by an attack, at most, in levels of 255
+    images: int = Field(default=1000, ge=1, le=10**6)  # of the test split, at most, evenly from all of it
+    # of a pixel by an attack, at most, in levels of 255
+    changes: list[Annotated[float, Field(gt=0, le=255)]] = Field(default=[1, 2, 4, 8], min_length=1)
 
 
-def mean_corruption_error(found: Mapping[str, list[float]], reference: Mapping[str, list[float]]) -> float:
-    """The mean over corruptions of the error relative to that of a `reference`, each summed over the severities.
+def mean_corruption_error(found: Mapping[str, list[float]], reference: Mapping[str, list[float]]) -> float | None:
+    """The mean over corruptions of the error relative to that of a `reference`, each summed over the severities
+    (Hendrycks and Dietterich 2019, section 3.3).
 
-    Both have accuracies by corruption and severity; 1 where they are equal (Hendrycks and Dietterich 2019, 3.3).
+    Both have accuracies by corruption and severity. It is 1 where they are equal. Corruptions on which the reference
+    makes no error are left out; None where there is no other.
     """
-    own, other = (np.array([1 - np.mean(each[name]) for name in found]) for each in (found, reference))
-    return float((own / np.maximum(other, 1e-6)).mean())
+    errors = [[sum(1 - value for value in each[name]) for each in (found, reference)] for name in found]
+    ratios = [own / other for own, other in errors if other > 0]
+    return float(np.mean(ratios)) if ratios else None
 
 
 def summary(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

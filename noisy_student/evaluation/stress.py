@@ -3,6 +3,7 @@
 N images, B of them at once, H x W pixels, C channels.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -19,7 +20,7 @@ from noisy_student.models.classifier import Classifier
 from noisy_student.models.device import RuntimeParams
 from noisy_student.models.prediction import predict_logits
 
-BATCH = 64  # images that are corrupted or attacked at once
+BATCH, BATCH_PIXELS = 64, 2**20  # images, and pixels of them, that are corrupted or attacked at once, at most
 
 
 def accuracies_when_corrupted(
@@ -56,8 +57,9 @@ def changed(images: np.ndarray, name: str, severity: int, progress: Meter | None
 
 def batches(images: np.ndarray) -> Iterator[tuple[int, Tensor]]:
     """`images` uint8 (N,H,W,C) in parts (B,C,H,W), each with the place of its first one."""
-    for start in range(0, len(images), BATCH):
-        yield start, torch.from_numpy(np.asarray(images[start : start + BATCH])).permute(0, 3, 1, 2).contiguous()
+    size = max(1, min(BATCH, BATCH_PIXELS // math.prod(images.shape[1:3])))
+    for start in range(0, len(images), size):
+        yield start, torch.from_numpy(np.asarray(images[start : start + size])).permute(0, 3, 1, 2).contiguous()
 
 
 def accuracies_when_attacked(

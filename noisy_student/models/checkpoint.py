@@ -51,6 +51,7 @@ class Glance(NamedTuple):
 
     rest: dict[str, Any]
     losses: list[float]  # of the steps so far
+    steps: int  # of the whole run
 
 
 def glance(folder: Path) -> Glance | None:
@@ -59,7 +60,8 @@ def glance(folder: Path) -> Glance | None:
         try:
             with safe_open(file, framework="pt") as opened:
                 rest = json.loads(opened.metadata()["rest"])
-                return Glance(rest, opened.get_tensor("losses")[: rest["step"]].tolist())
+                losses = opened.get_tensor("losses").tolist()
+                return Glance(rest, losses[: rest["step"]], len(losses))
         except (OSError, SafetensorError):  # removed meanwhile, or damaged
             continue
     return None

@@ -154,15 +154,14 @@ def warnings_of(figures: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def cost_row(figures: dict[str, Any]) -> dict[str, str]:
-    """A row for a model: its size, and what an image and its training cost; a backward pass is worth two."""
-    adds, images = figures["multiply_adds"], figures["images_trained"]
+    """A row for a model: its size, and what an image and its training cost."""
     return {
         "model": figures["name"],
         "network": figures["model"],
         "parameters": f"{figures['parameters']:,}",
-        "10⁶ multiply-adds an image": f"{adds / 1e6:,.1f}",
-        "images trained": f"{images:,}",
-        "10¹² multiply-adds of its training": f"{3 * adds * images / 1e12:,.1f}",
+        "10⁶ multiply-adds an image": f"{figures['multiply_adds'] / 1e6:,.1f}",
+        "images trained": f"{figures['images_trained']:,}",
+        "10¹² multiply-adds of its training": f"{figures['training_multiply_adds'] / 1e12:,.1f}",
     }
 
 

@@ -198,9 +198,12 @@ def with_random_errors(pseudo_labels: PseudoLabels, truth: np.ndarray, generator
     """The same images and targets, but each target, with its copies, is assigned to a random image of the same true
     class: as many errors of each kind as the teacher's, but on images that it is not drawn to err on.
 
-    `truth` (N,) is that of the pool; images of unknown class, -1, keep their targets.
+    `truth` (N,) is that of the pool; images of unknown class, -1, keep their targets. Raises `UserError` when none is
+    known.
     """
     classes, order = truth[pseudo_labels.rows], np.arange(len(pseudo_labels.rows))
+    if not (classes >= 0).any():
+        raise UserError("no label of the pool is known, so there are no random errors; take that control out")
     for k in np.unique(classes[classes >= 0]):
         members = np.flatnonzero(classes == k)
         order[members] = generator.permutation(members)

@@ -150,8 +150,8 @@ def _fit_one(
 
 
 def runtime_of(run: TrainingRun, classifier: Classifier) -> RuntimeParams:
-    """How the run goes, its precision settled; by the machine of the first rank, where machines differ."""
-    return ranks.from_first(lambda: settled(run.runtime, classifier.network, run.device))
+    """How the run goes, its precision settled."""
+    return settled(run.runtime, classifier.network, run.device)
 
 
 def _pool_with_targets(run: TrainingRun, data: TrainingData) -> LabeledImages | None:

@@ -65,6 +65,8 @@ def test_every_shipped_configuration_is_accepted(path, tmp_path, monkeypatch):
             "same_size stands in controls and in",
         ),
         ("pool_controls", {"oracle": {"kind": "oracle", "of": "iter7"}}, "pool_controls.oracle.of was 'iter7'"),
+        ("robustness", {"iter7": {}}, "robustness.iter7 was 'iter7'"),
+        ("robustness", {"iter0": {}, "iter2": {"images": 9}}, "robustness.iter2 is not as robustness.iter0"),
         ("pool_controls", {"oracle": {"kind": "truth", "of": "iter2"}}, "pool_controls.oracle.kind"),
         (
             "iterations.iter2",

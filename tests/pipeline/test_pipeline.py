@@ -147,7 +147,7 @@ def test_a_dep_or_a_parameter_that_is_taken_out_is_noticed(name):
 
 EVALUATIONS = ("evaluate_teacher", "evaluate_control", "evaluate_pool_control", "evaluate_distilled")
 READERS = {"evaluate", "robustness", *EVALUATIONS}  # of the test split
-TOLD = {"evaluate", "audit", "train_pool_control"}  # the pool's truth; of controls one of kind oracle alone reads it
+TOLD = {"evaluate", "audit", "train_pool_control"}  # the pool's truth; of controls those of two kinds alone read it
 LEARNERS = ["pretrain", "train_teacher", "predict_pool", "pseudo_label", "train_student", "train_control", "distill"]
 
 

@@ -4,9 +4,10 @@ import pandas as pd
 import pytest
 
 from noisy_student.core.errors import UserError
-from noisy_student.data import manifest
+from noisy_student.data import manifest, manifest_rows
 from noisy_student.data.listing import list_manifest
-from noisy_student.data.manifest import MAX_BYTES, read_manifest
+from noisy_student.data.manifest import read_manifest
+from noisy_student.data.manifest_rows import MAX_BYTES, Sample
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_a_small_manifest_that_holds_much_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "images.parquet"
     pd.DataFrame({"path": ["x" * 1000] * 20_000, "label": [""] * 20_000}).to_parquet(path)
     assert path.stat().st_size < 100_000
-    monkeypatch.setattr(manifest, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(manifest_rows, "MAX_BYTES", 1_000_000)
     with pytest.raises(UserError, match="holds more than 1,000,000 bytes"):
         list_manifest(path)
 
@@ -153,7 +154,7 @@ def test_a_manifest_that_is_none_is_refused_in_a_sentence(tmp_path, content, sai
     assert len(str(refusal.value).splitlines()) == 1
 
 
-def test_a_huge_or_a_garbled_manifest_is_refused_at_once(tmp_path):
+def test_a_garbled_or_a_missing_manifest_is_refused_at_once(tmp_path):
     with (tmp_path / "m.csv").open("wb") as file:
         file.truncate(MAX_BYTES + 1)
     with pytest.raises(UserError, match=r"no column for the path|cannot read"):
@@ -179,11 +180,11 @@ def long_manifest(tmp_path):
 @pytest.mark.parametrize("name", ["m.parquet", "m.csv"])
 def test_of_a_very_long_manifest_a_sample_is_kept(long_manifest, tmp_path, monkeypatch, capsys, name):
     monkeypatch.setattr(manifest, "ROWS_AT_ONCE", 100)
-    whole = read_manifest(tmp_path / name, pool=500)
+    whole = read_manifest(tmp_path / name, Sample(500))
     assert whole["path"].tolist() == long_manifest["path"].tolist()
-    monkeypatch.setattr(manifest, "MANY", 1000)
+    monkeypatch.setattr(manifest_rows, "MANY", 1000)
     assert len(read_manifest(tmp_path / name)) == 4040  # no part of it is to be drawn
-    kept = read_manifest(tmp_path / name, pool=500)
+    kept = read_manifest(tmp_path / name, Sample(500))
     assert (kept["label"] == "cat").sum() == 40
     assert (kept["label"] == "").sum() == 550
     assert kept["path"].is_monotonic_increasing
@@ -193,19 +194,59 @@ def test_of_a_very_long_manifest_a_sample_is_kept(long_manifest, tmp_path, monke
 
 
 def test_a_sample_does_not_depend_on_how_the_rows_come(long_manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "MANY", 1000)
+    monkeypatch.setattr(manifest_rows, "MANY", 1000)
     found = []
     for at_once in (50, 5000):
         monkeypatch.setattr(manifest, "ROWS_AT_ONCE", at_once)
-        found.append(read_manifest(tmp_path / "m.parquet", pool=300)["path"].tolist())
-    found.append(read_manifest(tmp_path / "m.csv", pool=300)["path"].tolist())
+        found.append(read_manifest(tmp_path / "m.parquet", Sample(300))["path"].tolist())
+    found.append(read_manifest(tmp_path / "m.csv", Sample(300))["path"].tolist())
     assert found[0] == found[1] == found[2]
 
 
 def test_a_sample_takes_no_more_memory_than_what_is_kept(long_manifest, tmp_path, monkeypatch):
     monkeypatch.setattr(manifest, "ROWS_AT_ONCE", 100)
-    monkeypatch.setattr(manifest, "MAX_BYTES", 80_000)
+    monkeypatch.setattr(manifest_rows, "MAX_BYTES", 80_000)
     with pytest.raises(UserError, match=r"holds more than 80,000 bytes; set data\.pool"):
         read_manifest(tmp_path / "m.parquet")
-    monkeypatch.setattr(manifest, "MANY", 500)
-    assert len(read_manifest(tmp_path / "m.parquet", pool=100)) == 150
+    monkeypatch.setattr(manifest_rows, "MANY", 500)
+    assert len(read_manifest(tmp_path / "m.parquet", Sample(100))) == 150
+
+
+def sampled(tmp_path, monkeypatch, table: pd.DataFrame, sample: Sample) -> list[str]:
+    """The paths that are kept of `table`, of which 1,000 rows are many."""
+    monkeypatch.setattr(manifest_rows, "MANY", 1000)
+    table.to_parquet(tmp_path / "m.parquet")
+    return read_manifest(tmp_path / "m.parquet", sample)["path"].tolist()
+
+
+def paths(count: int) -> pd.DataFrame:
+    return pd.DataFrame({"path": [f"{number:05}.jpg" for number in range(count)], "label": ""})
+
+
+@pytest.mark.parametrize("wanted", [1900, 2000, 5000])
+def test_a_pool_of_about_all_rows_takes_all(tmp_path, monkeypatch, wanted):
+    assert len(sampled(tmp_path, monkeypatch, paths(2000), Sample(wanted))) == 2000
+
+
+def test_images_that_a_person_has_labeled_stay_when_the_manifest_grows(tmp_path, monkeypatch):
+    few = sampled(tmp_path, monkeypatch, paths(2000), Sample(100))
+    more = sampled(tmp_path, monkeypatch, paths(9000), Sample(100, frozenset(few)))
+    assert set(few) <= set(more)
+    assert len(more) == len(few) + 110
+
+
+def test_the_sample_has_different_paths_and_takes_training_rows_for_those_of_the_pool(tmp_path, monkeypatch):
+    twice = pd.concat([paths(2000), paths(2000)], ignore_index=True).assign(split="train")
+    kept = sampled(tmp_path, monkeypatch, twice, Sample(500))
+    assert len(kept) == len(set(kept)) == 550
+
+
+def test_rows_without_a_path_do_not_push_others_out(tmp_path, monkeypatch):
+    kept = sampled(tmp_path, monkeypatch, pd.concat([paths(2000), paths(300).assign(path=" ")]), Sample(500))
+    assert sorted(set(kept)) != [""]
+    assert len([path for path in kept if path]) == 550
+
+
+def test_an_empty_manifest_has_no_rows(tmp_path):
+    (tmp_path / "m.csv").write_text("path,label\n")
+    assert read_manifest(tmp_path / "m.csv").empty

@@ -72,8 +72,8 @@ def test_a_blur_is_that_of_scipy():
 
 @pytest.mark.parametrize(("times", "plus"), [(0.3, 0), (2.5, 0.2)])
 def test_colors_are_changed_as_hue_saturation_and_value_say(times, plus):
-    pixels = np.random.default_rng(0).random((50, 3))
-    images = torch.from_numpy(pixels.astype(np.float32)).reshape(50, 3, 1, 1)
+    pixels = np.concatenate([np.random.default_rng(0).random((50, 3)), [[0.4] * 3, [0.0] * 3]])  # and two gray ones
+    images = torch.from_numpy(pixels.astype(np.float32)).reshape(-1, 3, 1, 1)
     lighter, saturated = brightness(images, [], 0.2, 1), saturate(images, [], (times, plus), 1)
     for pixel, light, strong in zip(pixels, lighter, saturated, strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
@@ -128,6 +128,9 @@ def test_the_mean_corruption_error_is_relative_to_the_first_model():
     first, better = {"fog": [0.5] * 5, "frost": [0.8] * 5}, {"fog": [0.75] * 5, "frost": [0.8] * 5}
     assert mean_corruption_error(first, first) == pytest.approx(1)
     assert mean_corruption_error(better, first) == pytest.approx(0.75)
+    perfect = {"fog": [1.0] * 5, "frost": [0.8] * 5}
+    assert mean_corruption_error(first, perfect) == pytest.approx(1)  # of frost alone
+    assert mean_corruption_error({"fog": [0.9] * 5}, {"fog": [1.0] * 5}) is None
     more = {"images": 9, "clean": 0.9, "attacks": {}}
     found = summary({"iter0": {"corruptions": first, **more}, "iter1": {"corruptions": better, **more}})
     assert [each["mean_corruption_error"] for each in found] == pytest.approx([1, 0.75])
@@ -150,5 +153,6 @@ def test_the_stage_measures_what_is_asked_for(tmp_path):
     assert {name: list(by) for name, by in found["attacks"].items()} == {"fgsm": ["2"], "pgd": ["2"]}
     alone = run(tmp_path, "{images: 20, attacks: false}")
     assert (alone["corruptions"], alone["attacks"]) == (found["corruptions"], {})
-    with pytest.raises(SystemExit):
-        run(tmp_path, "{images: 0}")
+    for wrong in ("{images: 0}", "{changes: [-8]}", "{changes: []}"):
+        with pytest.raises(SystemExit):
+            run(tmp_path, wrong)

@@ -291,3 +291,5 @@ def test_random_errors_are_those_of_the_teacher_on_other_images_of_the_same_clas
         own, others = (each.labels[actual == k] for each in (made, moved))
         assert sorted(own) == sorted(others)
     assert np.array_equal(moved.targets.argmax(axis=1), moved.labels)
+    with pytest.raises(UserError, match="no label of the pool is known"):
+        with_random_errors(made, np.full(90, -1), np.random.default_rng(1))

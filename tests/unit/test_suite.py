@@ -20,7 +20,7 @@ SMALL = {"sources": {"a": {}, "b": {}, "c": {}}, "recipes": {"today": {}, "bold"
 
 
 def write_choices(folder: Path, accuracies: dict[str, dict[str, list[float]]]) -> None:
-    """By source and recipe the validation accuracies of two seeds; each run has a teacher, too."""
+    """By source and recipe the validation accuracies of some seeds; each run has a teacher, too."""
     for source, by_recipe in accuracies.items():
         rows = [
             {"setting": recipe, "seed": 100 + place, "params": "", "validation_accuracy": accuracy}
@@ -38,8 +38,8 @@ def results(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_recipe_is_chosen_by_the_other_sources_alone(results):
-    fair = {"today": [0.8, 0.8], "bold": [0.8, 0.8], "safe": [0.81, 0.83]}
-    of_a = {"today": [0.5, 0.5], "bold": [0.9, 1.0], "safe": [0.5, 0.5]}
+    fair = {"today": [0.8, 0.8, 0.8], "bold": [0.8, 0.8, 0.8], "safe": [0.81, 0.83, 0.82]}
+    of_a = {"today": [0.5, 0.5, 0.5], "bold": [0.9, 1.0, 0.95], "safe": [0.5, 0.5, 0.5]}
     write_choices(results, {"a": of_a, "b": fair, "c": fair})
     assert suite.is_chosen(SMALL)
     assert suite.chosen_without(SMALL, "a") == "safe"
@@ -48,10 +48,12 @@ def test_a_recipe_is_chosen_by_the_other_sources_alone(results):
 
 
 def test_nothing_is_chosen_before_all_recipes_were_tried_on_all_sources(results):
-    whole = {"today": [0.8], "bold": [0.8], "safe": [0.8]}
+    whole = {"today": [0.8] * 3, "bold": [0.8] * 3, "safe": [0.8] * 3}
     write_choices(results, {"a": whole, "b": whole})
     assert not suite.is_chosen(SMALL)
-    write_choices(results, {"c": {"today": [0.8]}})
+    write_choices(results, {"c": {"today": [0.8] * 3}})
+    assert not suite.is_chosen(SMALL)
+    write_choices(results, {"c": whole | {"safe": [0.8] * 2}})  # a seed is missing
     assert not suite.is_chosen(SMALL)
     assert "Validation accuracy" not in suite.tables(SMALL)
 

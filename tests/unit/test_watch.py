@@ -1,7 +1,7 @@
 """What is shown of trainings that are done, that go on, and that were stopped."""
 
 import os
-import time
+import socket
 
 import pytest
 
@@ -28,10 +28,19 @@ def project(tmp_path, monkeypatch, make_recipe, make_split, runtime):
     return tmp_path
 
 
+def held(project, by: str) -> None:
+    """Note in the lock of iter1's work which process does it."""
+    lock = project / "work/locks/train_student-0"
+    lock.parent.mkdir(exist_ok=True)
+    lock.write_text(by)
+
+
 def test_finished_trainings_and_the_last_checkpoint_are_shown(project, capsys):
-    done, trains = watch.trainings()
+    done, other = watch.trainings()
     assert (done.name, done.state, done.step, len(done.accuracies)) == ("iter0", "done", 20, len(done.losses))
-    assert (trains.name, trains.state, trains.step, len(trains.losses)) == ("iter1", "trains", 30, 30)
+    assert done.loss == done.losses[-1]
+    assert (other.name, other.step, len(other.losses)) == ("iter1", 30, 30)
+    assert other.loss == pytest.approx(sum(other.losses[-watch.LAST :]) / watch.LAST)
     watch.main(["--once"])
     said = capsys.readouterr().out
     assert "iter0" in said
@@ -39,11 +48,35 @@ def test_finished_trainings_and_the_last_checkpoint_are_shown(project, capsys):
     assert "█" in said
 
 
-def test_an_old_checkpoint_is_of_a_run_that_has_stopped(project):
-    hour_ago = time.time() - 3600
-    for file in (project / "work").rglob("*.safetensors"):
-        os.utime(file, (hour_ago, hour_ago))
-    assert [each.state for each in watch.trainings()] == ["stopped", "done"]
+@pytest.mark.parametrize(
+    ("by", "state"),
+    [
+        (f"process {os.getpid()} on {socket.gethostname()}", "trains"),
+        (f"process {os.getpid()} on another-machine", "stopped"),
+        ("process 999999999 on " + socket.gethostname(), "stopped"),
+        ("", "stopped"),
+    ],
+    ids=["runs", "elsewhere", "ended", "never"],
+)
+def test_a_training_goes_on_where_its_process_runs(project, monkeypatch, by, state):
+    held(project, by)
+    seen = glance(project / "work/train_student-0/checkpoints")
+    monkeypatch.setattr(watch, "glance", lambda folder: seen._replace(steps=40))
+    assert watch.trainings()[-1].state == state
+
+
+def test_a_checkpoint_of_an_earlier_version_has_the_name_of_its_work(project, monkeypatch):
+    seen = glance(project / "work/train_student-0/checkpoints")
+    nameless = {key: value for key, value in seen.rest.items() if key != "name"}
+    monkeypatch.setattr(watch, "glance", lambda folder: seen._replace(rest=nameless))
+    assert watch.trainings()[-1].name == "train_student-0"
+
+
+@pytest.mark.parametrize("seconds", ["0", "nan", "1e30", "-1"])
+def test_no_time_between_two_looks_is_refused(seconds, capsys):
+    with pytest.raises(SystemExit):
+        watch.main(["--seconds", seconds])
+    assert "it must be above 0" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_goes_away_or_is_damaged_is_passed_over(project):
@@ -54,6 +87,8 @@ def test_a_checkpoint_that_goes_away_or_is_damaged_is_passed_over(project):
         file.write_bytes(b"half")
     assert glance(folder) is None
     assert [each.name for each in watch.trainings()] == ["iter0"]
+    (project / "models/iter0/model.json").unlink()
+    assert watch.trainings() == []
 
 
 def test_without_any_training_it_says_so(tmp_path, monkeypatch, capsys):
