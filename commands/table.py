@@ -28,10 +28,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.markdown:
         print(pull_request(read_csv(args.history), read_json(args.summary)))
         return
-    width = None if sys.stdout.isatty() else FILE_WIDTH
-    Console(width=width).print(
-        table(read_csv(args.history), read_json(args.summary), read_csv(args.confusion, text=True))
-    )
+    width, summary = None if sys.stdout.isatty() else FILE_WIDTH, read_json(args.summary)
+    Console(width=width).print(table(read_csv(args.history), summary, read_csv(args.confusion, text=True)))
+    if (folder := summary.get("deploy", {}).get("folder")) and not Path(folder).exists():
+        print(f"{folder} is not here yet: `make repro` trains it, and `dvc pull` fetches it where there is a remote.")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """The console script: what it lists, whom it calls, and what it says when that cannot be done."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from commands import cli
+from commands import cli, table
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +89,14 @@ def test_a_module_that_is_missing_for_another_reason_is_not_excused(monkeypatch)
 
 def lacking(name: str) -> None:
     raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def test_the_table_says_where_a_model_comes_from_that_is_not_here(tmp_path, monkeypatch, capsys):
+    tables = [str(ROOT / "metrics" / name) for name in ("history.csv", "summary.json", "confusion.csv")]
+    monkeypatch.chdir(tmp_path)
+    table.main(tables)
+    folder = json.loads((ROOT / "metrics" / "summary.json").read_text())["deploy"]["folder"]
+    assert f"{folder} is not here yet: `make repro` trains it" in capsys.readouterr().out
+    (tmp_path / folder).mkdir(parents=True)
+    table.main(tables)
+    assert "not here yet" not in capsys.readouterr().out
