@@ -61,7 +61,7 @@ def training(images: np.ndarray, recipe, params, device: torch.device) -> float:
     labeled = placed(LabeledImages(images[:100], one_hot(labels[:100], CLASSES)), device)
     data = PlacedData(labeled, pool, HeldOut(images[:1], labels[:1]))
     classifier = made_up_classifier(recipe, images.shape[1:], CLASSES, device)
-    trainer = Trainer(recipe, data, settled(params.runtime, classifier.network, device), seed=0)
+    trainer = Trainer(recipe, data, settled(params.runtime, classifier.network, device, "training"), seed=0)
 
     def seconds(steps: int) -> float:
         return training_seconds(steps, classifier, trainer)

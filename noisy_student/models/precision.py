@@ -1,33 +1,37 @@
 """The precision of forward and backward passes, and which one is the fastest: `runtime.precision: auto`."""
 
+from typing import Literal
+
 import torch
 from torch import nn
 
 from noisy_student.models.device import Precision, RuntimeParams, bfloat16_instructions
 
-# By a processor's instructions: the faster precision for networks whose convolutions are plain, and for those with
-# grouped ones, such as EfficientNet's. Without such instructions bfloat16 is eight times slower. The row of avx512_bf16
-# is that of benchmarks/speed.json. With amx_bf16, EfficientNet-Lite0 trained 39 images/s in bfloat16 and 49 in float32,
-# and a WRN-28-2 409 and 157.
-FASTEST: dict[str, dict[str, Precision]] = {
-    "amx_bf16": {"plain": "bfloat16", "grouped": "float32"},
-    "avx512_bf16": {"plain": "bfloat16", "grouped": "bfloat16"},
+Work = Literal["training", "labeling"]
+# By a processor's instructions: the networks, by how their convolutions are, and the work for which bfloat16 is faster
+# than float32. Without such instructions it is eight times slower. The row of avx512_bf16 is that of
+# benchmarks/speed.json. With amx_bf16, EfficientNet-Lite0 trained 39 images/s in bfloat16 and 49 in float32, and a
+# WRN-28-2 409 and 157; grouped convolutions were not measured in labeling there.
+FASTER: dict[str, set[tuple[str, Work]]] = {
+    "amx_bf16": {("plain", "training"), ("plain", "labeling")},
+    "avx512_bf16": {("plain", "training"), ("plain", "labeling"), ("grouped", "labeling")},
 }
 
 
-def settled(params: RuntimeParams, network: nn.Module, device: torch.device) -> RuntimeParams:
-    """`params` with the precision that they have for this `network` on this `device`, in place of auto."""
+def settled(params: RuntimeParams, network: nn.Module, device: torch.device, work: Work) -> RuntimeParams:
+    """`params` with the precision that they have for this `work` of the `network` on the `device`, in place of auto."""
     if params.precision != "auto":
         return params
-    return params.model_copy(update={"precision": fastest(network, device)})
+    return params.model_copy(update={"precision": fastest(network, device, work)})
 
 
-def fastest(network: nn.Module, device: torch.device) -> Precision:
-    """The precision for the `network` on the `device`: by FASTEST on a CPU; bfloat16 on a GPU whose hardware has it."""
+def fastest(network: nn.Module, device: torch.device, work: Work) -> Precision:
+    """The precision for this `work` of the `network` on the `device`: by FASTER on a CPU; bfloat16 on a GPU whose
+    hardware has it."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    known = [name for name in FASTEST if name in bfloat16_instructions()]
-    return FASTEST[known[0]][kind_of(network)] if known else "float32"
+    known = [FASTER[name] for name in FASTER if name in bfloat16_instructions()]
+    return "bfloat16" if known and (kind_of(network), work) in known[0] else "float32"
 
 
 def kind_of(network: nn.Module) -> str:

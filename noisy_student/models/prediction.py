@@ -84,7 +84,7 @@ def predict(
     """
     classifier.eval().to_memory_format(memory_format(runtime))
     device = classifier.mean.device
-    runtime = settled(runtime, classifier.network, device)
+    runtime = settled(runtime, classifier.network, device, "labeling")
     logits: list[Tensor] = []
     features: list[Tensor] = []
     with _caught(classifier if labeling.features else None) as caught:

@@ -44,7 +44,7 @@ def forecast(
     logits = targets if recipe.distillation else None
     made_up = placed(LabeledImages(images, targets, teacher_logits=logits), device)
     of = PlacedData(made_up, made_up if with_pool else None, HeldOut(images[:1], labels[:1]))
-    trainer = Trainer(recipe, of, settled(runtime, classifier.network, device), seed=0)
+    trainer = Trainer(recipe, of, settled(runtime, classifier.network, device, "training"), seed=0)
     for steps in (1, 3):  # the first one warms up
         seconds = training_seconds(steps, classifier, trainer)
     return seconds / steps * recipe.training.steps * recipe.ensemble_size

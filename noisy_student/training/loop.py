@@ -151,7 +151,7 @@ def _fit_one(
 
 def runtime_of(run: TrainingRun, classifier: Classifier) -> RuntimeParams:
     """How the run goes, its precision settled."""
-    return settled(run.runtime, classifier.network, run.device)
+    return settled(run.runtime, classifier.network, run.device, "training")
 
 
 def _pool_with_targets(run: TrainingRun, data: TrainingData) -> LabeledImages | None:

@@ -36,33 +36,35 @@ def test_the_forward_pass_runs_at_the_precision_asked_for(runtime, value, dtype)
 
 
 @pytest.mark.parametrize(
-    ("instructions", "plain", "grouped"),
+    ("instructions", "plain", "grouped", "grouped_labeling"),
     [
-        ((), "float32", "float32"),
-        (("avx512_bf16",), "bfloat16", "bfloat16"),
-        (("avx512_bf16", "amx_bf16"), "bfloat16", "float32"),
+        ((), "float32", "float32", "float32"),
+        (("avx512_bf16",), "bfloat16", "float32", "bfloat16"),
+        (("avx512_bf16", "amx_bf16"), "bfloat16", "float32", "float32"),
     ],
 )
-def test_auto_is_the_faster_precision_of_the_processor_and_the_network(
-    runtime, has_instructions, instructions, plain, grouped
+def test_auto_is_the_faster_precision_of_the_processor_the_network_and_the_work(
+    runtime, has_instructions, instructions, plain, grouped, grouped_labeling
 ):
     has_instructions(*instructions)
     auto = with_precision(runtime, "auto")
-    assert settled(auto, PLAIN, CPU).precision == plain
-    assert settled(auto, GROUPED, CPU).precision == grouped
+    assert settled(auto, PLAIN, CPU, "training").precision == plain
+    assert settled(auto, PLAIN, CPU, "labeling").precision == plain
+    assert settled(auto, GROUPED, CPU, "training").precision == grouped
+    assert settled(auto, GROUPED, CPU, "labeling").precision == grouped_labeling
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
 def test_auto_on_a_gpu_is_bfloat16_where_the_hardware_has_it(runtime, monkeypatch, has_bfloat16):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
-    found = settled(with_precision(runtime, "auto"), PLAIN, torch.device("cuda")).precision
+    found = settled(with_precision(runtime, "auto"), PLAIN, torch.device("cuda"), "training").precision
     assert found == ("bfloat16" if has_bfloat16 else "float32")
 
 
 @pytest.mark.parametrize("value", ["float32", "bfloat16"])
 def test_a_precision_that_is_named_is_kept(runtime, has_instructions, value):
     has_instructions()
-    assert settled(with_precision(runtime, value), PLAIN, CPU).precision == value
+    assert settled(with_precision(runtime, value), PLAIN, CPU, "training").precision == value
 
 
 def test_what_decides_the_precision_is_part_of_the_machine(has_instructions):
@@ -77,7 +79,7 @@ def test_predictions_settle_the_precision(runtime, make_split, monkeypatch):
     classifier = new_classifier("cnn_4", split)
     found = {}
     for value in ("float32", "bfloat16"):
-        monkeypatch.setattr(precision, "fastest", lambda network, device, value=value: value)
+        monkeypatch.setattr(precision, "fastest", lambda network, device, work, value=value: value)
         found[value] = predict_logits(classifier, split.images(), auto)
         assert (found[value] == predict_logits(classifier, split.images(), with_precision(runtime, value))).all()
     assert (found["float32"] != found["bfloat16"]).any()
