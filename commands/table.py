@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     width, summary = None if sys.stdout.isatty() else FILE_WIDTH, read_json(args.summary)
     Console(width=width).print(table(read_csv(args.history), summary, read_csv(args.confusion, text=True)))
     if (folder := summary.get("deploy", {}).get("folder")) and not Path(folder).exists():
-        print(f"{folder} is not here yet: `make repro` trains it, and `dvc pull` fetches it where there is a remote.")
+        remedy = "`make repro` trains it, and `dvc pull` fetches it where there is a remote"
+        print(f"{folder} is not here yet: {remedy}", file=sys.stderr)
 
 
 if __name__ == "__main__":

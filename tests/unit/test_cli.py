@@ -96,7 +96,7 @@ def test_the_table_says_where_a_model_comes_from_that_is_not_here(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     table.main(tables)
     folder = json.loads((ROOT / "metrics" / "summary.json").read_text())["deploy"]["folder"]
-    assert f"{folder} is not here yet: `make repro` trains it" in capsys.readouterr().out
+    assert f"{folder} is not here yet: `make repro` trains it" in capsys.readouterr().err
     (tmp_path / folder).mkdir(parents=True)
     table.main(tables)
-    assert "not here yet" not in capsys.readouterr().out
+    assert "not here yet" not in capsys.readouterr().err
