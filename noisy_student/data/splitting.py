@@ -134,7 +134,8 @@ def plan(
         raise UserError("params.yaml: data.test leaves a class without images to train on; lower it, or label more")
     planned["labeled"] = tail(np.full_like(left, least), params.labeled_imbalance)
     scarce = int((planned["labeled"] - left).argmax())  # the class that lacks most
-    _check_enough("labeled_per_class", int(planned["labeled"][scarce]), int(left[scarce]), "images of one class")
+    what = f"images of {'the smallest' if params.labeled_imbalance == 1 else 'one'} class"
+    _check_enough("labeled_per_class", int(planned["labeled"][scarce]), int(left[scarce]), what)
     left = left - planned["labeled"]
     for name in STRATIFIED:
         planned[name] = _allocated(name, wanted[name], tail(left, params.labeled_imbalance))

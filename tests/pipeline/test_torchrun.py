@@ -158,7 +158,8 @@ def test_ranks_end_when_what_started_them_is_killed(project, two_ranks):
 
 
 def test_two_ranks_take_the_steps_of_one(tmp_path, two_ranks, monkeypatch):
-    project = Project(tmp_path / "project", STAGES[:-1], changes=PLAIN)
+    exact = {"runtime.precision": "float32"}  # bfloat16 rounds more than what is compared here
+    project = Project(tmp_path / "project", STAGES[:-1], changes=PLAIN | exact)
     weights = []
     for _ in range(2):
         project.anew(TEACHER)
