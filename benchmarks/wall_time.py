@@ -21,7 +21,7 @@ from noisy_student.core.errors import cli_main
 from noisy_student.core.files import read_csv, write_bytes
 
 TABLE = ROOT / "benchmarks" / "wall_time.md"
-ROUNDS = 2
+ROUNDS = 3
 OF_THE_LIBRARY = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # it sets them for this process, and earlier commits did not
 ABOUT = """Seconds of `dvc repro` in a fresh clone, nothing cached: the median, the smallest and the largest of {rounds}
 rounds in turn; and what came of it, the validation accuracy of the last iteration. {hardware}."""
