@@ -10,6 +10,15 @@ from test_user_images import installed
 ROOT = Path(__file__).parents[2]
 COOKBOOK = (ROOT / "docs" / "cookbook.md").read_text()
 QUEUE_ENDS = "while dvc queue status | grep -Eq 'Queued|Running'; do sleep 1; done"
+ABLE = {  # teachers that are sure of some images
+    "data.labeled_per_class": 10,
+    "teacher.model": "cnn_8",
+    "teacher.training": {"steps": 150, "batch_size": 64, "validations": 2},
+    "training.steps": 100,
+    "training.batch_size": 32,
+    "iterations.iter1.model": "cnn_8",
+    "iterations.iter2.model": "cnn_8",
+}
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +35,8 @@ def recipes() -> dict[str, list[str]]:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
     made = Project(tmp_path_factory.mktemp("cookbook") / "project")
+    made.params("params.yaml", ABLE)
+    made.commit()
     installed(made.folder / ".venv")
     return made
 
