@@ -281,7 +281,7 @@ def test_controls_that_see_the_pool_are_trained_and_compared_with(project):
 def test_a_student_is_distilled_without_another_stage_of_the_loop_and_its_leavings_are_named(project):
     ran = set(project.experiment("small", "++distilled.small={teacher: iter2, model: cnn_2}"))
     stages = {"predict_for_distilled@small", "distill@small", "evaluate_distilled@small"}
-    assert ran == {"check", *stages, "summarize"}
+    assert ran == {"check", *stages, "summarize", "page"}
     summary = json.loads((project.folder / "metrics/summary.json").read_text())
     assert summary["distilled"]["small"]["model"] == "cnn_2"
     assert "gain_over_teacher" in summary["distilled"]["small"]
