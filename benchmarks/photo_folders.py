@@ -56,17 +56,27 @@ def main(argv: list[str] | None = None) -> None:
 
 def drawn_table(name: str, source: Path, labels: int, draw: int) -> pd.DataFrame:
     """The photographs of that name in the folder `source`: label, jpeg, and part, see `drawn`."""
+    return drawn(photographs(name, source, CIFAR_TRAINING, CIFAR_TEST), labels, draw)
+
+
+def photographs(name: str, source: Path, cifar_training: int | None, cifar_test: int | None) -> pd.DataFrame:
+    """The photographs of that name in the folder `source`: label, jpeg, and split where they come with one. Of CIFAR-10
+    so many; None: all."""
     if name == "cifar10":
-        parts = (("train", CIFAR_TRAINING), ("test", CIFAR_TEST))
-        tables = (pq.read_table(source / f"cifar10-{part}.parquet").to_pandas().head(count) for part, count in parts)
+        parts = (("train", cifar_training), ("test", cifar_test))
+        tables = (pq.read_table(source / f"cifar10-{part}.parquet").to_pandas()[:count] for part, count in parts)
         table = pd.concat([each.assign(split=part) for each, (part, _) in zip(tables, parts, strict=True)])
-        return drawn(table.reset_index(drop=True), labels, draw)
+        return table.reset_index(drop=True)
     if name in HELD_OUT:
         held_out, other = HELD_OUT[name]
         table = pq.read_table(source / "clothing.parquet").to_pandas()
-        table = table[table["split"] != other].replace({"split": {held_out: "test"}}).reset_index(drop=True)
-        return drawn(table, labels, draw)
-    return drawn(pq.read_table(source / f"{name}.parquet").to_pandas(), labels, draw)
+        return table[table["split"] != other].replace({"split": {held_out: "test"}}).reset_index(drop=True)
+    return pq.read_table(source / f"{name}.parquet").to_pandas()
+
+
+def in_test(table: pd.DataFrame) -> pd.Series:
+    """Which photographs of `table` are in the test split: that which they come with, or one that is drawn."""
+    return table["split"] == "test" if "split" in table else drawn_test(table["label"], look_alikes(table["jpeg"]))
 
 
 def lay_out(table: pd.DataFrame, folder: Path) -> None:
@@ -77,7 +87,7 @@ def lay_out(table: pd.DataFrame, folder: Path) -> None:
 
 def drawn(table: pd.DataFrame, labels: int, draw: int) -> pd.DataFrame:
     """`table` with a column part: labeled, pool or test. Of a class of few images at most half are labeled."""
-    test = table["split"] == "test" if "split" in table else drawn_test(table["label"], look_alikes(table["jpeg"]))
+    test = in_test(table)
     part = pd.Series(np.where(test, "test", "pool"), index=table.index)
     for label, rows in table.index[~test].groupby(table["label"][~test]).items():
         order = generator(draw, f"labels of {label}").permutation(rows)

@@ -18,11 +18,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import yaml
 
-from benchmarks.cifar_folder import write
-from benchmarks.photo_folders import drawn_test, look_alikes
+from benchmarks.photo_folders import in_test, lay_out, photographs
 from benchmarks.processes import ROOT
 from benchmarks.study import RESULTS, run_without_dvc, study
 from commands.docs import percent
@@ -50,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"there is no source {min(unknown)}; there are {', '.join(suite['sources'])}")
     run = partial(run_without_dvc, root=ROOT)
     for name in args.sources:
-        lay_out(suite["sources"][name].get("images"), args.source)
+        lay_out_all(suite["sources"][name].get("images"), args.source)
         study(study_name(name, choosing=True), choosing_plan(suite, name), run)
         write_bytes(TABLE, tables(suite).encode())
     for name in args.sources if is_chosen(suite) else ():
@@ -95,29 +93,14 @@ def changes_of(source: dict[str, Any]) -> dict[str, Any]:
     return source.get("changes", {}) | folder | {"distilled": {}}
 
 
-def lay_out(images: str | None, source: Path) -> None:
+def lay_out_all(images: str | None, source: Path) -> None:
     """Write all `images` of that name below FOLDERS, each training image with its label, unless they are there."""
     if images is None or (FOLDERS / images).exists():
         return
     FOLDERS.mkdir(exist_ok=True)
+    table = photographs(images, source, None, CIFAR_TEST)
     with replacing(FOLDERS / images) as temporary:
-        for number, image in enumerate(all_labeled(images, source).itertuples()):
-            write(temporary / image.part / str(image.label), number, image.jpeg)
-
-
-def all_labeled(images: str, source: Path) -> pd.DataFrame:
-    """The photographs of that name in the folder `source`: label, jpeg, and part, labeled or test."""
-    if images == "cifar10":
-        parts = {"labeled": "cifar10-train", "test": "cifar10-test"}
-        read = {part: pq.read_table(source / f"{file}.parquet").to_pandas() for part, file in parts.items()}
-        read["test"] = read["test"].head(CIFAR_TEST)
-        return pd.concat([table.assign(part=part) for part, table in read.items()], ignore_index=True)
-    table = pq.read_table(source / f"{images}.parquet").to_pandas()
-    if images == "clothing":
-        table = table[table["split"] != "validation"].reset_index(drop=True)
-        return table.assign(part=np.where(table["split"] == "test", "test", "labeled"))
-    test = drawn_test(table["label"], look_alikes(table["jpeg"]))
-    return table.assign(part=np.where(test, "test", "labeled"))
+        lay_out(table.assign(part=np.where(in_test(table), "test", "labeled")), temporary)
 
 
 def is_chosen(suite: Suite) -> bool:

@@ -28,7 +28,7 @@ ITEMS = (
     "pool_controls",
     "distilled",
     "robustness",
-)  # whose items a person names; an overlay has them all
+)  # a person names their items; all go over
 
 
 @command

@@ -98,12 +98,13 @@ def neighbors() -> str:
 
 def speed() -> str:
     """Each stage's work against what the machine can do at best."""
-    titles = {"noise": "noise, against a copy of the batch", "prepare": "prepare, 20,000 small photos"}
-    titles |= {
+    titles = {
         "combined": "training with the combined objective",
+        "noise": "noise, against a copy of the batch",
+        "prepare": "prepare, 20,000 small photos",
         "startup": "start of a training stage, its first step included",
+        "noop": "`dvc repro` with nothing to do",
     }
-    titles |= {"noop": "`dvc repro` with nothing to do"}
     rows = []
     for row in json.loads((ROOT / "benchmarks/speed.json").read_text()):
         if "ratio" in row:
