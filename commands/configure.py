@@ -22,13 +22,8 @@ from noisy_student.core.files import write_bytes
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "default.yaml"
 FREE = ("noise.", "training.", "pseudo_labels.", "data.", "pretraining.", "runtime.")  # sections with further keys
-ITEMS = (
-    "iterations",
-    "controls",
-    "pool_controls",
-    "distilled",
-    "robustness",
-)  # a person names their items; all go over
+# sections whose items a person names; an overlay has them all
+ITEMS = ("iterations", "controls", "pool_controls", "distilled", "robustness")
 
 
 @command
