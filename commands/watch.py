@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from rich.console import Console
@@ -92,7 +93,7 @@ def in_progress(folder: Path) -> Training | None:
     state = "done" if seen.rest["step"] == seen.steps else trains  # a member of an ensemble
     recent = seen.losses[-LAST:]
     accuracies = [row["validation_accuracy"] for row in seen.rest["curve"]]
-    loss, name = mean(recent) if recent else None, seen.rest.get("name", work)
+    loss, name = fmean(recent) if recent else None, seen.rest.get("name", work)
     return Training(name, state, seen.rest["step"], loss, seen.losses, accuracies, folder.stat().st_mtime)
 
 
@@ -113,14 +114,10 @@ def curve(values: Sequence[float]) -> str:
     """`values` over time as blocks of text, at most WIDTH of them, each the mean of its part."""
     parts = min(WIDTH, len(values))
     edges = [len(values) * place // parts for place in range(parts + 1)] if parts else []
-    means = [mean(values[start:end]) for start, end in pairwise(edges)]
+    means = [fmean(values[start:end]) for start, end in pairwise(edges)]
     low, high = (min(means), max(means)) if means else (0, 0)
     levels = ((value - low) / (high - low) if high > low else 0.5 for value in means)
     return "".join(BLOCKS[min(int(level * len(BLOCKS)), len(BLOCKS) - 1)] for level in levels)
-
-
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from noisy_student.core.config import ParamsFile
 from noisy_student.core.files import read_json, write_bytes
 from noisy_student.core.workspace import guarded
 from noisy_student.evaluation.audit import read_audit
-from noisy_student.evaluation.history import read_controls, read_history, read_mistakes, read_result
+from noisy_student.evaluation.history import RESULTS, read_controls, read_history, read_mistakes, read_result
 from noisy_student.page.contents import Run
 from noisy_student.page.render import page
 
@@ -44,7 +44,7 @@ def main(
             summary=read_json(summary),
             controls=read_controls(controls, names, current),
             result=read_result(results / current),
-            evaluated=[read_result(results / name).figures for name in found.rows["iteration"]],
+            evaluated=[read_json(results / name / RESULTS) for name in found.rows["iteration"]],
             mistakes=read_mistakes(results / current),
             audits=[read_audit(audits / name) for name in found.rows["iteration"][1:]],
             robustness={name: read_json(robustness / f"{name}.json") for name in measured},

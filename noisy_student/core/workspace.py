@@ -12,6 +12,7 @@ so that no run resumes stale work.
 """
 
 import os
+import re
 import shutil
 import socket
 import time
@@ -37,12 +38,20 @@ def work_folder() -> Path:
 
 def holder_runs(name: str) -> bool:
     """Whether a process of this machine does the work of that name."""
+    lock = work_folder() / "locks" / name
+    holder = re.fullmatch(r"process (\d+) on (.+)", lock.read_text() if lock.exists() else "")
+    return holder is not None and holder[2] == socket.gethostname() and process_runs(int(holder[1]))
+
+
+def process_runs(process: int) -> bool:
+    """Whether the process with that id runs on this machine."""
     try:
-        words = (work_folder() / "locks" / name).read_text().split()
-        os.kill(int(words[1]), 0)
-    except (OSError, ValueError, IndexError):
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
         return False
-    return words[-1] == socket.gethostname()
+    except PermissionError:
+        return True
+    return True
 
 
 class Work:

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from noisy_student.core.errors import UserError
+from noisy_student.core.workspace import process_runs
 from noisy_student.store.decoding import Preparation, to_gray
 
 COPIES = 2  # of the pixels on the disk: here and in the splits' shards
@@ -64,13 +65,7 @@ def new_file(scratch: Path | None) -> Iterator[Path]:
 
 def _runs(process: str) -> bool:
     """Whether the process with that id runs; a word that is no id is not known to have ended."""
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, ValueError):
-        return True
-    return True
+    return not process.isdigit() or process_runs(int(process))
 
 
 def opened_and_removed(path: Path) -> BinaryIO:

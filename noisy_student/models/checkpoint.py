@@ -56,7 +56,7 @@ class Glance(NamedTuple):
 
 def glance(folder: Path) -> Glance | None:
     """The last checkpoint in `folder`, while its run goes on; None without one that can be read."""
-    for file in sorted(folder.glob("step-*.safetensors"), reverse=True):
+    for file in _files(folder):
         try:
             with safe_open(file, framework="pt") as opened:
                 rest = json.loads(opened.metadata()["rest"])
@@ -90,7 +90,7 @@ class Checkpoints:
         content = save(_plain(tensors), metadata={"rest": json.dumps(named, allow_nan=False)})
         name = f"step-{step:09}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
         write_bytes(self.folder / name, content)
-        for old in self._files()[KEPT:]:
+        for old in _files(self.folder)[KEPT:]:
             old.unlink()
         self.last = time.monotonic()
         self.cost = self.last - started
@@ -99,7 +99,7 @@ class Checkpoints:
         """The tensors and the rest of the last undamaged checkpoint; None without one."""
         for half in self.folder.glob("*.tmp"):
             half.unlink()
-        for file in self._files():
+        for file in _files(self.folder):
             if _intact(file):
                 with safe_open(file, framework="pt") as opened:
                     rest = json.loads(opened.metadata()["rest"])
@@ -108,8 +108,10 @@ class Checkpoints:
             file.unlink()
         return None
 
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
+
+def _files(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, the last one first."""
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)
 
 
 def _intact(file: Path) -> bool:
