@@ -23,6 +23,7 @@ from noisy_student.data import splitting
 from noisy_student.data.corrections import labeled_by_hand, read_corrections
 from noisy_student.data.data_card import CARD, write_card
 from noisy_student.data.dataset import Dataset
+from noisy_student.data.decoding_work import decoding_work
 from noisy_student.data.near_duplicates import leaks
 from noisy_student.data.sources import DataParams, check_sizes, load_together
 from noisy_student.data.user_images import check_pool
@@ -55,8 +56,9 @@ def main(
 
     folders = {"labeled": labeled, "pool": pool, "calibration": calibration, "validation": validation, "test": test}
     lists = {"left_out": left_out, "quarantine": quarantine}
-    with guarded(__file__, params, {"corrections": corrections}, data.user_path()):
-        if dataset := load_together(data, work_folder(), labeled_by_hand(corrections)):
+    alone = guarded(__file__, params, {"corrections": corrections}, data.user_path())
+    with alone, decoding_work(work_folder()) as work:
+        if dataset := load_together(data, work, labeled_by_hand(corrections)):
             drawn = draw(dataset, data, seed, corrections, card / CARD)
             write_splits(folders, drawn, data)
             pool_rows = drawn.splits.rows["pool"]

@@ -11,6 +11,7 @@ A name is the stage's name with the fingerprint of everything that decides its r
 so that no run resumes stale work.
 """
 
+import math
 import os
 import re
 import shutil
@@ -29,6 +30,20 @@ from noisy_student.core.config import ParamsFile
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import digest, flush_folder, read_json, replacing, write_array, write_bytes, write_json
 from noisy_student.core.provenance import Provenance, check_unchanged, check_untouched, provenance
+
+CHECKPOINT_SECONDS = "NOISY_STUDENT_CHECKPOINT_SECONDS"  # environment variable
+
+
+def checkpoint_seconds() -> float:
+    """Seconds between two records of the work in progress. Raises `UserError` where the environment has no number."""
+    wanted = os.environ.get(CHECKPOINT_SECONDS, "10")
+    try:
+        seconds = float(wanted)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise UserError(f"the environment variable {CHECKPOINT_SECONDS} was {wanted!r}; it must be a number of seconds")
+    return seconds
 
 
 def work_folder() -> Path:

@@ -1,14 +1,10 @@
-"""Decoded images in files of work in progress, which are removed as soon as they are open.
+"""Decoded images in files of work in progress.
 
 N images, H x W pixels, C channels.
 """
 
 import errno
 import os
-import socket
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +12,6 @@ from typing import BinaryIO
 import numpy as np
 
 from noisy_student.core.errors import UserError
-from noisy_student.core.workspace import process_runs
 from noisy_student.store.decoding import Preparation, to_gray
 
 COPIES = 2  # of the pixels on the disk: here and in the splits' shards
@@ -43,38 +38,6 @@ class DecodedFile:
         return pixels if self.shape[3] == CHANNELS else to_gray(pixels)
 
 
-@contextmanager
-def new_file(scratch: Path | None) -> Iterator[Path]:
-    """Yield an empty file in `scratch`, or where temporary files are; it is removed if the block fails.
-
-    What a killed process of this machine left there is removed, too.
-    """
-    folder, own = scratch or Path(tempfile.gettempdir()), f"decoded-{socket.gethostname()}-"
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{own}*-*"):
-        if not _runs(left.name.removeprefix(own).partition("-")[0]):
-            left.unlink(missing_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f"{own}{os.getpid()}-", dir=folder)
-    os.close(descriptor)
-    try:
-        yield Path(name)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _runs(process: str) -> bool:
-    """Whether the process with that id runs; a word that is no id is not known to have ended."""
-    return not process.isdigit() or process_runs(int(process))
-
-
-def opened_and_removed(path: Path) -> BinaryIO:
-    """The file at `path`, open for reading; its name is gone, and its bytes with the last process that has it open."""
-    file = path.open("rb")
-    path.unlink()
-    return file
-
-
 def _read(file: int, into: np.ndarray, offset: int) -> None:
     """Fill the contiguous array; the system reads and writes at most 2 GiB at once."""
     left = into.data.cast("B")
@@ -94,8 +57,10 @@ def write_pixels(file: int, pixels: np.ndarray, offset: int) -> None:
 
 
 def check_disk_space(images: int, kept: int, how: Preparation, folder: Path) -> None:
-    """Say how much room `kept` of the `images` take below `folder`. Raises `UserError` where there is less."""
-    wanted = COPIES * kept * how.image_size**2 * CHANNELS
+    """Say how much room `kept` of the `images` take, beside those that are in `folder`. Raises `UserError` where there
+    is less."""
+    there = sum(file.stat().st_blocks * 512 for file in folder.glob("*"))  # files have holes
+    wanted = max(0, COPIES * kept * how.image_size**2 * CHANNELS - there)
     found = os.statvfs(folder)
     free = found.f_bavail * found.f_frsize
     print(

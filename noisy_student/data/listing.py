@@ -11,6 +11,7 @@ they are wanted, split (test, train or empty) and group (images that belong toge
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
@@ -56,6 +57,26 @@ class Listing:
     def image_places(self, rows: np.ndarray, how: Preparation, channels: int) -> ImagePlaces | None:
         """Where the images at `rows` (n,) are in shards; None: they are files of their own."""
         return None
+
+    def digest(self) -> str:
+        """The sha256, in hex, of which files there are, in their order."""
+        hashed = sha256(os.fsencode(os.path.realpath(self.root)))
+        for start in range(0, len(self.files), FILES_PER_BLOCK):
+            names = self.files["path"].iloc[start : start + FILES_PER_BLOCK]
+            hashed.update("\0".join(["", *names]).encode("utf-8", "surrogatepass"))
+        return hashed.hexdigest()
+
+    def versions(self, rows: range) -> np.ndarray:
+        """What tells that the files at `rows` changed, int64 (n,2): their sizes and when they were last written to, in
+        ns; -1 for one that is gone."""
+        return np.array([self._version(path) for path in self.files["path"].iloc[rows.start : rows.stop]], np.int64)
+
+    def _version(self, path: str) -> tuple[int, int]:
+        try:
+            found = os.stat(self.root / path)
+        except (OSError, ValueError):
+            return -1, -1
+        return found.st_size, found.st_mtime_ns
 
     def contents(self, rows: range) -> Iterator[bytes | BadImage]:
         """The bytes of each file at `rows`, or why it cannot be read."""

@@ -27,15 +27,9 @@ import pandas as pd
 
 from noisy_student.core import ranks
 from noisy_student.core.errors import UserError
-from noisy_student.core.progress import meter
-from noisy_student.data.decoded_files import (
-    CHANNELS,
-    DecodedFile,
-    check_disk_space,
-    new_file,
-    opened_and_removed,
-    write_pixels,
-)
+from noisy_student.core.progress import Meter, meter
+from noisy_student.data.decoded_files import CHANNELS, DecodedFile, check_disk_space, write_pixels
+from noisy_student.data.decoding_work import DECODED, DecodingWork, Done, NewPart, Part, decoding_work
 from noisy_student.data.listing import CHUNK, Listing
 from noisy_student.store.decoding import (
     WHITE,
@@ -51,8 +45,6 @@ from noisy_student.store.selection import Selection
 from noisy_student.store.splits import pixel_hash
 
 _setting: list[Any] = []  # of a process that decodes: listing, preparation, file, how many images are kept there
-# Of each file; `gray_sha256` is that of one channel, and empty where the three differ.
-DECODED = np.dtype([("sha256", "S64"), ("gray_sha256", "S64"), ("size", "i4", 2), ("largest", "i4")])
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,32 +60,22 @@ class DecodedListing:
     image_places: ImagePlaces | None  # where the images are in shards; None where all are copied
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """What a rank, or a process alone, decoded."""
-
-    file: Path  # of pixels: each image has the place of its row, whoever decoded it
-    rows: np.ndarray  # int64 (n,), rising
-    found: np.ndarray  # DECODED (n,)
-    reasons: dict[int, str]  # of the bad files, by row
-    white: int | None
-
-
 def decode_listing(listing: Listing, how: Preparation, scratch: Path | None) -> DecodedListing:
     """Decode the files of `listing` into a file in `scratch`. All images are gray when the labeled ones are.
 
     Raises `UserError` when the disk has too little room.
     """
-    return _joined(listing, how, False, [_decoded(listing, how, scratch, streamed=False, together=False)])
+    with decoding_work(scratch) as work:
+        return _joined(listing, how, False, *_decoded(listing, how, work, streamed=False, together=False))
 
 
-def decode_together(listing: Listing, how: Preparation, scratch: Path, streamed: bool) -> DecodedListing | None:
+def decode_together(listing: Listing, how: Preparation, work: DecodingWork, streamed: bool) -> DecodedListing | None:
     """Like `decode_listing`, by all ranks, of which each decodes its share; None in all ranks but the first.
 
-    With `streamed`, the pool of a `ShardListing` stays in its shards.
+    With `streamed`, the pool of a `ShardListing` stays in its shards. The `work` has to stay until it is returned.
     """
-    parts = ranks.to_first(_decoded(listing, how, scratch, streamed, together=True))
-    return _joined(listing, how, streamed, parts) if ranks.is_first() else None
+    parts, white = _decoded(listing, how, work, streamed, together=True)
+    return _joined(listing, how, streamed, parts, white) if ranks.is_first() else None
 
 
 def _kept(listing: Listing, streamed: bool) -> int:
@@ -105,7 +87,7 @@ def _in_pool(listing: Listing) -> np.ndarray:
     return (listing.files["split"] == "pool").to_numpy()
 
 
-def _joined(listing: Listing, how: Preparation, streamed: bool, parts: list[_Part]) -> DecodedListing:
+def _joined(listing: Listing, how: Preparation, streamed: bool, parts: list[Part], white: int | None) -> DecodedListing:
     """The `parts` of all who decoded, in the order of the listing."""
     kept = _kept(listing, streamed)
     alone = len(parts) == 1  # then nothing is copied: there may be very many
@@ -114,14 +96,14 @@ def _joined(listing: Listing, how: Preparation, streamed: bool, parts: list[_Par
     for number, part in enumerate(parts if not alone else []):
         found[part.rows], of_part[part.rows] = part.found, number
     reasons = dict(sorted(chain(*(part.reasons.items() for part in parts))))
-    bad, in_pool, white = np.isin(np.arange(len(found)), list(reasons)), _in_pool(listing), parts[0].white
+    bad, in_pool = np.isin(np.arange(len(found)), list(reasons)), _in_pool(listing)
     # not the pool: new drops must not change `gray`
     gray = bool((found["gray_sha256"][~in_pool & ~bad] != b"").all())
     rows, channels = np.flatnonzero(~bad), 1 if gray else CHANNELS
     copied = [rows[(rows < kept) & (of_part[rows] == number)] for number in range(len(parts))]
-    files = [opened_and_removed(part.file) for part in parts]
     arrays: list[Any] = [
-        DecodedFile(file, each, how.image_size, channels) for file, each in zip(files, copied, strict=True)
+        DecodedFile(part.file.open("rb"), each, how.image_size, channels)
+        for part, each in zip(parts, copied, strict=True)
     ]
     places = listing.image_places(rows, _with_white(how, white), channels) if streamed else None
     if places:
@@ -141,30 +123,60 @@ def _quarantine(listing: Listing, hashes: np.ndarray, reasons: dict[int, str]) -
     return pd.concat([listing.unusable.assign(sha256=""), bad], ignore_index=True)[list(bad)]
 
 
-def _decoded(listing: Listing, how: Preparation, scratch: Path | None, streamed: bool, together: bool) -> _Part:
-    """Decode the files of `listing`, or with `together` this rank's share of them.
+def _decoded(
+    listing: Listing, how: Preparation, work: DecodingWork, streamed: bool, together: bool
+) -> tuple[list[Part], int | None]:
+    """Decode what is missing of `listing`, with `together` this rank's share of it.
+
+    Returns the parts of earlier runs, of all ranks in the first one, and the white of 16-bit gray files that do not
+    tell it.
+    """
+    kept, tasks = _kept(listing, streamed), listing.tasks()
+    work.begin(listing, how, kept, together)
+    check_disk_space(len(listing.files), kept, how, work.folder)
+    earlier = work.earlier(listing, how, kept) if ranks.is_first() or not together else []
+    missing = _missing(tasks, earlier)
+    if together:
+        missing = ranks.from_first(lambda: missing)
+    own = [missing[number] for number in ranks.share_of(len(missing))] if together else missing
+    counter = ranks.Counter() if together else None
+    with NewPart(work.folder) as new, meter("decoding", len(listing.files), counter) as progress:
+        if before := sum(len(part.rows) for part in earlier):
+            progress.resume(before, f"going on after {before:,} files")
+        part, white = _decoded_part(listing, how, own, kept, new, progress, together)
+    return [*earlier, *(ranks.to_first(part) if together else [part])], white
+
+
+def _missing(tasks: list[range], parts: list[Part]) -> list[range]:
+    """Those of the `tasks` that no part has."""
+    done = np.concatenate([np.arange(0), *(part.rows for part in parts)])
+    missing = ~np.isin([task.start for task in tasks], done)
+    return [tasks[number] for number in np.flatnonzero(missing)]
+
+
+def _decoded_part(
+    listing: Listing, how: Preparation, own: list[range], kept: int, new: NewPart, progress: Meter, together: bool
+) -> tuple[Part, int | None]:
+    """What this process decodes, and the white as of `_decoded`.
 
     16-bit gray files that do not tell their white are decoded again, once the largest value of all is known.
     """
-    every, kept = listing.tasks(), _kept(listing, streamed)
-    own = [every[number] for number in (ranks.share_of(len(every)) if together else range(len(every)))]
-    found = np.zeros(len(listing.files), DECODED)
+    found = np.zeros(len(listing.files), DECODED)  # of other processes' files nothing
     reasons: dict[int, str] = {}
-    with new_file(scratch) as path, path.open("r+b") as file, _decoders(listing, how, file.fileno(), kept) as executor:
-        check_disk_space(len(listing.files), kept, how, path.parent)
-        with meter("decoding", len(found), ranks.Counter() if together else None) as progress:
-            for rows, (chunk, bad) in zip(own, executor.map(_decode_task, own), strict=True):
-                found[rows.start : rows.stop] = chunk
-                reasons |= bad
-                progress.advance(len(rows))
+    with _decoders(listing, how, new.file.fileno(), kept) as executor:
+        for done in executor.map(_decode_task, own):
+            found[done.rows.start : done.rows.stop] = done.found
+            reasons |= done.reasons
+            new.add(done)
+            progress.advance(len(done.rows))
         white = _white(listing, found, how, together)
         if white not in (None, how.white, WHITE):
             again = [rows for rows in own if found["largest"][rows.start : rows.stop].any()]
-            for rows, (chunk, _) in zip(again, executor.map(partial(_decode_task, white=white), again), strict=True):
-                found[rows.start : rows.stop] = chunk
-        os.fsync(file.fileno())
-    rows_of = np.concatenate([np.arange(0), *(np.arange(each.start, each.stop) for each in own)])
-    return _Part(path, rows_of, found[rows_of] if len(own) < len(every) else found, reasons, white)
+            for done in executor.map(partial(_decode_task, white=white), again):
+                found[done.rows.start : done.rows.stop] = done.found
+    new.save()
+    rows = np.concatenate([np.arange(0), *(np.arange(each.start, each.stop) for each in own)])
+    return Part(new.path, rows, found[rows] if len(rows) < len(found) else found, reasons), white
 
 
 @contextmanager
@@ -213,24 +225,24 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _decode_task(rows: range, white: int | None = None) -> tuple[np.ndarray, dict[int, str]]:
-    """Decode the files at `rows`, which follow one another, into their places; as `_decoded`."""
+def _decode_task(rows: range, white: int | None = None) -> Done:
+    """Decode the files at `rows`, which follow one another, into their places."""
     listing, how, file, kept = _setting
-    how = _with_white(how, white)
+    how, versions = _with_white(how, white), listing.versions(rows)
     contents, found = listing.contents(rows), []
     reasons: dict[int, str] = {}
     for start in range(rows.start, rows.stop, CHUNK):
         chunk, bad = _chunk(range(start, min(start + CHUNK, rows.stop)), contents, how, file if start < kept else None)
         found.append(chunk)
         reasons |= bad
-    return np.concatenate(found), reasons
+    return Done(rows, np.concatenate(found), reasons, versions)
 
 
 def _chunk(
     rows: range, contents: Iterator[bytes | BadImage], how: Preparation, file: int | None
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Decode the next of the `contents`, those of the files at `rows`, into their places in the file, if there is one;
-    as `_decoded`."""
+    what was found, DECODED (n,), and why files are bad."""
     pixels = np.zeros((len(rows), how.image_size, how.image_size, CHANNELS), np.uint8)
     found, bad, number = np.zeros(len(rows), DECODED), {}, -1
     for number, content in enumerate(islice(contents, len(rows))):  # one at a time: they may be large

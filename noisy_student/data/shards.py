@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -51,6 +52,17 @@ class ShardListing(Listing):
     def image_places(self, rows: np.ndarray, how: Preparation, channels: int) -> ImagePlaces:
         """Where the images at `rows` (n,) are in the shards."""
         return ImagePlaces(self.shards, self.root, self.places[rows], how, channels)
+
+    def digest(self) -> str:
+        """The sha256, in hex, of which images of which shards there are, in their order; a change of a shard that has a
+        version changes it."""
+        hashed = sha256(super().digest().encode() + self.places.tobytes())
+        hashed.update(repr([(shard.url, shard.bytes, shard.version) for shard in self.shards]).encode())
+        return hashed.hexdigest()
+
+    def versions(self, rows: range) -> np.ndarray:
+        """Nothing, int64 (n,0): the shards' own versions are in the digest."""
+        return np.empty((len(rows), 0), np.int64)
 
     def contents(self, rows: range) -> Iterator[bytes | BadImage]:
         """The encoded image at each of `rows`, which are of one task.

@@ -20,6 +20,7 @@ from pydantic import Field, field_validator
 from noisy_student.core import ranks
 from noisy_student.core.errors import UserError, one_line
 from noisy_student.data.dataset import Dataset, Images
+from noisy_student.data.decoding_work import DecodingWork
 from noisy_student.data.listing import check_folders
 from noisy_student.data.manifest_rows import Sample
 from noisy_student.data.shards import check_versions
@@ -160,15 +161,18 @@ def load(params: SourceParams, scratch: Path | None = None) -> Dataset:
     return LOADERS[params.source](params)
 
 
-def load_together(params: DataParams, scratch: Path, labeled_by_hand: frozenset[str] = frozenset()) -> Dataset | None:
-    """Like `load`, for the first rank; None in the others, which help to decode a user's files.
+def load_together(
+    params: DataParams, work: DecodingWork, labeled_by_hand: frozenset[str] = frozenset()
+) -> Dataset | None:
+    """Like `load`, for the first rank; None in the others, which help to decode a user's files. The `work` has to stay
+    until the images are used.
 
     A streamed pool stays in its shards. Of a very long manifest a sample is decoded, with the images `labeled_by_hand`.
     """
     if params.is_user_images:
         place = params.source, Path(params.path)
         sample = Sample(params.pool, labeled_by_hand)
-        return load_user_images_together(*place, params, _limit(params), scratch, params.streamed_pool, sample)
+        return load_user_images_together(*place, params, _limit(params), work, params.streamed_pool, sample)
     return LOADERS[params.source](params) if ranks.is_first() else None
 
 

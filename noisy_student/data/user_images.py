@@ -10,6 +10,7 @@ import pandas as pd
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_csv
 from noisy_student.data.dataset import Dataset, Images, UserFiles
+from noisy_student.data.decoding_work import DecodingWork
 from noisy_student.data.listing import HIDDEN, SPLITS, Listing, list_folder, list_manifest
 from noisy_student.data.manifest import class_name
 from noisy_student.data.manifest_rows import Sample
@@ -44,18 +45,25 @@ def load_user_images(
 
 
 def load_user_images_together(
-    source: str, path: Path, how: Preparation, limit: BadFraction, scratch: Path, streamed_pool: bool, sample: Sample
+    source: str,
+    path: Path,
+    how: Preparation,
+    limit: BadFraction,
+    work: DecodingWork,
+    streamed_pool: bool,
+    sample: Sample,
 ) -> Dataset | None:
     """Like `load_user_images`, by all ranks, each of which lists and decodes a share; None in all but the first.
 
-    A `streamed_pool` stays in its shards. Of a very long manifest a `sample` is decoded.
+    A `streamed_pool` stays in its shards. Of a very long manifest a `sample` is decoded. The `work` has to stay until
+    the images are used.
     """
     if source == "manifest":
         listing = list_manifest(path, sample)
     else:
         listing = list_shards(path, together=True) if source == "shards" else LISTS[source](path)
-    decoded = decode_together(listing, how, scratch, streamed_pool)
-    return _dataset(path, listing, decoded, limit, scratch) if decoded else None
+    decoded = decode_together(listing, how, work, streamed_pool)
+    return _dataset(path, listing, decoded, limit, work.parent) if decoded else None
 
 
 def _dataset(

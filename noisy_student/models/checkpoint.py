@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import math
-import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +12,10 @@ from torch import Tensor
 
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import REMEDY, read_json, write_bytes, write_json
+from noisy_student.core.workspace import checkpoint_seconds
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 KEPT = 2  # checkpoints: the last may be damaged by whatever killed the run
-SECONDS = "NOISY_STUDENT_CHECKPOINT_SECONDS"  # environment variable: seconds between two checkpoints
 SHARE = 0.02  # the most of a run's time that its checkpoints take
 
 
@@ -76,7 +74,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, name: str = ""):
         self.folder, self.name = folder, name
-        self.seconds = _seconds()
+        self.seconds = checkpoint_seconds()
         self.last, self.cost = time.monotonic(), 0.0  # when the last one was written, and how long that took
 
     def due(self) -> bool:
@@ -116,17 +114,6 @@ def _files(folder: Path) -> list[Path]:
 
 def _intact(file: Path) -> bool:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16] == file.stem.rpartition("-")[2]
-
-
-def _seconds() -> float:
-    wanted = os.environ.get(SECONDS, "10")
-    try:
-        seconds = float(wanted)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise UserError(f"the environment variable {SECONDS} was {wanted!r}; it must be a number of seconds")
-    return seconds
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

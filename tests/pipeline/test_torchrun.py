@@ -111,6 +111,34 @@ def test_two_ranks_prepare_as_one_does(tmp_path, monkeypatch, source):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("source", ["folder", "shards"])
+def test_a_decoding_that_is_killed_goes_on_with_another_number_of_ranks(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pictures, "A_FOLDER", 1000)
+    if source == "shards":
+        pictures.write_shards(tmp_path / "pictures", 20_000)
+        list_shards.main(["pictures/*.tar"])
+    else:
+        pictures.write(tmp_path / "pictures", 20_000)
+    own = {"data.source": source, "data.path": str(tmp_path / {"folder": "pictures", "shards": "shards.csv"}[source])}
+    changes = STREAMED | own | {"data.streamed_pool": False, "data.pool": None}
+    project = Project(tmp_path / "project", ["check", "prepare"], changes=changes)
+    project.forget("prepare")
+
+    def records() -> int:
+        return len(list((project.folder / "work").glob("decoded-*/*.npz")))
+
+    for count in (2, 1, 2):
+        monkeypatch.setenv(TORCHRUN, f"--nproc-per-node {count}")
+        before, run = records(), project.start(project.lines["prepare"][0])
+        assert run.until(lambda before=before: records() > before)
+        run.kill()
+    assert re.search(r"going on after [\d,]+ files", project.finish("prepare"))
+    assert project.hashes("prepare") == project.made["prepare"]
+    assert not list((project.folder / "work").glob("decoded-*"))
+
+
+@pytest.mark.slow
 def test_two_ranks_pretrain_on_a_folder_of_ones_own(tmp_path, monkeypatch):
     pictures.write(tmp_path / "pictures", 400)
     source = {"source": "folder", "path": str(tmp_path / "pictures"), "models": ["cnn_2"], "validation": 10}
