@@ -126,7 +126,7 @@ def figures(
     """What is wrong with the pseudo-labels of the iteration called `name`, if anything, and how many are right."""
     found, of_pool = teacher.labeling, seen["pool"]
     given = teacher.calibration, calibration.labels, teacher.threshold
-    wrong = faults(found.predicted, found.kept, *given, calibration.classes)
+    wrong = faults(found.predicted, found.kept, *given, calibration.classes, guards.least_precision)
     return {
         "threshold": teacher.threshold,
         "warnings": warnings(wrong, guards, name),

@@ -37,7 +37,7 @@ def main(*, iteration: str, logits: Path, calibration: Path, out: Path) -> None:
         draw = generator(seed, f"balance of {iteration}")
         pseudo_labels = make(pool, options, temperature, draw, limits, scores["pool"])
         probabilities, predicted = softmax(known, temperature), pool.argmax(axis=1)
-        given = probabilities, held_out.labels, limits.threshold, held_out.classes
+        given = probabilities, held_out.labels, limits.threshold, held_out.classes, guards.least_precision
         for sentence in warnings(faults(predicted, pseudo_labels, *given), guards, iteration):
             print(f"warning: {iteration}: {sentence}", flush=True)
         chosen_by = {"temperature": temperature, **limits.figures()}

@@ -1,11 +1,14 @@
 """Guards: pseudo-labels that look wrong stop the run, or warn, as `guards` in params.yaml says.
 
+The calibration images are their canaries: the teacher never sees their labels, which tell how often it is right.
+
 N pool images, M calibration images, K classes.
 """
 
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from noisy_student.core.config import ParamsModel
 from noisy_student.core.errors import UserError
@@ -25,6 +28,9 @@ class GuardParams(ParamsModel):
 
     collapsed: Action  # the teacher gives nearly every image one class
     useless: Action  # pseudo-labels are right no more often than by chance
+    imprecise: Action  # a smaller fraction than `least_precision` of them is right
+    least_precision: float = Field(ge=0, le=1)
+    untested: Action  # too few calibration images reach the threshold to tell how many are right
     swallowing: Action  # most images called a class are of other classes
     empty_class: Action  # a class has no pseudo-label
     miscalibrated: Action  # confidences are far from how often they are right
@@ -37,15 +43,20 @@ def faults(
     labels: np.ndarray,
     threshold: float,
     classes: list[str],
+    least_precision: float,
 ) -> dict[str, str]:
     """A sentence for each guard that finds something wrong, by its name in `GuardParams`.
 
     `predicted` (N,) are the teacher's classes for the pool, of which some are `kept`: those that reach the `threshold`.
     `held_out` (M,K) are its probabilities for the calibration split, whose true labels are `labels` (M,).
     """
+    reached = held_out.max(axis=1) >= threshold
+    canaries = held_out[reached].argmax(axis=1), labels[reached]
     found = {
         "collapsed": _collapsed(predicted, held_out.argmax(axis=1), labels, classes),
-        "useless": _useless(held_out, labels, threshold),
+        "useless": _useless(*canaries, len(classes)),
+        "imprecise": _imprecise(*canaries, least_precision),
+        "untested": _untested(int(reached.sum()), len(labels), threshold),
         "swallowing": _swallowing(held_out.argmax(axis=1), labels, classes),
         "empty_class": _empty(kept, classes),
         "miscalibrated": _miscalibrated(held_out, labels),
@@ -75,19 +86,35 @@ def _collapsed(predicted: np.ndarray, held_out: np.ndarray, labels: np.ndarray, 
     return f"the teacher calls {figures}, as it does nearly every calibration image; train it for longer"
 
 
-def _useless(held_out: np.ndarray, labels: np.ndarray, threshold: float) -> str | None:
+def _useless(predicted: np.ndarray, labels: np.ndarray, classes: int) -> str | None:
     """Cohen's kappa is at most 0: the predictions agree with the labels no more often than by chance."""
-    reached = held_out.max(axis=1) >= threshold
-    if reached.sum() < ENOUGH:
+    if len(labels) < ENOUGH:
         return None
-    predicted, actual = held_out.argmax(axis=1)[reached], labels[reached]
-    right = float((predicted == actual).mean())
-    shares = [np.bincount(each, minlength=held_out.shape[1]) / len(each) for each in (predicted, actual)]
+    right = float((predicted == labels).mean())
+    shares = [np.bincount(each, minlength=classes) / len(each) for each in (predicted, labels)]
     chance = float(shares[0] @ shares[1])
     if right > chance or chance == 1:
         return None
-    figures = f"{100 * right:.0f} % of {reached.sum():,} calibration images, and by chance in {100 * chance:.0f} %"
+    figures = f"{100 * right:.0f} % of {len(labels):,} calibration images, and by chance in {100 * chance:.0f} %"
     return f"they are right in {figures}; train a better teacher"
+
+
+def _imprecise(predicted: np.ndarray, labels: np.ndarray, least: float) -> str | None:
+    """Even the upper end of the precision's interval is below `least`."""
+    if len(labels) < ENOUGH:
+        return None
+    right = float((predicted == labels).mean())
+    if accuracy_interval(right, len(labels))[1] >= least:
+        return None
+    figures = f"{100 * right:.0f} % of {len(labels):,} calibration images, less than {100 * least:.0f} %"
+    return f"those that are kept are right in {figures}; raise their threshold, or train a better teacher"
+
+
+def _untested(reached: int, images: int, threshold: float) -> str | None:
+    if reached >= ENOUGH:
+        return None
+    figures = f"{reached:,} of {images:,} calibration images reach the threshold {threshold:.3g}"
+    return f"{figures}, too few to tell how many pseudo-labels are right; raise data.calibration"
 
 
 def _swallowing(predicted: np.ndarray, labels: np.ndarray, classes: list[str]) -> str | None:

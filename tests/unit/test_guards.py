@@ -10,7 +10,17 @@ from noisy_student.store.pseudo_labels import PseudoLabels
 
 CLASSES = ["cat", "dog", "eel", "fox"]
 LABELS = np.arange(200) % 4
-GUARDS = GuardParams(collapsed="stop", useless="stop", swallowing="warn", empty_class="warn", miscalibrated="off")
+LEAST = 0.25
+GUARDS = GuardParams(
+    collapsed="stop",
+    useless="stop",
+    imprecise="stop",
+    least_precision=LEAST,
+    untested="warn",
+    swallowing="warn",
+    empty_class="warn",
+    miscalibrated="off",
+)
 
 
 def kept(predicted: np.ndarray) -> PseudoLabels:
@@ -22,7 +32,7 @@ def found(predicted: np.ndarray, sharpness: float = 3.0, pool: np.ndarray | None
     """The faults of a teacher that predicts those classes for the calibration images, and `pool` for the pool."""
     pool = predicted if pool is None else pool
     held_out = softmax(sharpness * one_hot(predicted, 4))
-    return faults(pool, kept(pool), held_out, LABELS, 0.0, CLASSES)
+    return faults(pool, kept(pool), held_out, LABELS, 0.0, CLASSES, LEAST)
 
 
 def mostly_right(wrong: int = 30) -> np.ndarray:
@@ -55,20 +65,44 @@ def test_a_teacher_that_finds_the_rare_class_is_of_use(false_alarms):
     labels = (np.arange(200) >= 190).astype(int)
     predicted = np.where(np.arange(200) < false_alarms, 1, labels)
     held_out = softmax(3.0 * one_hot(predicted, 2))
-    assert "useless" not in faults(predicted, kept(predicted), held_out, labels, 0.0, CLASSES[:2])
+    assert "useless" not in faults(predicted, kept(predicted), held_out, labels, 0.0, CLASSES[:2], LEAST)
 
 
 def test_calibration_images_of_one_class_tell_nothing():
     held_out = softmax(9.0 * one_hot(np.zeros(50, int), 4))
-    assert "useless" not in faults(LABELS, kept(LABELS), held_out, np.zeros(50, int), 0.0, CLASSES)
+    assert "useless" not in faults(LABELS, kept(LABELS), held_out, np.zeros(50, int), 0.0, CLASSES, LEAST)
 
 
 def test_labels_below_the_threshold_do_not_count():
     sharpness = np.where(np.arange(200) < 180, 1.0, 9.0)[:, None]  # unsure of 180 images, all of which are wrong
     held_out = softmax(sharpness * one_hot(mostly_right(180), 4))
-    said = [faults(LABELS, kept(LABELS), held_out, LABELS, threshold, CLASSES) for threshold in (0.0, 0.9)]
+    said = [faults(LABELS, kept(LABELS), held_out, LABELS, threshold, CLASSES, LEAST) for threshold in (0.0, 0.9)]
     assert "useless" in said[0]
     assert "useless" not in said[1]
+
+
+def test_canaries_that_are_seldom_right_are_found():
+    """Nine of a hundred right, of which 3 % are so by chance: of some use, but not enough."""
+    labels = np.arange(200) % 32
+    predicted = np.where(np.arange(200) < 18, labels, (labels + 1 + np.arange(200) // 32) % 32)
+    held_out, classes = softmax(9.0 * one_hot(predicted, 32)), [f"class {number}" for number in range(32)]
+    pool = PseudoLabels(np.arange(32), np.arange(32), np.ones(32), np.eye(32), np.ones(32, int))
+    said = faults(np.arange(32), pool, held_out, labels, 0.0, classes, LEAST)
+    assert said["imprecise"].startswith(
+        "those that are kept are right in 9 % of 200 calibration images, less than 25 %"
+    )
+    assert "useless" not in said
+    assert "imprecise" not in faults(np.arange(32), pool, held_out[:40], labels[:40], 0.0, classes, LEAST)
+
+
+@pytest.mark.parametrize(("images", "threshold"), [(9, 0.0), (200, 0.99)])
+def test_a_run_without_canaries_is_found(images, threshold):
+    held_out = softmax(3.0 * one_hot(mostly_right()[:images], 4))
+    said = faults(LABELS, kept(LABELS), held_out, LABELS[:images], threshold, CLASSES, LEAST)
+    assert said["untested"].endswith(
+        f"reach the threshold {threshold:.3g}, too few to tell how many pseudo-labels are right; raise data.calibration"
+    )
+    assert said.keys() <= {"untested", "miscalibrated"}
 
 
 def test_a_class_that_swallows_others_is_found():
@@ -87,7 +121,7 @@ def test_a_teacher_that_is_as_right_as_it_says_is_not_called_miscalibrated():
     for _ in range(200):
         held_out = random.dirichlet(np.ones(4), size=20)
         labels = np.array([random.choice(4, p=each) for each in held_out])
-        said += "miscalibrated" in faults(LABELS, kept(LABELS), held_out, labels, 0.0, CLASSES)
+        said += "miscalibrated" in faults(LABELS, kept(LABELS), held_out, labels, 0.0, CLASSES, LEAST)
     assert said < 10
 
 
@@ -99,8 +133,8 @@ def test_confidence_that_is_far_from_the_truth_is_found():
 def test_a_few_images_prove_nothing(images):
     wrong = (LABELS[:images] + 1) % 4
     held_out = softmax(9.0 * one_hot(wrong, 4))
-    said = faults(wrong, kept(wrong), held_out, LABELS[:images], 0.0, CLASSES)
-    assert said.keys() <= {"empty_class"}
+    said = faults(wrong, kept(wrong), held_out, LABELS[:images], 0.0, CLASSES, LEAST)
+    assert said.keys() <= {"empty_class", "untested"}
 
 
 def test_a_guard_stops_warns_or_does_nothing():
