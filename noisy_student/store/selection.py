@@ -3,12 +3,17 @@
 n rows, N images.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from noisy_student.core.files import release
 from noisy_student.store.encoded_images import EncodedImages, read_and_decode
+
+NEIGHBORS = 65_536  # bytes around an image that the system maps into memory with it
+MAPPED = 2**28  # the most bytes of images that stay mapped, for they count as memory of this process
 
 
 class Selection:
@@ -17,12 +22,19 @@ class Selection:
     def __init__(self, arrays: Sequence[Any], rows: np.ndarray):
         self.arrays, self.rows = arrays, rows
         self.shape, self.dtype = (len(rows), *arrays[0].shape[1:]), arrays[0].dtype
+        self.mapped = 0  # bytes, at most
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
-        return gather(self.arrays, self.rows[part])
+        found = gather(self.arrays, self.rows[part])
+        self.mapped += len(found) * (math.prod(self.shape[1:]) + NEIGHBORS)
+        if self.mapped > MAPPED:
+            for array in self.arrays:
+                release(array)
+            self.mapped = 0
+        return found
 
     def at(self, rows: np.ndarray) -> "Selection":
         """The images at `rows` (n,) of this selection."""

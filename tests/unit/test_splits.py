@@ -1,9 +1,11 @@
 import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -72,6 +74,25 @@ def test_shards_are_mapped_not_read_and_images_are_a_copy_that_may_be_written(fo
     taken = split.images()
     assert taken.flags.writeable
     assert not isinstance(taken, np.memmap)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell how much of a file is in memory")
+def test_images_that_are_read_in_any_order_do_not_stay_in_memory(tmp_path, monkeypatch):
+    megabytes, process = 64, psutil.Process()
+    images = np.zeros((1000 * megabytes, 10, 10, 10), np.uint8)
+    write_split(tmp_path / "split", images, index_of(images), CLASSES, PREPARATION, 8_000_000)
+    rows = np.random.default_rng(0).permutation(len(images)).reshape(-1, 1000)
+
+    def grown() -> float:
+        """Megabytes of files in this process's memory that reading all images adds."""
+        selection, before = read_split(tmp_path / "split").selection(), process.memory_info().shared
+        for batch in rows:
+            selection[batch]
+        return (process.memory_info().shared - before) / 1e6
+
+    assert grown() > megabytes / 2
+    monkeypatch.setattr("noisy_student.store.selection.MAPPED", 8_000_000)
+    assert grown() < megabytes / 4
 
 
 @pytest.mark.parametrize("shard_bytes", [800, 8000], ids=["three shards", "one shard"])
