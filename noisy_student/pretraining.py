@@ -21,16 +21,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from noisy_student.core import ranks
 from noisy_student.core.errors import UserError, one_line
-from noisy_student.core.files import digest, read_json
+from noisy_student.core.files import digest, read_json, write_json
 from noisy_student.core.randomness import generator
+from noisy_student.core.workspace import Work, work_folder
 from noisy_student.data.sources import SourceParams, load
 from noisy_student.data.splitting import allocate
 from noisy_student.models import external
-from noisy_student.models.checkpoint import DESCRIPTION, WEIGHTS
+from noisy_student.models.checkpoint import DESCRIPTION, WEIGHTS, folder_of, save_model
+from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.models.init import weights_spec
 from noisy_student.store.splits import Split
 from noisy_student.training.augmentation.policy import NoiseParams
+from noisy_student.training.loop import TrainingData, TrainingRun, fit, save_trained
+from noisy_student.training.recipes import pretraining_recipe
 
 HALF = ([0.5] * 3, [0.5] * 3)
 FROM_MINUS_ONE = ("torchvision/googlenet", "torchvision/inception_v3")  # trained on pixels from -1 to 1; torchvision
@@ -122,6 +127,28 @@ class PretrainingParams(SourceParams):
     def reads(self) -> Path | None:
         """The user's file or folder that they come from."""
         return Path(self.path) if self.source == "file" else self.user_path()
+
+
+def make_weights(job: Work, params: PretrainingParams, runtime: RuntimeParams, seed: int) -> None:
+    """Fetch the weights of each model, or train them. Raises `UserError` if they are not available."""
+    if params.trains:
+        _train(job, params, runtime, seed)
+    if ranks.is_first():
+        for model in () if params.trains else params.models:
+            save_model(folder_of(job.part, model), *fetched(params, model))
+        write_json(job.part / "pretrained.json", {"source": params.source, "models": params.models})
+
+
+def _train(job: Work, params: PretrainingParams, runtime: RuntimeParams, seed: int) -> None:
+    """Train each model on the images of the source, and write its folder."""
+    device = setup(runtime)
+    data = ranks.after_first(lambda: TrainingData(*labeled_images(params, seed, work_folder())))
+    for model in params.models:
+        recipe = pretraining_recipe(params.noise, params.training, model)
+        run = TrainingRun(f"pretrained {model}", recipe, runtime, device, seed)
+        trained = fit(run, data, folder_of(job.checkpoints, model))
+        if ranks.is_first():
+            save_trained(folder_of(job.part, model), trained, data)
 
 
 def labeled_images(params: PretrainingParams, seed: int, scratch: Path) -> tuple[Split, Split]:

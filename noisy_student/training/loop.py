@@ -32,7 +32,6 @@ from noisy_student.store.splits import Split
 from noisy_student.training.batches import Batches
 from noisy_student.training.forward import forward_passes
 from noisy_student.training.labeled_images import LabeledImages
-from noisy_student.training.linear_probe import solve_head
 from noisy_student.training.objectives import OBJECTIVES, loss
 from noisy_student.training.optim import set_learning_rate
 from noisy_student.training.params import Recipe, TrainingParams, phase_of
@@ -140,6 +139,8 @@ def _fit_one(
         found = ranks.from_first(checkpoints.latest) if checkpoints else None
         classifier = initial_model(run, data.labeled)
         if recipe.training.initial == "pretrained" and not found:
+            from noisy_student.training.linear_probe import solve_head  # its libraries take a second to import
+
             if data.features is None:
                 raise ValueError("a head is solved on the features of the labeled images, which are missing")
             pool = _pool_with_targets(run, data)

@@ -10,9 +10,9 @@ from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_array
 from noisy_student.core.workspace import Work
 from noisy_student.models.classifier import new_classifier
+from noisy_student.models.extraction import extract
 from noisy_student.models.features import features_of, logits_of, pretrained_body, read_features
 from noisy_student.models.prediction import predict_logits
-from stages.extract_features import extract
 
 
 def test_logits_by_features_are_those_of_the_images(make_split, runtime):
