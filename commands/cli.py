@@ -13,6 +13,7 @@ COMMANDS = (
     "predict",
     "label",
     "label-next",
+    "label-studio",
     "iterate",
     "table",
     "compare",

@@ -14,6 +14,8 @@ import secrets
 import threading
 import webbrowser
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -87,9 +89,7 @@ class Corrections:
 
         The file is on the disk when this returns.
         """
-        lock = work_folder() / "locks" / "corrections"
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
+        with self._locked():
             columns, lines = self._read()
             line = next((each for each in lines if each["id"] == name), None)
             self.before.setdefault(name, line["label"] if line else None)
@@ -100,6 +100,22 @@ class Corrections:
             line["label"] = wanted or ""
             kept = [each for each in lines if each is not line or wanted is not None]
             self._write(columns, kept)
+
+    def add(self, labels: dict[str, str]) -> None:
+        """Give each image, by its id, its label, in place of any that it has. All are on the disk when this returns."""
+        with self._locked():
+            columns, lines = self._read()
+            by_id = {line["id"]: line for line in lines}
+            for name, label in labels.items():
+                by_id.setdefault(name, {**dict.fromkeys(columns, ""), "id": name})["label"] = label
+            self._write(columns, list(by_id.values()))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = work_folder() / "locks" / "corrections"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            yield
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
         return read_lines(self.path) if self.path.exists() else (["id", "label"], [])
