@@ -3,7 +3,8 @@
 OUT is a folder: model.onnx (uint8 images (N,H,W,C) of any size in, probabilities (N,K) out; resizing and normalization
 are inside), model.json (classes, and how images are prepared) and README.md (a model card for Hugging Face). The labels
 are compared with those of the original on the images of --check. --int8 adds model.int8.onnx, with weights and
-activations of 8 bits, if it keeps those labels. `noisy-student predict --model OUT` labels a folder with it.
+activations of 8 bits, if it keeps those labels. --torch adds model.pt2, the same program for torch.export.load.
+`noisy-student predict --model OUT` labels a folder with the ONNX file.
 """
 
 import time
@@ -23,12 +24,12 @@ from noisy_student.core.metrics import softmax
 from noisy_student.models.checkpoint import WEIGHTS
 from noisy_student.models.classifier import load_classifier
 from noisy_student.models.device import setup
-from noisy_student.models.onnx_export import export, quantize
+from noisy_student.models.exporting import PROGRAM, export_program, program_of, quantize, save_onnx, save_program
 from noisy_student.models.onnx_model import DESCRIPTION, INT8, MODEL, OnnxModel
 from noisy_student.models.prediction import predict_logits
 from noisy_student.store.splits import read_split
 
-LEAST_EQUAL = {MODEL: 0.999, INT8: 0.99}  # of the labels
+LEAST_EQUAL = {MODEL: 0.999, PROGRAM: 0.999, INT8: 0.99}  # of the labels
 MAX_CHECKED = 2000  # images
 CALIBRATION_IMAGES = 100  # that the range of activations is measured on, at most
 
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--check", type=Path, default=Path("data/test"), help="a split to compare labels on")
     parser.add_argument("--calibration", type=Path, default=Path("data/calibration"), help="a split for --int8")
     parser.add_argument("--int8", action="store_true", help="also a model of 8 bits, if it keeps the labels")
+    parser.add_argument("--torch", action="store_true", help="also a program for torch.export.load")
     args = parser.parse_args(argv)
     check_out(args.out)
     folder, runtime = trained(args.model)
@@ -55,9 +57,13 @@ def main(argv: list[str] | None = None) -> None:
     exported = {**description, "exported_from": folder.as_posix(), "weights_sha256": digest(folder / WEIGHTS)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(args.out) as temporary:
-        export(temporary, fresh, description)
+        program = export_program(fresh, description)
+        save_onnx(temporary, program)
         write_json(temporary / DESCRIPTION, exported)
-        print(comparison.with_exported(temporary / MODEL), flush=True)
+        print(comparison.with_onnx(temporary / MODEL), flush=True)
+        if args.torch:
+            save_program(temporary, program)
+            print(comparison.with_exported(temporary / PROGRAM, program_of(temporary), "cpu"), flush=True)
         if measured is not None:
             print(add_int8(temporary, measured, comparison), flush=True)
         card = model_card(exported, results_of(exported["weights_sha256"]))
@@ -111,16 +117,21 @@ class Comparison(NamedTuple):
     device: str  # of the original, as torch calls it
     threads: int
 
-    def with_exported(self, file: Path) -> str:
-        """A sentence on an exported file. Raises `UserError` where it gives too few images the original's label."""
+    def with_onnx(self, file: Path) -> str:
+        """Like `with_exported`, for an ONNX file."""
         exported = OnnxModel(file.parent, file.name, self.threads)
-        found, images = timed(exported.probabilities, self.images), f"{len(self.images):,} images"
+        return self.with_exported(file, exported.probabilities, exported.device)
+
+    def with_exported(self, file: Path, predict: Callable[[np.ndarray], np.ndarray], device: str) -> str:
+        """A sentence on an exported file, which predicts on that device. Raises `UserError` where it gives too few
+        images the original's label."""
+        found, images = timed(predict, self.images), f"{len(self.images):,} images"
         same = found.probabilities.argmax(axis=1) == self.original.probabilities.argmax(axis=1)
         share = 100 * float(same.mean())
         if same.mean() < LEAST_EQUAL[file.name]:
             raise UserError(f"{file.name} gives the original's label to {share:.1f} % of {images}")
         off = float(np.abs(found.probabilities - self.original.probabilities).max())
-        rates = f"{found.rate:,.0f} images/s on {exported.device}, and torch {self.original.rate:,.0f} on"
+        rates = f"{found.rate:,.0f} images/s on {device}, and torch {self.original.rate:,.0f} on"
         return (
             f"{file.name}: {file.stat().st_size / 1e6:.1f} MB; the same label for {share:.2f} % of {images}; "
             f"probabilities at most {off:.1g} off; {rates} {self.device}, {self.threads} threads each"
@@ -132,7 +143,7 @@ def add_int8(folder: Path, calibration: np.ndarray, comparison: Comparison) -> s
     removed."""
     quantize(folder, calibration)
     try:
-        return comparison.with_exported(folder / INT8)
+        return comparison.with_onnx(folder / INT8)
     except UserError as error:
         (folder / INT8).unlink()
         return f"{error}, so it is not kept"

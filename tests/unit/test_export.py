@@ -19,7 +19,7 @@ from commands.model_card import model_card, results_of
 from noisy_student.core.files import read_json, write_json
 from noisy_student.core.metrics import softmax
 from noisy_student.models.classifier import ensemble, load_classifier, new_classifier
-from noisy_student.models.onnx_export import export as write_onnx
+from noisy_student.models.exporting import export_program, program_of, save_onnx
 from noisy_student.models.onnx_model import OnnxModel
 from noisy_student.models.prediction import predict_logits
 from noisy_student.store.splits import read_split, write_split
@@ -61,7 +61,7 @@ def test_images_of_any_size_are_cropped_or_padded_and_resized_inside(tmp_path, m
     classifier = new_classifier("mlp_8", split).eval()
     own = {**PREPARATION, "resize": resize, "background": 100}
     write_json(tmp_path / "model.json", description("mlp_8", split, preparation=own))
-    write_onnx(tmp_path, classifier, description("mlp_8", split, preparation=own))
+    save_onnx(tmp_path, export_program(classifier, description("mlp_8", split, preparation=own)))
     images = np.random.default_rng(0).integers(256, size=(3, *size, 1), dtype=np.uint8)
     height, width = size
     square = torch.from_numpy(images).permute(0, 3, 1, 2).float()
@@ -78,11 +78,23 @@ def test_images_of_any_size_are_cropped_or_padded_and_resized_inside(tmp_path, m
     assert np.abs(OnnxModel(tmp_path).probabilities(images) - expected).max() < 1e-3
 
 
+def test_a_program_of_torch_gives_the_labels_of_the_original(here, make_split, runtime, capsys):
+    export.main(["out", "--torch"])
+    said = capsys.readouterr().out
+    assert "model.pt2: " in said
+    assert said.count("the same label for 100.00 % of 60 images") == 2
+    images = make_split(0, 60).images()
+    classifier, _ = load_classifier(here / "models/iter1", torch.device("cpu"))
+    predict_again = program_of(here / "out")
+    assert np.abs(predict_again(images) - softmax(predict_logits(classifier, images, runtime))).max() < 1e-5
+    assert predict_again(np.zeros((3, 30, 17, 1), np.uint8)).shape == (3, 3)
+
+
 def test_an_ensemble_is_one_file(tmp_path, make_split):
     split = make_split(0, 4)
     whole = ensemble([new_classifier("mlp_8", split) for _ in range(2)]).eval()
     write_json(tmp_path / "model.json", description("mlp_8", split))
-    write_onnx(tmp_path, whole, description("mlp_8", split))
+    save_onnx(tmp_path, export_program(whole, description("mlp_8", split)))
     with torch.inference_mode():
         expected = whole(torch.from_numpy(split.images()).permute(0, 3, 1, 2)).softmax(1).numpy()
     assert np.abs(OnnxModel(tmp_path).probabilities(split.images()) - expected).max() < 1e-5

@@ -1,4 +1,5 @@
-"""A trained classifier as an ONNX file that needs neither torch nor this package.
+"""A trained classifier as a file that needs not this package: an ONNX file needs not torch either, a program of
+torch.export runs in torch, also in C++.
 
 N images, H x W pixels, C channels, K classes.
 """
@@ -7,7 +8,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from noisy_student.models.classifier import Classifier
 from noisy_student.models.onnx_model import IMAGES, INT8, MODEL, PROBABILITIES
 
 MOST = 2**15  # images in a batch, and pixels a side
+PROGRAM = "model.pt2"
+AT_ONCE = 256  # images that a program is given
 
 
 class Exported(nn.Module):
@@ -42,7 +45,9 @@ class Exported(nn.Module):
         height, width = pixels.shape[2:]
         side = torch.sym_min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
-        return pixels[:, :, top : top + side, left : left + side]
+        # a slice would be a view, whose strides differ for square images, so that a program would refuse either
+        rows, columns = (first + torch.arange(side, device=pixels.device) for first in (top, left))
+        return pixels.index_select(2, rows).index_select(3, columns)
 
     def _padded(self, pixels: Tensor) -> Tensor:
         """All of `pixels` (N,C,H,W) in the middle of a square."""
@@ -53,25 +58,44 @@ class Exported(nn.Module):
         return F.pad(pixels, edges, value=float(self.background))
 
 
-def export(folder: Path, classifier: Classifier, description: dict[str, Any]) -> None:
-    """Write the ONNX file of a classifier, whose model.json is `description`, into `folder`."""
+def export_program(classifier: Classifier, description: dict[str, Any]) -> torch.export.ExportedProgram:
+    """The program of a classifier, whose model.json is `description`; see `Exported` for what it takes and gives."""
     how, size = description["preparation"], tuple(description["image_size"])
     module = Exported(classifier, (size[0], size[1]), how["resize"] == "pad", how["background"]).eval().cpu()
     example = torch.zeros(2, size[0] + 8, size[1] + 5, description["channels"], dtype=torch.uint8)
     axes = {axis: torch.export.Dim(name, min=1, max=MOST) for axis, name in enumerate("NHW")}
     with _quiet():
-        program = torch.onnx.export(
-            module,
-            (example,),
-            dynamo=True,
-            dynamic_shapes=(axes,),
-            input_names=[IMAGES],
-            output_names=[PROBABILITIES],
-        )
-    if program is None:
-        raise ValueError("the exporter returned no program")
+        return torch.export.export(module, (example,), dynamic_shapes=(axes,))
+
+
+def save_program(folder: Path, program: torch.export.ExportedProgram) -> None:
+    """Write the program into `folder`, for torch."""
     folder.mkdir(parents=True, exist_ok=True)
-    program.save(folder / MODEL)
+    with _quiet():
+        torch.export.save(program, folder / PROGRAM)
+
+
+def program_of(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """What the program in `folder` gives for uint8 images (N,H,W,C): probabilities float32 (N,K)."""
+    with _quiet():
+        module = torch.export.load(folder / PROGRAM).module()
+
+    def probabilities(images: np.ndarray) -> np.ndarray:
+        parts = [torch.from_numpy(images[at : at + AT_ONCE]) for at in range(0, len(images), AT_ONCE)]
+        with torch.inference_mode():
+            return np.concatenate([module(part).numpy() for part in parts])
+
+    return probabilities
+
+
+def save_onnx(folder: Path, program: torch.export.ExportedProgram) -> None:
+    """Write the program into `folder`, as ONNX."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _quiet():
+        translated = torch.onnx.export(program, dynamo=True, input_names=[IMAGES], output_names=[PROBABILITIES])
+        if translated is None:
+            raise ValueError("the exporter returned no program")
+        translated.save(folder / MODEL)
 
 
 def quantize(folder: Path, images: np.ndarray) -> None:
