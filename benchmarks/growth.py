@@ -40,6 +40,7 @@ PARAMS: dict[str, Any] = {
     "pseudo_labels.precision": None,
     "guards.collapsed": "off",  # a teacher of one step calls all images the same
     "guards.useless": "off",
+    "guards.imprecise": "off",
     "training.steps": 200,
     "training.validations": 1,
     "iterations": {"iter1": {"teacher": "iter0", "model": "cnn_4"}},

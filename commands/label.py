@@ -91,24 +91,20 @@ class Corrections:
         """
         with self._locked():
             columns, lines = self._read()
-            line = next((each for each in lines if each["id"] == name), None)
-            self.before.setdefault(name, line["label"] if line else None)
-            wanted = label if label is not None else self.before[name]
-            if line is None:
-                line = {**dict.fromkeys(columns, ""), "id": name}
-                lines.append(line)
-            line["label"] = wanted or ""
-            kept = [each for each in lines if each is not line or wanted is not None]
-            self._write(columns, kept)
+            before = next((line["label"] for line in lines if line["id"] == name), None)
+            earlier = self.before.setdefault(name, before)
+            wanted = label if label is not None else earlier
+            if wanted is None:
+                lines = [line for line in lines if line["id"] != name]
+            else:
+                lines = with_labels(columns, lines, {name: wanted})
+            self._write(columns, lines)
 
     def add(self, labels: dict[str, str]) -> None:
         """Give each image, by its id, its label, in place of any that it has. All are on the disk when this returns."""
         with self._locked():
             columns, lines = self._read()
-            by_id = {line["id"]: line for line in lines}
-            for name, label in labels.items():
-                by_id.setdefault(name, {**dict.fromkeys(columns, ""), "id": name})["label"] = label
-            self._write(columns, list(by_id.values()))
+            self._write(columns, with_labels(columns, lines, labels))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -126,6 +122,15 @@ class Corrections:
         writer.writeheader()
         writer.writerows(lines)
         write_bytes(self.path, text.getvalue().encode())
+
+
+def with_labels(columns: list[str], lines: list[dict[str, str]], labels: dict[str, str]) -> list[dict[str, str]]:
+    """The `lines` of a file with these `columns`, with the `labels` by id in place of those that they have, and new
+    lines for ids that have none."""
+    changed = [line | {"label": labels.get(line["id"], line["label"])} for line in lines]
+    there = {line["id"] for line in lines}
+    missing = [name for name in labels if name not in there]
+    return [*changed, *({**dict.fromkeys(columns, ""), "id": name, "label": labels[name]} for name in missing)]
 
 
 class LabelServer(ThreadingHTTPServer):

@@ -40,19 +40,24 @@ def main(argv: list[str] | None = None) -> None:
 
     corrections = Corrections(CORRECTIONS)
     if args.take:
-        pool = read_split(args.pool)
-        labels = exported(args.take, pool.classes, set(pool.ids))
+        pool, known = read_split(args.pool), corrections.labels()
+        labels = exported(args.take, pool.classes, {*pool.ids, *known})  # those of an earlier export left the pool
         corrections.add(labels)
-        print(f"{len(labels):,} labels are in {CORRECTIONS}; `make repro` trains with them")
+        new = sum(known.get(name) != label for name, label in labels.items())
+        print(f"{new:,} new labels of {len(labels):,} are in {CORRECTIONS}; `make repro` trains with them")
         return
-    if args.tasks.exists():
-        raise UserError(f"{args.tasks} is there; name another file")
+    interface_file = args.tasks.with_suffix(".xml")
+    if args.tasks.suffix != ".json":
+        raise UserError(f"the file of tasks was {args.tasks}; give it a name that ends in .json")
+    for file in (args.tasks, interface_file):
+        if file.exists():
+            raise UserError(f"{file} is there; name another file")
     shown = to_label(args.model, args.pool, args.images, corrections.labels())
     write_json(args.tasks, tasks(shown))
-    write_bytes(args.tasks.with_suffix(".xml"), interface(shown.classes).encode())
+    write_bytes(interface_file, interface(shown.classes).encode())
     print(
-        f"{len(shown.table):,} images are in {args.tasks}; create a project with the interface in "
-        f"{args.tasks.with_suffix('.xml')}, and import them there"
+        f"{len(shown.table):,} images are in {args.tasks}; create a project with the interface in {interface_file}, "
+        "and import them there"
     )
 
 
@@ -103,7 +108,7 @@ def exported(path: Path, classes: list[str], ids: Collection[str]) -> dict[str, 
                 f"{path} is no export of these tasks; in Label Studio, export as JSON or JSON-MIN"
             ) from None
         if name not in ids:
-            raise UserError(f"{path} labels {name!r}, which is no image of the pool; export the project of these tasks")
+            raise UserError(f"{path} labels {name!r}, which is no image of the pool; export the project of its tasks")
         for label in given:
             if label not in classes:
                 raise UserError(

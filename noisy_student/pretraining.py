@@ -30,7 +30,7 @@ from noisy_student.data.sources import SourceParams, load
 from noisy_student.data.splitting import allocate
 from noisy_student.models import external
 from noisy_student.models.checkpoint import DESCRIPTION, WEIGHTS, folder_of, save_model
-from noisy_student.models.device import RuntimeParams, setup
+from noisy_student.models.device import RuntimeParams
 from noisy_student.models.init import weights_spec
 from noisy_student.store.splits import Split
 from noisy_student.training.augmentation.policy import NoiseParams
@@ -129,19 +129,18 @@ class PretrainingParams(SourceParams):
         return Path(self.path) if self.source == "file" else self.user_path()
 
 
-def make_weights(job: Work, params: PretrainingParams, runtime: RuntimeParams, seed: int) -> None:
+def make_weights(job: Work, params: PretrainingParams, runtime: RuntimeParams, device: torch.device, seed: int) -> None:
     """Fetch the weights of each model, or train them. Raises `UserError` if they are not available."""
     if params.trains:
-        _train(job, params, runtime, seed)
+        _train(job, params, runtime, device, seed)
     if ranks.is_first():
         for model in () if params.trains else params.models:
             save_model(folder_of(job.part, model), *fetched(params, model))
         write_json(job.part / "pretrained.json", {"source": params.source, "models": params.models})
 
 
-def _train(job: Work, params: PretrainingParams, runtime: RuntimeParams, seed: int) -> None:
-    """Train each model on the images of the source, and write its folder."""
-    device = setup(runtime)
+def _train(job: Work, params: PretrainingParams, runtime: RuntimeParams, device: torch.device, seed: int) -> None:
+    """Train each model on the images of the source, and write its folder. Raises `UserError` as `labeled_images`."""
     data = ranks.after_first(lambda: TrainingData(*labeled_images(params, seed, work_folder())))
     for model in params.models:
         recipe = pretraining_recipe(params.noise, params.training, model)

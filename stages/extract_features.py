@@ -20,21 +20,22 @@ from noisy_student.core.workspace import work
 @ranked
 def main(*, pretrained: Path, images: Path, out: Path) -> None:
     if models := read_json(pretrained / "pretrained.json")["models"]:
-        extract(models, pretrained, images, out)
+        write_features(models, pretrained, images, out)
     elif ranks.is_first():
         write_json(out / "features.json", {"models": []})
 
 
-def extract(models: list[str], pretrained: Path, images: Path, out: Path) -> None:
-    """Write the features by the `models`, of which there are some."""
+def write_features(models: list[str], pretrained: Path, images: Path, out: Path) -> None:
+    """Write the features by the `models`, at least one."""
     from noisy_student.models.device import RuntimeParams, machine, setup  # torch takes a second to import
     from noisy_student.models.extraction import extract_features
 
     params = ParamsFile()
     runtime = params.section("runtime", RuntimeParams)
-    with work(out, __file__, params, {"pretrained": pretrained, "images": images}, machine(setup(runtime))) as job:
+    device = setup(runtime)
+    with work(out, __file__, params, {"pretrained": pretrained, "images": images}, machine(device)) as job:
         if not job.finished:
-            extract_features(job, models, pretrained, images, runtime)
+            extract_features(job, models, pretrained, images, runtime, device)
 
 
 if __name__ == "__main__":

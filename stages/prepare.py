@@ -57,7 +57,7 @@ def main(
     folders = {"labeled": labeled, "pool": pool, "calibration": calibration, "validation": validation, "test": test}
     lists = {"left_out": left_out, "quarantine": quarantine}
     alone = guarded(__file__, params, {"corrections": corrections}, data.user_path())
-    with alone, decoding_work(work_folder()) as work:
+    with decoding_work(work_folder()) as work, alone:  # what was decoded stays if `alone` finds a change
         if dataset := load_together(data, work, labeled_by_hand(corrections)):
             drawn = draw(dataset, data, seed, corrections, card / CARD)
             write_splits(folders, drawn, data)

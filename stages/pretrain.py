@@ -19,14 +19,15 @@ from noisy_student.core.workspace import work
 @command
 @ranked
 def main(*, out: Path) -> None:
-    if ParamsFile().section("pretraining", dict).get("models"):
+    given = ParamsFile().section("pretraining", dict)
+    if given.get("source") != "none" or given.get("models"):
         pretrain(out)
     elif ranks.is_first():
         write_json(out / "pretrained.json", {"source": "none", "models": []})
 
 
 def pretrain(out: Path) -> None:
-    """Write the weights of the models, of which there are some."""
+    """Write the weights of the models, at least one."""
     from noisy_student.models.device import RuntimeParams, machine, setup  # torch takes a second to import
     from noisy_student.pretraining import PretrainingParams, make_weights
 
@@ -34,10 +35,11 @@ def pretrain(out: Path) -> None:
     seed = params.section("seed", Seed)
     runtime = params.section("runtime", RuntimeParams)
     pretraining = params.section("pretraining", PretrainingParams)
-    used = machine(setup(runtime), ranks.world_size() if pretraining.trains else 1)
+    device = setup(runtime)
+    used = machine(device, ranks.world_size() if pretraining.trains else 1)
     with work(out, __file__, params, {"path": pretraining.reads()}, used) as job:
         if not job.finished:
-            make_weights(job, pretraining, runtime, seed)
+            make_weights(job, pretraining, runtime, device, seed)
 
 
 if __name__ == "__main__":

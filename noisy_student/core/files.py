@@ -1,6 +1,7 @@
 """Writes files that are whole or absent: under a temporary name first, then flushed to the disk, then renamed."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -9,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, BinaryIO
@@ -135,6 +136,33 @@ def read_array(path: Path) -> np.ndarray:
         return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two: a damaged header
         raise _unreadable(path, error) from None
+
+
+def read_rows(array: Any, rows: np.ndarray) -> np.ndarray:
+    """A copy of the `rows` (n,), 0 or more, of an array of `read_array`, read from its file: mapped pages would count
+    as memory of this process. Of any other array, `array[rows]`."""
+    if not (isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.flags.c_contiguous):
+        return array[rows]
+    found = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    with Path(array.filename or "").open("rb") as file:
+        read_into(found, file.fileno(), rows, array.offset)
+    return found
+
+
+def read_into(array: np.ndarray, file: int, rows: np.ndarray, offset: int = 0) -> None:
+    """Fill the contiguous `array` (n,...) with the `rows` (n,), 0 or more, of the array that begins at `offset` in the
+    `file`. Raises OSError where that ends before."""
+    if not array.size:
+        return
+    left, size = array.reshape(-1).data.cast("B"), array[0].nbytes
+    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of rows that follow one another in the file
+    for start, end in pairwise([*starts.tolist(), len(rows)]):
+        part, at = left[start * size : end * size], offset + int(rows[start]) * size
+        while part:  # the system reads at most 2 GiB at once
+            count = os.preadv(file, [part], at)
+            if not count:
+                raise OSError(errno.EIO, "the file is cut off")
+            part, at = part[count:], at + count
 
 
 def release(array: Any) -> None:

@@ -162,29 +162,40 @@ def guarded(
         check_untouched(watched, began, made_from.stage)
 
 
+def take_lock(folder: Path, name: str, seconds: float) -> FileLock | None:
+    """The lock of the work of that name in the `folder` of work in progress; None if another process holds it still
+    after so many `seconds` (-1: wait for it)."""
+    path = folder / "locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=seconds, poll_interval=0.5 if seconds < 0 else 0.05)
+    except Timeout:
+        return None
+    path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+    return lock
+
+
 @contextmanager
 def _alone(
     file: str, params: ParamsFile | None, inputs: Mapping[str, Path | None], machine: dict[str, Any]
 ) -> Iterator[tuple[Provenance, str]]:
     made_from = provenance(file, params, inputs, machine)
     name = f"{made_from.stage}-{made_from.fingerprint}"
-    path = work_folder() / "locks" / name
     if not ranks.is_first():  # which holds the lock for all
         yield made_from, name
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = take_lock(work_folder(), name, seconds=0)
+    if not lock:
+        holder = (work_folder() / "locks" / name).read_text() or "another process"
+        print(f"{made_from.stage}: {holder} does the same work; waiting", flush=True)
+        lock = take_lock(work_folder(), name, seconds=-1)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{made_from.stage}: {path.read_text() or 'another process'} does the same work; waiting", flush=True)
-        lock.acquire(poll_interval=0.5)
-    try:
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         check_unchanged(made_from, params)  # what it is made from may have changed while this process waited
         yield made_from, name
     finally:
-        lock.release()
+        if lock:
+            lock.release()
 
 
 def _recorded(file: Path) -> dict[str, str]:

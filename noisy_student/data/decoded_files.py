@@ -3,15 +3,14 @@
 N images, H x W pixels, C channels.
 """
 
-import errno
 import os
-from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from noisy_student.core.errors import UserError
+from noisy_student.core.files import read_into
 from noisy_student.store.decoding import Preparation, to_gray
 
 COPIES = 2  # of the pixels on the disk: here and in the splits' shards
@@ -32,20 +31,8 @@ class DecodedFile:
         """The images of a slice or at an array of rows, in that order."""
         rows = self.rows[which]
         pixels = np.empty((len(rows), *self.shape[1:3], CHANNELS), np.uint8)
-        starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of rows that follow one another in the file
-        for start, end in pairwise([*starts, len(rows)]):
-            _read(self.file.fileno(), pixels[start:end], int(rows[start]) * pixels[0].nbytes)
+        read_into(pixels, self.file.fileno(), rows)
         return pixels if self.shape[3] == CHANNELS else to_gray(pixels)
-
-
-def _read(file: int, into: np.ndarray, offset: int) -> None:
-    """Fill the contiguous array; the system reads and writes at most 2 GiB at once."""
-    left = into.data.cast("B")
-    while left:
-        count = os.preadv(file, [left], offset)
-        if not count:
-            raise OSError(errno.EIO, "the decoded images are cut off")
-        left, offset = left[count:], offset + count
 
 
 def write_pixels(file: int, pixels: np.ndarray, offset: int) -> None:
@@ -56,11 +43,10 @@ def write_pixels(file: int, pixels: np.ndarray, offset: int) -> None:
         left, offset = left[count:], offset + count
 
 
-def check_disk_space(images: int, kept: int, how: Preparation, folder: Path) -> None:
-    """Say how much room `kept` of the `images` take, beside those that are in `folder`. Raises `UserError` where there
-    is less."""
-    there = sum(file.stat().st_blocks * 512 for file in folder.glob("*"))  # files have holes
-    wanted = max(0, COPIES * kept * how.image_size**2 * CHANNELS - there)
+def check_disk_space(images: int, kept: int, there: int, how: Preparation, folder: Path) -> None:
+    """Say how much room `kept` of the `images` take below `folder`, where so many of them are `there`. Raises
+    `UserError` where there is less."""
+    wanted = (COPIES * kept - there) * how.image_size**2 * CHANNELS
     found = os.statvfs(folder)
     free = found.f_bavail * found.f_frsize
     print(

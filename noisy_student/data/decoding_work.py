@@ -1,40 +1,42 @@
 """What a decoding has done so far. After an interruption or an error, the next one goes on from there.
 
-    work/locks/decoded-<fingerprint>          held by the run that decodes, and for all ranks by the first
+    work/locks/decoded-<fingerprint>          held by the run that decodes; of several ranks, by the first
     work/decoded-<fingerprint>/<part>.pixels  images that one process decoded, each at the place of its row
     work/decoded-<fingerprint>/<part>-N.npz   tasks whose pixels are there, and what else was found in their files
 
-The fingerprint is that of the list of files, the preparation and the code. A file that changed since is decoded again.
-N images of a listing, n of them in a part.
+The fingerprint is that of the list of files, the preparation, the code and the decoders. A file that changed since is
+decoded again.
+
+N images of a listing, n of a task or a part, H x W pixels, C channels.
 """
 
 import hashlib
 import json
 import os
 import shutil
-import socket
 import tempfile
 import time
 import uuid
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from noisy_student.core import ranks
 from noisy_student.core.files import digest, writing
 from noisy_student.core.imports import import_closure
+from noisy_student.core.progress import meter
 from noisy_student.core.provenance import ROOT
-from noisy_student.core.workspace import checkpoint_seconds
+from noisy_student.core.workspace import checkpoint_seconds, take_lock
 from noisy_student.data.decoded_files import CHANNELS, DecodedFile
-from noisy_student.data.listing import Listing
-from noisy_student.store.decoding import Preparation
+from noisy_student.data.listing import CHUNK, Listing
+from noisy_student.store.decoding import Preparation, decoders
 from noisy_student.store.splits import pixel_hash
 
 # Of each file; `gray_sha256` is that of one channel, and empty where the three differ.
@@ -69,23 +71,29 @@ class DecodingWork:
         self.parent, self.folder = parent, Path()
         self.lock: FileLock | None = None  # of this process
 
-    def begin(self, listing: Listing, how: Preparation, kept: int, together: bool) -> None:
-        """Take the folder for the `listing`, or a new one if another run has it; with `together`, for all ranks."""
-        name = f"{PREFIX}{fingerprint(listing, how, kept)}"
-        self.folder = ranks.from_first(lambda: self._taken(name)) if together else self._taken(name)
+    def begin(self, listing: Listing, how: Preparation, kept: int, together: bool) -> list[Part]:
+        """Take the folder for the `listing`, or a new one if another run has it; with `together`, for all ranks.
 
-    def earlier(self, listing: Listing, how: Preparation, kept: int) -> list[Part]:
-        """What interrupted runs have done, but for files that changed since and damaged pixels of the `kept` ones."""
-        taken: set[int] = set()
+        Returns what interrupted runs have done, without files that changed since and damaged pixels of the first `kept`
+        images. With `together`, ranks but the first get none.
+        """
+        name = f"{PREFIX}{fingerprint(listing, how, kept)}"
+        self.folder = ranks.from_first(lambda: self._own_folder(name)) if together else self._own_folder(name)
+        return self._earlier(listing, how, kept) if ranks.is_first() or not together else []
+
+    def _earlier(self, listing: Listing, how: Preparation, kept: int) -> list[Part]:
+        known: set[int] = set()  # first rows of tasks
         parts = []
         for file in sorted(self.folder.glob("*.pixels")):
-            records = [done for path in sorted(self.folder.glob(f"{file.stem}-*.npz")) for done in _read(path)]
-            with file.open("rb") as opened:
-                pixels = DecodedFile(opened, np.arange(kept), how.image_size, CHANNELS)
-                sound = [each for each in records if each.rows.start not in taken and _is_sound(each, listing, pixels)]
-            if sound:
-                taken |= {each.rows.start for each in sound}
-                parts.append(_part(file, sorted(sound, key=lambda each: each.rows.start)))
+            records = sorted(self.folder.glob(f"{file.stem}-*.npz"))
+            sound = _sound([done for record in records for done in _read(record)], file, listing, how, kept)
+            new = [done for done in sound if done.rows.start not in known]
+            if new:
+                known |= {done.rows.start for done in new}
+                parts.append(_part(file, new))
+            else:
+                for useless in (*records, file):
+                    useless.unlink()
         return parts
 
     def remove(self) -> None:
@@ -93,58 +101,50 @@ class DecodingWork:
         if self.lock:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def release(self) -> None:
+    def unlock(self) -> None:
         """Let another run have the folder; it is removed if nothing is done there."""
         if self.lock:
             if not any(self.folder.glob("*.npz")):
                 self.remove()
             self.lock.release()
 
-    def _taken(self, name: str) -> Path:
-        if not self._has_locked(name):
-            name = f"{name}-{uuid.uuid4().hex[:8]}"
-            self._has_locked(name)
+    def _own_folder(self, name: str) -> Path:
+        own = name
+        self.lock = take_lock(self.parent, own, LOCK_SECONDS)
+        if not self.lock:
+            own = f"{name}-{uuid.uuid4().hex[:8]}"
+            self.lock = take_lock(self.parent, own, LOCK_SECONDS)
         self._remove_others(name)
-        (self.parent / name).mkdir(parents=True, exist_ok=True)
-        return self.parent / name
-
-    def _has_locked(self, name: str) -> bool:
-        path = self.parent / "locks" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=LOCK_SECONDS)
-        except Timeout:
-            return False
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-        self.lock = lock
-        return True
+        (self.parent / own).mkdir(parents=True, exist_ok=True)
+        return self.parent / own
 
     def _remove_others(self, name: str) -> None:
-        """Remove what interrupted decodings of other files left, for it may be large."""
+        """Remove what interrupted decodings of other listings left, for it may be large."""
         for folder in self.parent.glob(f"{PREFIX}*"):
-            try:
-                if folder.name != name:
-                    with FileLock(self.parent / "locks" / folder.name, timeout=0):
-                        shutil.rmtree(folder)
-            except Timeout:
-                pass  # its run goes on
+            if folder.name.startswith(name):
+                continue
+            if lock := take_lock(self.parent, folder.name, seconds=0):  # else its run goes on
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.release()
 
 
 @contextmanager
 def decoding_work(scratch: Path | None) -> Iterator[DecodingWork]:
     """Yield the work of a decoding in `scratch`, or where temporary files are; it is removed if the block succeeds."""
-    with tempfile.TemporaryDirectory() as temporary:
-        work = DecodingWork(scratch or Path(temporary))
+    with nullcontext(scratch) if scratch else tempfile.TemporaryDirectory() as parent:
+        work = DecodingWork(Path(parent))
         try:
             yield work
             work.remove()
         finally:
-            work.release()
+            work.unlock()
 
 
 class NewPart:
-    """Records, every `checkpoint_seconds`, which tasks are done in a new file of pixels."""
+    """Records, every `checkpoint_seconds`, which tasks are done in a new file of pixels in `folder`.
+
+    Raises `UserError` where the environment has no number of seconds.
+    """
 
     def __init__(self, folder: Path):
         self.path = folder / f"{uuid.uuid4().hex[:8]}.pixels"
@@ -160,7 +160,9 @@ class NewPart:
 
     def add(self, done: Done) -> None:
         """Note a task whose pixels are in the file."""
-        if not done.found["largest"].any():  # its pixels change once the white of all files is known
+        changes = done.found["largest"].any()  # once the white of all 16-bit files is known
+        was_read = (done.found["sha256"] != b"").all()  # a file that could not be read may be readable next time
+        if was_read and not changes:
             self.waiting.append(done)
         if time.monotonic() - self.saved > self.seconds:
             self.save()
@@ -177,7 +179,7 @@ def fingerprint(listing: Listing, how: Preparation, kept: int) -> str:
     """16 hex digits that stand for what decides the pixels and their places, but for the files' versions."""
     code = [digest(file) for file in import_closure(Path(__file__).with_name("parallel_decoding.py"), ROOT)]
     preparation = {name: getattr(how, name) for name in Preparation.model_fields}  # `how` may have more
-    decides = [listing.digest(), preparation, kept, version("pillow"), code]
+    decides = [listing.digest(), preparation, kept, decoders(), code]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
 
@@ -188,16 +190,28 @@ def _part(file: Path, tasks: list[Done]) -> Part:
     return Part(file, rows, found, {row: reason for each in tasks for row, reason in each.reasons.items()})
 
 
-def _is_sound(done: Done, listing: Listing, pixels: DecodedFile) -> bool:
-    """Whether the files are those that were decoded, and `pixels` (N,H,W,C) has their images."""
-    if not np.array_equal(listing.versions(done.rows), done.versions):
-        return False
-    rows = [row for row in done.rows if row not in done.reasons and row < len(pixels)]
-    hashes = done.found["sha256"][np.array(rows, np.int64) - done.rows.start]
+def _sound(tasks: list[Done], file: Path, listing: Listing, how: Preparation, kept: int) -> list[Done]:
+    """Those of the `tasks`, by their rows, whose files are as they were, and whose pixels in `file` are whole."""
+    total = sum(len(done.rows) for done in tasks)
+    with file.open("rb") as opened, meter("checking", total) as progress:
+        pixels = DecodedFile(opened, np.arange(kept), how.image_size, CHANNELS)
+        sound = []
+        for done in sorted(tasks, key=lambda done: done.rows.start):
+            if np.array_equal(listing.versions(done.rows), done.versions) and _is_whole(done, pixels):
+                sound.append(done)
+            progress.advance(len(done.rows))
+    return sound
+
+
+def _is_whole(done: Done, pixels: DecodedFile) -> bool:
+    """Whether `pixels` (N,H,W,C) has the images of a task, of which some at a time are read."""
+    rows = np.array([row for row in done.rows if row not in done.reasons and row < len(pixels)], np.int64)
+    hashes = done.found["sha256"][rows - done.rows.start].astype(str).tolist()
     try:
-        return pixel_hash(pixels[np.array(rows, np.int64)]) == hashes.astype(str).tolist()
+        parts = [pixel_hash(pixels[rows[start : start + CHUNK]]) for start in range(0, len(rows), CHUNK)]
     except OSError:  # the file is cut off
         return False
+    return list(chain(*parts)) == hashes
 
 
 def _write(path: Path, tasks: list[Done]) -> None:

@@ -67,16 +67,16 @@ class Listing:
         return hashed.hexdigest()
 
     def versions(self, rows: range) -> np.ndarray:
-        """What tells that the files at `rows` changed, int64 (n,2): their sizes and when they were last written to, in
-        ns; -1 for one that is gone."""
+        """What tells that the files at `rows` changed, int64 (n,3): their sizes, and when they and links to them last
+        changed, in ns, also by a change of who may read them; -1 for one that is gone."""
         return np.array([self._version(path) for path in self.files["path"].iloc[rows.start : rows.stop]], np.int64)
 
-    def _version(self, path: str) -> tuple[int, int]:
+    def _version(self, path: str) -> tuple[int, int, int]:
         try:
-            found = os.stat(self.root / path)
+            file, entry = os.stat(self.root / path), os.lstat(self.root / path)
         except (OSError, ValueError):
-            return -1, -1
-        return found.st_size, found.st_mtime_ns
+            return -1, -1, -1
+        return file.st_size, file.st_ctime_ns, entry.st_ctime_ns
 
     def contents(self, rows: range) -> Iterator[bytes | BadImage]:
         """The bytes of each file at `rows`, or why it cannot be read."""

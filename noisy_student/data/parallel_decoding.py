@@ -72,7 +72,8 @@ def decode_listing(listing: Listing, how: Preparation, scratch: Path | None) -> 
 def decode_together(listing: Listing, how: Preparation, work: DecodingWork, streamed: bool) -> DecodedListing | None:
     """Like `decode_listing`, by all ranks, of which each decodes its share; None in all ranks but the first.
 
-    With `streamed`, the pool of a `ShardListing` stays in its shards. The `work` has to stay until it is returned.
+    With `streamed`, the pool of a `ShardListing` stays in its shards. The `work` must not be removed before this
+    returns.
     """
     parts, white = _decoded(listing, how, work, streamed, together=True)
     return _joined(listing, how, streamed, parts, white) if ranks.is_first() else None
@@ -128,14 +129,14 @@ def _decoded(
 ) -> tuple[list[Part], int | None]:
     """Decode what is missing of `listing`, with `together` this rank's share of it.
 
-    Returns the parts of earlier runs, of all ranks in the first one, and the white of 16-bit gray files that do not
-    tell it.
+    Returns the parts of earlier runs and of all ranks, with `together` in the first rank alone; and the white of 16-bit
+    gray files that do not tell it. Raises `UserError` where the disk has too little room.
     """
-    kept, tasks = _kept(listing, streamed), listing.tasks()
-    work.begin(listing, how, kept, together)
-    check_disk_space(len(listing.files), kept, how, work.folder)
-    earlier = work.earlier(listing, how, kept) if ranks.is_first() or not together else []
-    missing = _missing(tasks, earlier)
+    kept = _kept(listing, streamed)
+    earlier = work.begin(listing, how, kept, together)
+    there = sum(int((part.rows < kept).sum()) for part in earlier)
+    check_disk_space(len(listing.files), kept, there, how, work.folder)
+    missing = _missing(listing.tasks(), earlier)
     if together:
         missing = ranks.from_first(lambda: missing)
     own = [missing[number] for number in ranks.share_of(len(missing))] if together else missing

@@ -11,6 +11,7 @@ from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -54,10 +55,12 @@ class ShardListing(Listing):
         return ImagePlaces(self.shards, self.root, self.places[rows], how, channels)
 
     def digest(self) -> str:
-        """The sha256, in hex, of which images of which shards there are, in their order; a change of a shard that has a
-        version changes it."""
-        hashed = sha256(super().digest().encode() + self.places.tobytes())
-        hashed.update(repr([(shard.url, shard.bytes, shard.version) for shard in self.shards]).encode())
+        """The sha256, in hex, of which images of which versions of shards there are, in their order; another one each
+        time where a shard has no version."""
+        hashed = sha256(super().digest().encode())
+        hashed.update(np.ascontiguousarray(self.places).data.cast("B"))
+        versions = [(shard.url, shard.bytes, shard.version or uuid4().hex) for shard in self.shards]
+        hashed.update(repr(versions).encode())
         return hashed.hexdigest()
 
     def versions(self, rows: range) -> np.ndarray:

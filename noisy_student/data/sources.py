@@ -164,8 +164,8 @@ def load(params: SourceParams, scratch: Path | None = None) -> Dataset:
 def load_together(
     params: DataParams, work: DecodingWork, labeled_by_hand: frozenset[str] = frozenset()
 ) -> Dataset | None:
-    """Like `load`, for the first rank; None in the others, which help to decode a user's files. The `work` has to stay
-    until the images are used.
+    """Like `load`, for the first rank; None in the others, which help to decode a user's files. The `work` must not be
+    removed before this returns.
 
     A streamed pool stays in its shards. Of a very long manifest a sample is decoded, with the images `labeled_by_hand`.
     """

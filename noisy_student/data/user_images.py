@@ -55,8 +55,8 @@ def load_user_images_together(
 ) -> Dataset | None:
     """Like `load_user_images`, by all ranks, each of which lists and decodes a share; None in all but the first.
 
-    A `streamed_pool` stays in its shards. Of a very long manifest a `sample` is decoded. The `work` has to stay until
-    the images are used.
+    A `streamed_pool` stays in its shards. Of a very long manifest a `sample` is decoded. The `work` must
+    not be removed before this returns.
     """
     if source == "manifest":
         listing = list_manifest(path, sample)

@@ -1,6 +1,6 @@
 """Guards: pseudo-labels that look wrong stop the run, or warn, as `guards` in params.yaml says.
 
-The calibration images are their canaries: the teacher never sees their labels, which tell how often it is right.
+The calibration labels, which no teacher sees, tell how often it is right.
 
 N pool images, M calibration images, K classes.
 """
@@ -28,8 +28,8 @@ class GuardParams(ParamsModel):
 
     collapsed: Action  # the teacher gives nearly every image one class
     useless: Action  # pseudo-labels are right no more often than by chance
-    imprecise: Action  # a smaller fraction than `least_precision` of them is right
-    least_precision: float = Field(ge=0, le=1)
+    imprecise: Action  # surely a smaller fraction than `least_precision` of them is right
+    least_precision: float = Field(ge=0, le=1)  # of the calibration images that reach the threshold
     untested: Action  # too few calibration images reach the threshold to tell how many are right
     swallowing: Action  # most images called a class are of other classes
     empty_class: Action  # a class has no pseudo-label
@@ -48,14 +48,15 @@ def faults(
     """A sentence for each guard that finds something wrong, by its name in `GuardParams`.
 
     `predicted` (N,) are the teacher's classes for the pool, of which some are `kept`: those that reach the `threshold`.
-    `held_out` (M,K) are its probabilities for the calibration split, whose true labels are `labels` (M,).
+    `held_out` (M,K) are its probabilities for the calibration split, whose true labels are `labels` (M,). Of those that
+    reach the threshold at least the fraction `least_precision` should be right.
     """
     reached = held_out.max(axis=1) >= threshold
-    canaries = held_out[reached].argmax(axis=1), labels[reached]
+    confident = held_out[reached].argmax(axis=1), labels[reached]
     found = {
         "collapsed": _collapsed(predicted, held_out.argmax(axis=1), labels, classes),
-        "useless": _useless(*canaries, len(classes)),
-        "imprecise": _imprecise(*canaries, least_precision),
+        "useless": _useless(*confident, len(classes)),
+        "imprecise": _imprecise(*confident, least_precision),
         "untested": _untested(int(reached.sum()), len(labels), threshold),
         "swallowing": _swallowing(held_out.argmax(axis=1), labels, classes),
         "empty_class": _empty(kept, classes),
@@ -86,12 +87,12 @@ def _collapsed(predicted: np.ndarray, held_out: np.ndarray, labels: np.ndarray, 
     return f"the teacher calls {figures}, as it does nearly every calibration image; train it for longer"
 
 
-def _useless(predicted: np.ndarray, labels: np.ndarray, classes: int) -> str | None:
+def _useless(predicted: np.ndarray, labels: np.ndarray, count: int) -> str | None:
     """Cohen's kappa is at most 0: the predictions agree with the labels no more often than by chance."""
     if len(labels) < ENOUGH:
         return None
     right = float((predicted == labels).mean())
-    shares = [np.bincount(each, minlength=classes) / len(each) for each in (predicted, labels)]
+    shares = [np.bincount(each, minlength=count) / len(each) for each in (predicted, labels)]
     chance = float(shares[0] @ shares[1])
     if right > chance or chance == 1:
         return None

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,6 +164,12 @@ def formats() -> tuple[str, ...]:
     pillow_heif.register_heif_opener(thumbnails=False)
     pillow_heif.options.DECODE_THREADS = 1  # the files are decoded on all cores as it is
     return (*FORMATS, HEIF)
+
+
+def decoders() -> list[str]:
+    """What decides which files are read, and their pixels, beside this code: formats and versions."""
+    packages = ["pillow", "pillow-heif"] if HEIF in formats() else ["pillow"]
+    return [*formats(), *map(version, packages)]
 
 
 def white_of(largest: int) -> int:

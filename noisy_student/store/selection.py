@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from noisy_student.core.files import release
+from noisy_student.core.files import read_rows
 from noisy_student.store.encoded_images import EncodedImages, read_and_decode
 
-NEIGHBORS = 65_536  # bytes around an image that the system maps into memory with it
-MAPPED = 2**28  # the most bytes of images that stay mapped, for they count as memory of this process
+MAX_MAPPED = 2**28  # bytes of arrays that may be mapped, which is faster, but counts as memory of this process
 
 
 class Selection:
@@ -22,19 +21,12 @@ class Selection:
     def __init__(self, arrays: Sequence[Any], rows: np.ndarray):
         self.arrays, self.rows = arrays, rows
         self.shape, self.dtype = (len(rows), *arrays[0].shape[1:]), arrays[0].dtype
-        self.mapped = 0  # bytes, at most
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
-        found = gather(self.arrays, self.rows[part])
-        self.mapped += len(found) * (math.prod(self.shape[1:]) + NEIGHBORS)
-        if self.mapped > MAPPED:
-            for array in self.arrays:
-                release(array)
-            self.mapped = 0
-        return found
+        return gather(self.arrays, self.rows[part])
 
     def at(self, rows: np.ndarray) -> "Selection":
         """The images at `rows` (n,) of this selection."""
@@ -60,7 +52,9 @@ def gather(arrays: Sequence[Any], rows: np.ndarray) -> np.ndarray:
     if all(isinstance(array, EncodedImages) for array in arrays):
         return read_and_decode(arrays, which, within)
     found = np.empty((len(rows), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+    small = int(ends[-1]) * math.prod(arrays[0].shape[1:]) * found.itemsize <= MAX_MAPPED
     for number in np.unique(which):
         here = which == number
-        found[here] = arrays[number][within[here]]
+        array, there = arrays[number], within[here]
+        found[here] = array[there] if small else read_rows(array, there)
     return found

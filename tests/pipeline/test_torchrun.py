@@ -121,7 +121,7 @@ def test_a_decoding_that_is_killed_goes_on_with_another_number_of_ranks(tmp_path
     else:
         pictures.write(tmp_path / "pictures", 20_000)
     own = {"data.source": source, "data.path": str(tmp_path / {"folder": "pictures", "shards": "shards.csv"}[source])}
-    changes = STREAMED | own | {"data.streamed_pool": False, "data.pool": None}
+    changes = STREAMED | own | {"data.streamed_pool": source == "shards", "data.pool": 15_000}
     project = Project(tmp_path / "project", ["check", "prepare"], changes=changes)
     project.forget("prepare")
 

@@ -1,5 +1,7 @@
 """A decoding that was interrupted goes on from what it had done."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from noisy_student.core.signals import Stopped
 from noisy_student.core.workspace import CHECKPOINT_SECONDS
 from noisy_student.data import listing, parallel_decoding
 from noisy_student.data.decoding_work import NewPart
+from noisy_student.store.decoding import BadImage, read_inside
+from stages import prepare
+from stages.prepare import write_reports
 
 FILES = 50
 AT_ONCE = 4  # files of a task
@@ -101,13 +106,54 @@ def test_an_error_after_the_decoding_keeps_what_was_decoded(here, capsys):
 
 
 def test_files_of_sixteen_bits_are_decoded_again_for_their_white_may_change(here, capsys):
-    for number, file in enumerate(sorted(here.glob("images/labeled/**/*.png"))):
+    """Of the labeled files, which come first, half are of 12 bits, and of the pool none."""
+    for number, file in enumerate(sorted(here.glob("images/labeled/**/*.png"))[:15]):
         deep = np.asarray(photo(number, color=False)).astype(np.uint16) * 16
         Image.fromarray(deep).save(file)
     run_prepare(OWN, out="once")
+    interrupted_after(FILES // AT_ONCE)
+    capsys.readouterr()
+    run_prepare(OWN)
+    (before,) = re.findall(r"going on after (\d+) files", capsys.readouterr().out)
+    assert 0 < int(before) <= FILES - 15
+    assert outputs(here / "out") == outputs(here / "once")
+    assert json.loads((here / "out/report.json").read_text())["white_of_16_bit_files"] == 4095
+
+
+def test_another_decoder_begins_anew(here, capsys, monkeypatch):
     interrupted_after(3)
+    monkeypatch.setattr("noisy_student.data.decoding_work.decoders", lambda: ["another version"])
+    run_prepare(OWN)
+    assert "going on" not in capsys.readouterr().out
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(here, monkeypatch):
+    run_prepare(OWN, out="once")
+
+    def refuse(root: str, path: str) -> bytes:
+        if path.endswith("000.png"):
+            raise BadImage("cannot be read: Permission denied")
+        return read_inside(root, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "read_inside", refuse)
+        interrupted_after(FILES // AT_ONCE - 1)
     run_prepare(OWN)
     assert outputs(here / "out") == outputs(here / "once")
+
+
+def test_a_change_that_the_stage_notices_at_its_end_keeps_what_was_decoded(here, capsys, monkeypatch):
+    def write_and_correct(*given) -> None:
+        write_reports(*given)
+        (here / "corrections.csv").write_text(f"{NO_CORRECTIONS}pool/030.png,cat\n")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "write_reports", write_and_correct)
+        with pytest.raises(SystemExit):
+            run_prepare(OWN)
+    assert "corrections.csv changed while prepare ran" in capsys.readouterr().err
+    run_prepare(OWN)
+    assert f"going on after {FILES + 1} files" in capsys.readouterr().out
 
 
 def test_what_another_run_decodes_is_left_alone(here, capsys):

@@ -171,3 +171,11 @@ def test_anything_else_is_refused_and_nothing_is_written(server, body):
 def test_a_port_that_is_taken_is_named(server):
     with pytest.raises(UserError, match=f"port {server.server_port} cannot be used"):
         LabelServer(server.corrections, server.server_port)
+
+
+def test_labels_that_are_added_leave_all_other_lines_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "corrections.csv"
+    file.write_text("id,label,who\na,cat,Ann\n,,\n,,note\nb,cat,Ann\n")
+    Corrections(file).add({"b": "<eel>", "c": "cat"})
+    assert file.read_text() == "id,label,who\na,cat,Ann\n,,\n,,note\nb,<eel>,Ann\nc,cat,\n"

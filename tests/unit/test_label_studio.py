@@ -69,7 +69,15 @@ def test_what_people_labeled_is_taken_and_what_they_skipped_is_not(here, capsys)
     first, second, third = written(here)
     take(here, [annotated(first, "<eel>", "<eel>"), annotated(second, skipped=True), annotated(third, CLASSES[1])])
     assert Corrections(here / "corrections.csv").labels() == {"pool/a.jpg": "<eel>", "c": CLASSES[1], "other": "cat"}
-    assert "2 labels are in corrections.csv" in capsys.readouterr().out
+    assert "2 new labels of 2 are in corrections.csv" in capsys.readouterr().out
+
+
+def test_a_second_export_may_have_images_that_left_the_pool(here, capsys):
+    (here / "corrections.csv").write_text("id,label\nlabeled before,cat\n")
+    take(here, [{"image_id": "labeled before", "label": "<eel>"}, {"image_id": "c", "label": "cat"}])
+    take(here, [{"image_id": "labeled before", "label": "<eel>"}, {"image_id": "c", "label": "cat"}])
+    assert Corrections(here / "corrections.csv").labels() == {"labeled before": "<eel>", "c": "cat"}
+    assert "0 new labels of 2" in capsys.readouterr().out
 
 
 def test_the_short_format_is_taken_too(here):
@@ -97,19 +105,23 @@ def test_what_cannot_be_taken_is_refused_and_nothing_is_written(here, capsys, va
     assert not (here / "corrections.csv").exists()
 
 
-@pytest.mark.parametrize("words", [[], ["tasks.json", "--take", "export.json"], ["tasks.json", "--images", "0"]])
+WRONG = [[], ["tasks.json", "--take", "export.json"], ["tasks.json", "--images", "0"], ["tasks.xml"], ["tasks"]]
+
+
+@pytest.mark.parametrize("words", WRONG)
 def test_a_wrong_command_is_refused(here, words):
     with pytest.raises(SystemExit):
         label_studio.main(words)
     assert not list(here.glob("tasks.*"))
 
 
-def test_tasks_that_are_there_are_not_overwritten(here, capsys):
-    (here / "tasks.json").write_text("mine")
+@pytest.mark.parametrize("name", ["tasks.json", "tasks.xml"])
+def test_files_that_are_there_are_not_overwritten(here, capsys, name):
+    (here / name).write_text("mine")
     with pytest.raises(SystemExit):
         label_studio.main(["tasks.json"])
-    assert "tasks.json is there; name another file" in capsys.readouterr().err
-    assert (here / "tasks.json").read_text() == "mine"
+    assert f"{name} is there; name another file" in capsys.readouterr().err
+    assert [(file.name, file.read_text()) for file in here.glob("tasks.*")] == [(name, "mine")]
 
 
 def test_an_unknown_export_is_refused(here):
