@@ -8,14 +8,9 @@ from torch import nn
 from noisy_student.models.device import Precision, RuntimeParams, bfloat16_instructions
 
 Work = Literal["training", "labeling"]
-# By a processor's instructions: the networks, by how their convolutions are, and the work for which bfloat16 is faster
-# than float32. Without such instructions it is eight times slower. The row of avx512_bf16 is that of
-# benchmarks/speed.json. With amx_bf16, EfficientNet-Lite0 trained 39 images/s in bfloat16 and 49 in float32, and a
-# WRN-28-2 409 and 157; grouped convolutions were not measured in labeling there.
-FASTER: dict[str, set[tuple[str, Work]]] = {
-    "amx_bf16": {("plain", "training"), ("plain", "labeling")},
-    "avx512_bf16": {("plain", "training"), ("plain", "labeling"), ("grouped", "labeling")},
-}
+# Networks, by how their convolutions are, and the work for which bfloat16 is faster than float32 on a processor with
+# instructions for it, see benchmarks/speed.json. Without them, it is eight times slower.
+FASTER: set[tuple[str, Work]] = {("plain", "training"), ("plain", "labeling"), ("grouped", "labeling")}
 
 
 def settled(params: RuntimeParams, network: nn.Module, device: torch.device, work: Work) -> RuntimeParams:
@@ -30,8 +25,7 @@ def fastest(network: nn.Module, device: torch.device, work: Work) -> Precision:
     hardware has it."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    known = [FASTER[name] for name in FASTER if name in bfloat16_instructions()]
-    return "bfloat16" if known and (kind_of(network), work) in known[0] else "float32"
+    return "bfloat16" if bfloat16_instructions() and (kind_of(network), work) in FASTER else "float32"
 
 
 def kind_of(network: nn.Module) -> str:
