@@ -13,6 +13,7 @@ from benchmarks.processes import ROOT, hardware, pipeline, run
 from benchmarks.speed import NETS, PRECISIONS
 from noisy_student.core.errors import cli_main
 from noisy_student.core.files import write_bytes
+from noisy_student.models.device import RuntimeParams
 from noisy_student.training.batches import AHEAD
 
 FAST_PATHS = ROOT / "benchmarks" / "fast_paths.md"
@@ -36,9 +37,9 @@ def main() -> None:
 
 def in_runtime() -> list[str]:
     """The other value of each fast path of `runtime`."""
-    runtime = pipeline()[1]["runtime"]
-    precisions = (f"precision={each}" for each in PRECISIONS if each != runtime["precision"])
-    return [*precisions, *(f"{name}={json.dumps(not runtime[name])}" for name in SWITCHES)]
+    runtime = RuntimeParams(**pipeline()[1]["runtime"])
+    precisions = (f"precision={each}" for each in PRECISIONS if each != runtime.precision)
+    return [*precisions, *(f"{name}={json.dumps(not getattr(runtime, name))}" for name in SWITCHES)]
 
 
 def rates(model: str) -> dict[str, float]:

@@ -184,6 +184,11 @@ def test_a_fast_path_is_held_against_the_same_round_without_it():
     assert fast_paths.table("cnn_2", rounds)[1] == "| cnn_2 | fused=false | 49 | 0.85 | 0.80 | 0.90 |"
 
 
+def test_each_fast_path_of_the_default_run_is_switched():
+    found = fast_paths.in_runtime()
+    assert found == ["precision=float32", "precision=bfloat16", "fused=false", "channels_last=false", "compile=true"]
+
+
 def test_the_profile_says_what_its_tables_say():
     from benchmarks import profile
 
