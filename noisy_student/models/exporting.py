@@ -1,5 +1,5 @@
-"""A trained classifier as a file that needs not this package: an ONNX file needs not torch either, a program of
-torch.export runs in torch, also in C++.
+"""A trained classifier as a file that does not need this package: an ONNX file needs no torch either, and a program of
+torch.export needs torch alone.
 
 N images, H x W pixels, C channels, K classes.
 """

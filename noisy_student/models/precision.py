@@ -9,7 +9,8 @@ from noisy_student.models.device import Precision, RuntimeParams, bfloat16_instr
 
 Work = Literal["training", "labeling"]
 # Networks, by how their convolutions are, and the work for which bfloat16 is faster than float32 on a processor with
-# instructions for it, see benchmarks/speed.json. Without them, it is eight times slower.
+# instructions for it: see benchmarks/speed.json for avx512_bf16, and docs/speed.md for amx_bf16. Without them, it is
+# eight times slower.
 FASTER: set[tuple[str, Work]] = {("plain", "training"), ("plain", "labeling"), ("grouped", "labeling")}
 
 

@@ -28,7 +28,7 @@ class GuardParams(ParamsModel):
 
     collapsed: Action  # the teacher gives nearly every image one class
     useless: Action  # pseudo-labels are right no more often than by chance
-    imprecise: Action  # surely a smaller fraction than `least_precision` of them is right
+    imprecise: Action  # the 95 % interval of their precision is below `least_precision`
     least_precision: float = Field(ge=0, le=1)  # of the calibration images that reach the threshold
     untested: Action  # too few calibration images reach the threshold to tell how many are right
     swallowing: Action  # most images called a class are of other classes
@@ -108,7 +108,7 @@ def _imprecise(predicted: np.ndarray, labels: np.ndarray, least: float) -> str |
     if accuracy_interval(right, len(labels))[1] >= least:
         return None
     figures = f"{100 * right:.0f} % of {len(labels):,} calibration images, less than {100 * least:.0f} %"
-    return f"those that are kept are right in {figures}; raise their threshold, or train a better teacher"
+    return f"where it is confident enough, it is right in {figures}; raise the threshold, or train a better teacher"
 
 
 def _untested(reached: int, images: int, threshold: float) -> str | None:

@@ -16,6 +16,13 @@ def complaints(text: str) -> str:
     return found.stdout
 
 
+def test_it_has_the_locked_packages_and_no_root():
+    text = DOCKERFILE.read_text()
+    assert re.findall(r"^USER (\S+)$", text, re.MULTILINE) == ["1000"]
+    assert "COPY requirements.lock /environment/" in text
+    assert re.search(r"^ENV .*\bUSER=", text, re.MULTILINE), "DVC asks for the name of who runs it, who may have none"
+
+
 def test_the_linter_finds_nothing():
     assert complaints(DOCKERFILE.read_text()) == ""
 
