@@ -132,7 +132,9 @@ def test_a_decoding_that_is_killed_goes_on_with_another_number_of_ranks(tmp_path
         monkeypatch.setenv(TORCHRUN, f"--nproc-per-node {count}")
         before, run = records(), project.start(project.lines["prepare"][0])
         assert run.until(lambda before=before: records() > before)
+        ranks = run.ranks()
         run.kill()
+        assert not psutil.wait_procs(ranks, timeout=10)[1]
         assert before == 0 or "going on after" in run.said()
     monkeypatch.delenv(TORCHRUN)
     assert re.search(r"going on after [\d,]+ files", project.finish("prepare"))
