@@ -24,7 +24,7 @@ from urllib.parse import parse_qs
 
 from filelock import FileLock
 
-from commands.label_next import ToLabel, to_label
+from commands.label_next import ToLabel, check_count, to_label
 from noisy_student.core.errors import UserError, cli_main
 from noisy_student.core.files import write_bytes
 from noisy_student.core.signals import Stopped
@@ -49,8 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
     parser.add_argument("--no-browser", action="store_true", help="print the address alone")
     args = parser.parse_args(argv)
-    if args.images < 1:
-        raise UserError(f"--images was {args.images}; it must be 1 or more")
+    check_count(args.images)
 
     if not 0 <= args.port <= MAX_PORT:
         raise UserError(f"--port was {args.port}; it must be from 0 to {MAX_PORT}")

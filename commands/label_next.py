@@ -36,8 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, help="a model's folder; none: the one to deploy, or that of `current`")
     parser.add_argument("--pool", type=Path, default=Path("data/pool"))
     args = parser.parse_args(argv)
-    if args.images < 1:
-        raise UserError(f"--images was {args.images}; it must be 1 or more")
+    check_count(args.images)
 
     if (args.out / "label_next.csv").exists():
         raise UserError(f"{args.out}/label_next.csv is there, perhaps with labels; name another folder")
@@ -48,6 +47,12 @@ def main(argv: list[str] | None = None) -> None:
     write_csv(args.out / "guesses.csv", found.table[["id", "guess", "margin"]])
     save_sheet(args.out / "sheet.png", found.images, numbered=True)
     print(f"{len(found.table)} images are in {args.out}/sheet.png; fill in their labels in {args.out}/label_next.csv")
+
+
+def check_count(images: int) -> None:
+    """Raise `UserError` where --images asks for none."""
+    if images < 1:
+        raise UserError(f"--images was {images}; it must be 1 or more")
 
 
 class ToLabel(NamedTuple):

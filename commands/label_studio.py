@@ -16,7 +16,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from commands.label import CORRECTIONS, Corrections, pictures
-from commands.label_next import ToLabel, to_label
+from commands.label_next import ToLabel, check_count, to_label
 from noisy_student.core.errors import UserError, cli_main, did_you_mean
 from noisy_student.core.files import write_bytes, write_json
 from noisy_student.store.splits import read_split
@@ -35,8 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if (args.tasks is None) == (args.take is None):
         raise UserError("name either a file of tasks to write, or with --take a file that Label Studio exported")
-    if args.images < 1:
-        raise UserError(f"--images was {args.images}; it must be 1 or more")
+    check_count(args.images)
 
     corrections = Corrections(CORRECTIONS)
     if args.take:
