@@ -315,7 +315,7 @@ def test_a_signal_ends_the_decoding_at_once(here, monkeypatch):
 
     monkeypatch.setattr("noisy_student.data.parallel_decoding.decode", lambda *_: time.sleep(60))
     before, started = signal.signal(signal.SIGALRM, stop), time.monotonic()
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    signal.setitimer(signal.ITIMER_REAL, 3)  # the decoders are at work by then
     try:
         with pytest.raises(Stopped):
             load_user_images("folder", here / "images", HOW, BadFraction(0.0, "data.max_bad_fraction"))
