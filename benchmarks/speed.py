@@ -3,8 +3,8 @@
 Each line is work of the project and its limit, run in turn in processes of their own, ROUNDS times. The ratio is the
 median of own speed over the limit's, so that 1 means that nothing but the model costs; a busy machine slows both. The
 smallest and the largest ratio of a round stand beside it. Where a net is at work there is a row for each precision.
-Its limit is a plain loop of torch in that precision with torch's defaults, at its best: in the fastest of SETTINGS when
-each was measured once.
+Its limit is a plain loop of torch in that precision with torch's defaults, at its best: each of SETTINGS is measured in
+each round, and the one with the highest median is the limit.
 
     training   the training loop, with noise, pool and EMA, against the same net's step on a batch that never changes
     combined   the same with the objective of params.yaml, against a step with that objective's second forward pass
@@ -160,14 +160,14 @@ def without_net(kind: str, net: str) -> Line:
 
 
 def compared(line: Line) -> dict[str, Any]:
-    """The row of work and the fastest of its limits, measured in turn."""
+    """The row of work and the best of its limits, all measured in turn."""
     kind, net, precision, work, limits = line
     print(*filter(None, (kind, net, precision)), flush=True)
-    settings = max(limits, key=lambda each: limits[each]().speed) if len(limits) > 1 else next(iter(limits))
-    limit = limits[settings]
-    rounds = [(work(), limit()) for _ in range(ROUNDS)]
-    ratios = [own.speed / best.speed for own, best in rounds]
+    rounds = [(work(), {name: limit() for name, limit in limits.items()}) for _ in range(ROUNDS)]
+    settings = max(limits, key=lambda name: statistics.median(each[name].speed for _, each in rounds))
+    ratios = [own.speed / each[settings].speed for own, each in rounds]
     speed, counted = statistics.median(own.speed for own, _ in rounds), kind in COUNTED
+    limit = statistics.median(each[settings].speed for _, each in rounds)
     row = {
         "work": kind,
         "model": net,
@@ -176,13 +176,13 @@ def compared(line: Line) -> dict[str, Any]:
         "ratio_low": three_digits(min(ratios)),
         "ratio_high": three_digits(max(ratios)),
         "images_per_second": round(speed) if counted else None,
-        "limit_images_per_second": round(statistics.median(best.speed for _, best in rounds)) if counted else None,
+        "limit_images_per_second": round(limit) if counted else None,
         "limit_settings": settings or None,
         "seconds": None if counted else round(1 / speed, 2),
         "peak_mb": round(max(own.peak_mb for own, _ in rounds)),
         "hardware": hardware(),
     }
-    return row | costs(speed, rounds[0][1].figures()) if kind in WITH_NET else row
+    return row | costs(speed, rounds[0][1][settings].figures()) if kind in WITH_NET else row
 
 
 def three_digits(ratio: float) -> float:
