@@ -6,6 +6,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
+from noisy_student.core.signals import hold_signals
+
 T = TypeVar("T")
 
 
@@ -30,7 +32,8 @@ def imported_files(file: Path, root: Path) -> set[Path]:
 
 def import_closure(file: Path, root: Path) -> list[Path]:
     """`file` and all files below `root` that it imports, directly or through others; sorted."""
-    return sorted(reachable([file], lambda path: imported_files(path, root)))
+    with hold_signals():  # Python 3.11 makes a SystemError of what a signal raises within ast.parse
+        return sorted(reachable([file], lambda path: imported_files(path, root)))
 
 
 def reachable(starts: Iterable[T], following: Callable[[T], Iterable[T]]) -> set[T]:

@@ -56,6 +56,15 @@ def defer_signals() -> Iterator[StopFlag]:
 
 
 @contextmanager
+def hold_signals() -> Iterator[None]:
+    """Within the block nothing is raised by a signal; one that arrives there is handled at its end."""
+    with defer_signals() as stop:
+        yield
+    if stop:
+        signal.raise_signal(stop.signal)
+
+
+@contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Handle signals by `handler` within the block; only Python's main thread can, so in others nothing changes."""
     if threading.current_thread() is not threading.main_thread():

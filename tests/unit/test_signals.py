@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from noisy_student.core.errors import cli_main
-from noisy_student.core.signals import Stopped, defer_signals, raise_on_signal
+from noisy_student.core.signals import Stopped, defer_signals, hold_signals, raise_on_signal
 
 ROOT = Path(__file__).parents[2]
 STAGE = """
@@ -52,6 +52,20 @@ def test_a_step_is_finished_before_a_signal_is_heeded():
     with pytest.raises(Stopped), raise_on_signal():
         work()
     assert done == [signal.SIGTERM]
+
+
+def test_a_held_signal_is_heeded_when_the_block_is_done():
+    done = []
+
+    def work() -> None:
+        with hold_signals():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("the block")
+        done.append("what follows")
+
+    with pytest.raises(Stopped), raise_on_signal():
+        work()
+    assert done == ["the block"]
 
 
 def test_the_handlers_that_were_there_are_there_again():
