@@ -53,5 +53,16 @@ def test_every_command_runs(project, title, tmp_path):
             assert project.run("dvc", "queue", "status").count("Success") == 12
 
 
+def test_a_stopped_experiment_that_is_queued_again_goes_on(project):
+    again = "dvc exp run --queue --name stopped --set-param training.steps=1500"
+    start = "dvc queue start > queue.log 2>&1"  # a worker keeps what it is given open
+    at_work = "until ls work/train_student-*/checkpoints/*; do sleep 0.2; done"
+    project.run("bash", "-ec", f"{again}; NOISY_STUDENT_CHECKPOINT_SECONDS=0.2 {start}; {at_work}")
+    project.run("dvc", "queue", "stop", "--kill")
+    assert "Failed" in project.run("dvc", "queue", "status")
+    project.run("bash", "-ec", f"dvc queue remove --failed; {again}; {start}; {QUEUE_ENDS}")
+    assert "goes on after step" in project.run("dvc", "queue", "logs", "stopped")
+
+
 def test_the_cookbook_has_the_recipes_that_a_team_needs():
     assert len(recipes()) >= 8
