@@ -50,6 +50,7 @@ WANTED = {  # of each kind
     "repeated": ("runs", 10),
 }
 OF_ALL = ("others", "repeated")  # kinds that run every stage
+HEAD_START = 0.5  # seconds that a stage begins before a second run of it
 GONE = 5  # seconds after its DVC was killed in which a stage ends
 OVERLAP = 2  # seconds that it may take, once its work is let go, to leave the interpreter
 COLUMNS = {  # of the table: a column of the rows, and how its rows become one number
@@ -195,11 +196,12 @@ def killed_dvc(project: Project, number: int, draw: random.Random) -> Row:
     name = TRAINERS[number % 3]
     project.forget(name)
     first = project.repro(name)
+    waiting = None
+    if number % 2 and first.until(lambda: _stage_of(first), HEAD_START):
+        waiting = project.start(project.lines[name][0])
+        waiting.until(lambda: "waiting" in waiting.said() or first.poll() is not None)
     in_training = first.until(lambda: project.checkpoints(name), draw.uniform(0, 0.2 * project.seconds[name]))
     stage = _stage_of(first)
-    waiting = project.start(project.lines[name][0]) if number % 2 else None
-    if waiting:
-        waiting.until(lambda: "waiting" in waiting.said() or first.poll() is not None)
     in_time = in_training and first.poll() is None and stage is not None
     first.kill()
     first.wait()  # DVC takes the locks of a process that nobody has waited for to be held
