@@ -146,10 +146,17 @@ def run_without_dvc(name: str, params: dict[str, Any], root: Path | None = None)
         return read_csv(Path(folder) / "metrics/history.csv"), read_json(Path(folder) / "metrics/summary.json")
 
 
-def run_commands(folder: Path, params: dict[str, Any], variables: dict[str, str] | None = None) -> dict[str, float]:
-    """Run the commands of dvc.yaml on a copy of the code in `folder`; how many seconds each stage took."""
-    seconds = {}
-    for stage, lines in commands(copy_project(folder, params), params):
+def run_commands(
+    folder: Path, params: dict[str, Any], variables: dict[str, str] | None = None, corrections: str | None = None
+) -> dict[str, float]:
+    """Run the commands of dvc.yaml on a copy of the code in `folder`; how many seconds each stage took.
+
+    `corrections` is the text of corrections.csv in place of the project's.
+    """
+    seconds, pipeline = {}, copy_project(folder, params)
+    if corrections is not None:
+        (folder / "corrections.csv").write_text(corrections)
+    for stage, lines in commands(pipeline, params):
         started = time.monotonic()
         for line in lines:
             finish([sys.executable, *line.split()[1:]], folder, variables)
