@@ -1,8 +1,8 @@
 """Which model does the gate name in good runs and in spoiled ones? python -m benchmarks.gate SOURCE
 
 Six default runs, and four that are spoiled: a teacher that learned nothing, a pool of other images (photographs out of
-SOURCE/cifar10-train.parquet), a last student that learns nothing, and too few held-out labels. Goes on where it stopped,
-about five minutes a run on two cores. Writes benchmarks/studies/gate.csv and gate.md.
+SOURCE/cifar10-train.parquet), a last student that learns nothing, and too few held-out labels. Goes on where it
+stopped, about five minutes a run on two cores. Writes benchmarks/studies/gate.csv and gate.md.
 """
 
 import shutil
