@@ -8,8 +8,9 @@
     cifar10   configs/cifar10.yaml with 4,000 labels, 1,000 of them held out, its steps shortened, as far as the time
               goes. SOURCE has cifar10-train.parquet and cifar10-test.parquet; without it, this part is left out
 
-Each result goes to the folder OUT as it comes, and what stands there is not measured again. After --minutes nothing new
-is begun. Needs the packages of pyproject.toml, without dvc, and no network. `--dry` does all of it in little on a CPU.
+Each result goes to the folder OUT as it comes. What stands there of the same hardware is not measured again, but for
+tests that failed. A piece that fails is told, and the others are done. After --minutes nothing new is begun. Needs the
+packages of pyproject.toml, without dvc, and no network. `--dry` does all of it in little on a CPU.
 """
 
 import json
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -42,6 +43,8 @@ from noisy_student.core.markdown import markdown_table
 
 OUT = ROOT / "benchmarks" / "gpu"
 DEVICE = "NOISY_STUDENT_GPU_TESTS"  # environment variable: the device of the tests marked gpu
+PARTS, TESTS = ("tests", "rates", "cifar10"), "tests.json"
+LAID_OUT = "laid_out.json"  # in the folder of CIFAR-10's run, once all is there
 LINES = 40  # of what the tests say, the last ones
 
 
@@ -79,6 +82,7 @@ DRY = Size(
         "training.steps": 2,
         "training.batch_size": 16,
         "pseudo_labels.threshold": 0,  # a teacher of two steps is sure of nothing
+        **dict.fromkeys(("guards.collapsed", "guards.useless", "guards.imprecise"), "off"),  # and right by chance
         "data.calibration": 10,
         "data.validation": 10,
         "iterations": {"iter1": {"teacher": "iter0", "model": "cnn_4"}},
@@ -97,34 +101,51 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--cifar10", type=Path, help="the folder of CIFAR-10's Parquet files")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--minutes", type=float, default=8.0, help="after which nothing new is begun")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="which of them; none: all")
     parser.add_argument("--dry", action="store_true", help="all of it in little, on a CPU")
     args = parser.parse_args(argv)
     size = DRY if args.dry else WHOLE
     if size.device == "cuda" and not torch.cuda.is_available():
         raise UserError("torch finds no GPU; take a machine with one, or --dry")
-    end = time.monotonic() + 60 * args.minutes
-    for work in works(args.out, args.cifar10, size):
+    end, failed = time.monotonic() + 60 * args.minutes, 0
+    for work in works(args.out, args.cifar10, size, args.parts):
         if time.monotonic() > end:
             print(f"the {args.minutes:g} minutes are over; run again to go on")
             break
-        work()
+        try:
+            work()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            failed += 1
         write_bytes(args.out / "gpu.md", markdown(args.out).encode())
-    if (args.out / "tests.json").exists() and not read_json(args.out / "tests.json")["passed"]:
-        raise UserError(f"a test failed; {args.out / 'tests.json'} has what it said")
+    if failed:
+        raise UserError(f"{failed} of the pieces failed, as said above; run again to try them once more")
 
 
-def works(out: Path, cifar10: Path | None, size: Size) -> Iterator[Callable[[], None]]:
-    """What is to be done, in order, without what `out` has already."""
-    if not (out / "tests.json").exists():
+def works(out: Path, cifar10: Path | None, size: Size, parts: Sequence[str]) -> Iterator[Callable[[], None]]:
+    """What is to be done of `parts`, in order, without what `out` has already. Each is to be done before the next is
+    asked for."""
+    if "tests" in parts and not has_passed(out):
         yield partial(tested, out, size)
-    for model, precision in product(size.models, PRECISIONS):
-        if not has_row(out / "rates.csv", model=model, precision=precision):
+    for model, precision in product(size.models, PRECISIONS) if "rates" in parts else ():
+        if not has_row(out / "rates.csv", model=model, precision=precision, hardware=hardware()):
             yield partial(rated, out, size, model, precision)
-    if cifar10:
+    if cifar10 and "cifar10" in parts:
         folder = out / "run"  # kept, so that a later run goes on with it
-        for stage, lines in stages(folder, cifar10, size):
-            if not has_row(out / "cifar10.csv", stage=stage):
+        if not (folder / LAID_OUT).exists():
+            yield partial(lay_out, folder, cifar10, size)
+        for stage, lines in commands(*laid_out(folder)):
+            key = {"stage": stage, "hardware": hardware()}
+            if not has_row(out / "cifar10.csv", **key):
                 yield partial(staged, out, folder, stage, lines)
+                if not has_row(out / "cifar10.csv", **key):
+                    return  # the others need what it should have made
+
+
+def has_passed(out: Path) -> bool:
+    """Whether the tests passed on this hardware."""
+    found = read_json(out / TESTS) if (out / TESTS).exists() else {}
+    return bool(found) and found["passed"] and found["hardware"] == hardware()
 
 
 def measured(seconds: float, module: str, *arguments: str) -> Any:
@@ -134,14 +155,16 @@ def measured(seconds: float, module: str, *arguments: str) -> Any:
 
 
 def tested(out: Path, size: Size) -> None:
-    """Run the tests marked gpu on the device of `size` and keep what they said, failures too."""
+    """Run the tests marked gpu on the device of `size` and keep what they said. Raises `UserError` where one fails."""
     line = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short", "tests/gpu"]
     done = subprocess.run(
         line, cwd=ROOT, env=os.environ | {DEVICE: size.device}, capture_output=True, text=True, check=False
     )
     said = done.stdout.strip().splitlines()[-LINES:]
     print(*said, sep="\n", flush=True)
-    write_json(out / "tests.json", {"passed": done.returncode == 0, "said": said, "hardware": hardware()})
+    write_json(out / TESTS, {"passed": done.returncode == 0, "said": said, "hardware": hardware()})
+    if done.returncode:
+        raise UserError(f"a test failed; {out / TESTS} has what it said")
 
 
 def rated(out: Path, size: Size, model: str, precision: str) -> None:
@@ -170,18 +193,21 @@ def machine(device: str, seconds: float, precision: str) -> tuple[float, float]:
     return operations, copied
 
 
-def stages(folder: Path, cifar10: Path, size: Size) -> list[tuple[str, list[str]]]:
-    """The stages of CIFAR-10's run, whose code and images are laid out in `folder` unless they are there."""
+def lay_out(folder: Path, cifar10: Path, size: Size) -> None:
+    """Put the code and the images of CIFAR-10's run into `folder`."""
     source = {"data.source": "folder", "data.path": "images", "data.image_size": 32, "runtime.device": size.device}
     params = changed(values(ROOT / "configs" / "cifar10.yaml"), {**source, **size.cifar10})
     params["data"]["labeled_per_class"] = None  # all of the folder
-    laid_out = folder / "dvc.json"
-    if not laid_out.exists():
-        shutil.rmtree(folder, ignore_errors=True)  # half of it, of a run that was killed
-        images = [str(cifar10), str(folder / "images"), "--images", str(size.images), "--labels", str(size.labels)]
-        cifar_folder.main(images)
-        write_json(laid_out, copy_project(folder, params))
-    return commands(read_json(laid_out), params)
+    shutil.rmtree(folder, ignore_errors=True)  # half of it, of a run that was killed
+    images = [str(cifar10), str(folder / "images"), "--images", str(size.images), "--labels", str(size.labels)]
+    cifar_folder.main(images)
+    write_json(folder / LAID_OUT, {"pipeline": copy_project(folder, params), "params": params})
+
+
+def laid_out(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """dvc.yaml and params.yaml of the run that is laid out in `folder`; without a stage where none is."""
+    found = read_json(folder / LAID_OUT) if (folder / LAID_OUT).exists() else {"pipeline": {"stages": {}}, "params": {}}
+    return found["pipeline"], found["params"]
 
 
 def staged(out: Path, folder: Path, stage: str, lines: list[str]) -> None:
@@ -197,8 +223,8 @@ def staged(out: Path, folder: Path, stage: str, lines: list[str]) -> None:
 def markdown(out: Path) -> str:
     """All results as tables."""
     lines = ["# On a GPU", ""]
-    if (out / "tests.json").exists():
-        tests = read_json(out / "tests.json")
+    if (out / TESTS).exists():
+        tests = read_json(out / TESTS)
         lines += [f"Tests marked gpu: {tests['said'][-1]}. {tests['hardware']}.", ""]
     for name in ("rates", "cifar10"):
         if (path := out / f"{name}.csv").exists():

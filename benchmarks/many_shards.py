@@ -63,7 +63,8 @@ def begin(folder: Path) -> None:
     split, reading = timed(lambda: read_split(folder / POOL))
     job = Work(folder / WORK)
     done, finding = timed(lambda: {number for number in range(SHARDS) if job.has(name_of(number))})
-    left = [number for number in ranks.share_of(len(split.shards)) if number not in done]
+    missing = [number for number in range(len(split.shards)) if number not in done]
+    left = [missing[place] for place in ranks.share_of(len(missing))]
     found = {"shards": len(shards), "images": len(split), "left": len(left)}
     print(json.dumps(found | {"list": listing, "split": reading, "done": finding}))
 

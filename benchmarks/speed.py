@@ -110,7 +110,8 @@ def main(argv: list[str] | None = None) -> None:
     nothing_to_do(ROOT)  # what would be refused in the end is refused at once
     with tempfile.TemporaryDirectory() as folder:
         rows = [compared(line) for line in lines(Path(folder))]
-    rows = with_floors([*rows, *(bare(kind, precision) for kind in MACHINE for precision in PRECISIONS)])
+    products = [bare("matmul", precision) for precision in PRECISIONS]
+    rows = with_floors([*rows, *products, bare("copy", None)])
     show(rows)
     if args.check:
         check_not_slower(rows, before)
@@ -200,9 +201,9 @@ def costs(speed: float, limit: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def bare(kind: str, precision: str) -> dict[str, Any]:
+def bare(kind: str, precision: str | None) -> dict[str, Any]:
     """The row of what the machine does without a net."""
-    line = [sys.executable, "-m", "benchmarks.limits", kind, *alike(), f"precision={precision}"]
+    line = [sys.executable, "-m", "benchmarks.limits", kind, *alike(), f"precision={precision or 'float32'}"]
     rounds = [run(ROOT, *line).figures() for _ in range(ROUNDS)]
     figure = MACHINE[kind]
     reached = round(statistics.median(each[figure] for each in rounds), 1)
@@ -214,8 +215,8 @@ def with_floors(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     of_machine = {(row["work"], row["precision"]): row for row in rows if row["work"] in MACHINE}
 
     def with_floor(row: dict[str, Any]) -> dict[str, Any]:
-        rates = (of_machine[kind, row["precision"]][figure] for kind, figure in MACHINE.items())
-        return row | {"floor_images_per_second": floor(row, *rates)}
+        gflops = of_machine["matmul", row["precision"]]["gflops"]
+        return row | {"floor_images_per_second": floor(row, gflops, of_machine["copy", None]["gb_per_second"])}
 
     return [with_floor(row) if row["work"] in WITH_NET else row for row in rows]
 

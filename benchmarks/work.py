@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from benchmarks import limits
-from noisy_student.check import check
+from noisy_student.check import Params, check
 from noisy_student.core.config import ParamsFile, overlay
 from noisy_student.core.files import write_array
 from noisy_student.core.metrics import one_hot
@@ -34,6 +34,7 @@ from noisy_student.training.augmentation import policy
 from noisy_student.training.forecast import made_up_classifier, training_seconds
 from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.loop import HeldOut, PlacedData, Trainer
+from noisy_student.training.params import Recipe
 from noisy_student.training.placed_images import placed
 
 CLASSES, AT_WORK = 10, 1.0
@@ -48,14 +49,22 @@ def main(kind: str, model: str, side: str, channels: str, *runtime: str) -> None
     recipe = params.recipes()["iter1"].model_copy(update={"model": model})
     kinds = {"training": training, "combined": training, "labeling": labeling, "noise": noising}
     if kind == "training":
-        one_pass = recipe.training.model_copy(update={"objective": "pseudo_labels"})
-        recipe = recipe.model_copy(update={"training": one_pass})
+        recipe = with_one_pass(recipe)
     rate = kinds[kind](images, recipe, params, device)
     print(json.dumps({"images_per_second": rate}))
 
 
-def training(images: np.ndarray, recipe, params, device: torch.device) -> float:
-    """Steps of a student, with all of its noise, on a pool and a few labels."""
+def with_one_pass(recipe: Recipe) -> Recipe:
+    """The student's `recipe` with the objective that has one forward pass a step."""
+    training = recipe.training.model_copy(update={"objective": "pseudo_labels"})
+    return recipe.model_copy(update={"training": training})
+
+
+def training(images: np.ndarray, recipe: Recipe, params: Params, device: torch.device) -> float:
+    """Images a second of a student's steps by `recipe`, whose objective decides how many forward passes one has.
+
+    `images` uint8 (N,H,W,C) are the pool, and 100 of them the labeled ones.
+    """
     labels = np.arange(len(images)) % CLASSES
     pool = placed(LabeledImages(images, one_hot(labels, CLASSES)), device)
     labeled = placed(LabeledImages(images[:100], one_hot(labels[:100], CLASSES)), device)
@@ -71,10 +80,14 @@ def training(images: np.ndarray, recipe, params, device: torch.device) -> float:
     return steps * recipe.training.batch_size / seconds(steps)
 
 
-def labeling(images: np.ndarray, recipe, params, device: torch.device) -> float:
-    """A split read from the disk and its logits written to it: one of at least AT_WORK seconds, as pools are."""
+def labeling(images: np.ndarray, recipe: Recipe, params: Params, device: torch.device) -> float:
+    """Images a second of a split that is read from the disk and whose logits are written to it.
+
+    The split repeats `images` uint8 (N,H,W,C) until it takes at least AT_WORK seconds, as pools do.
+    """
     teacher = made_up_classifier(recipe, images.shape[1:], CLASSES, device).eval()
     images = images[: limits.BATCH["labeling"]]  # a slow net needs no more
+    predict_logits(teacher, images, params.runtime)  # the first time takes longer
     started = time.perf_counter()
     predict_logits(teacher, images, params.runtime)
     images = images.repeat(math.ceil(AT_WORK / (time.perf_counter() - started)), axis=0)
@@ -91,8 +104,8 @@ def labeling(images: np.ndarray, recipe, params, device: torch.device) -> float:
         return limits.per_second(label, len(images))
 
 
-def noising(images: np.ndarray, recipe, params, device: torch.device) -> float:
-    """The input noise of a student's batches, each drawn anew."""
+def noising(images: np.ndarray, recipe: Recipe, params: Params, device: torch.device) -> float:
+    """Images a second of the input noise of a student's batches, each drawn anew."""
     batch = torch.from_numpy(images[: recipe.training.batch_size]).permute(0, 3, 1, 2).contiguous().to(device)
     steps = count()
     return limits.per_second(

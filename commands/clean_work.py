@@ -6,13 +6,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from noisy_student.core.errors import cli_main
+from noisy_student.core.nodes import FILE as NODES
 from noisy_student.core.workspace import work_folder
+
+KEPT = {"locks", NODES}  # other machines would take it that their stage is over
 
 
 @cli_main
 def main() -> None:
     work, freed = work_folder(), 0
-    names = {path.name for path in [*work.glob("*"), *work.glob("locks/*")]} - {"locks"}
+    names = {path.name for path in [*work.glob("*"), *work.glob("locks/*")]} - KEPT
     for name in sorted(names):
         lock = work / "locks" / name
         try:

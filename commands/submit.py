@@ -19,6 +19,7 @@ FOLDER = Path("slurm")  # of the job's script and of what it prints
 REQUEUES = 1000  # after the time of the job was over; after preemption there is no limit
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # to all processes of a job, before SLURM ends it
 PORTS = range(20_000, 30_000)  # of the first machine, where the others meet it: one for each job
+STOPPED = {status for number in SIGNALS for status in (-number, 128 + number)}  # of a process that got one
 KILLED_WITHIN = 3600  # seconds between such a signal and the end
 
 
@@ -37,8 +38,10 @@ class Pipeline:
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         environment[TORCHRUN] = self._torchrun(job)
         over = self.folder / FOLDER / f"{job.job_id}_over"
+        if not job.node:
+            over.unlink(missing_ok=True)  # of a start before this one
         done = subprocess.run(self._command(job, over), cwd=self.folder, env=environment, check=False)
-        if -done.returncode in SIGNALS:
+        if done.returncode in STOPPED:
             time.sleep(KILLED_WITHIN)
         if self.nodes > 1:
             over.touch()

@@ -7,6 +7,7 @@ Params  all of params.yaml
 """
 
 from pathlib import Path
+from typing import Any
 
 from noisy_student.core.command_line import command
 from noisy_student.core.config import ParamsFile
@@ -32,6 +33,8 @@ def main(
     out: Path,
 ) -> None:
     params = ParamsFile()
+    for name in params.values:  # all are shown
+        params.section(name, Any)
     current = params.section("current", str)
     measured = params.section("robustness", dict)
     names = [*params.section("controls", dict), *params.section("pool_controls", dict)]

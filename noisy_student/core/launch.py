@@ -28,7 +28,8 @@ from noisy_student.core.signals import Stopped
 
 TORCHRUN = "NOISY_STUDENT_TORCHRUN"
 LONGEST_WAIT = timedelta(days=1)  # of ranks for one of them, which may wait for another run's lock
-LOST_RANK = "another rank is gone; run again to go on"
+LOST_RANK = "another rank is gone; if it ran on another machine, that one says why; run again to go on"
+NO_NETWORK = "the ranks do not reach one another ({}); see GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME in docs/ranks.md"
 
 
 def ranked(main: Callable[..., None]) -> Callable[..., None]:
@@ -71,8 +72,8 @@ def _start(options: str) -> None:
             raise UserError(
                 "another machine of this run is gone, or did not come; run `noisy-student follow` there, then run again"
             ) from None
-        except (ValueError, AssertionError) as error:  # of values that the options do not take
-            raise _bad_options(options, f" ({one_line(error)})") from None
+        except (ValueError, AssertionError, KeyError) as error:  # of values that the options do not take
+            raise _bad_options(options, one_line(error)) from None
 
 
 def _own_command() -> list[str]:
@@ -87,7 +88,7 @@ def _parsed(options: str, command: list[str]) -> Any:
 
     script = command[1] if command[0] == "-m" else command[0]
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             wanted = parse_args([*shlex.split(options), *command])
     except (SystemExit, ValueError):
         raise _bad_options(options) from None
@@ -108,7 +109,7 @@ def _machines(wanted: Any, options: str) -> int:
     try:
         return parse_min_max_nnodes(wanted.nnodes)[1]
     except (ValueError, RuntimeError) as error:
-        raise _bad_options(options, f" ({one_line(error)})") from None
+        raise _bad_options(options, one_line(error)) from None
 
 
 @contextmanager
@@ -123,6 +124,7 @@ def _together(wanted: Any, options: str) -> Iterator[None]:
 
 
 def _bad_options(options: str, why: str = "") -> UserError:
+    why = f" ({why})" if why else ""
     return UserError(f"the environment variable {TORCHRUN} was {options!r}{why}; see `torchrun --help` for options")
 
 
@@ -139,6 +141,8 @@ def _first_error(failures: dict[int, Any]) -> BaseException:
     if failure.exitcode < 0:
         killed = signal.Signals(-failure.exitcode).name
         return UserError(f"{_name(number)} was killed by {killed}; run again to go on")
+    if failure.exitcode == 1 and failure.message == LOST_RANK:
+        return UserError(LOST_RANK)  # of which nobody who is left knows the name
     if failure.exitcode == 1 and failure.error_file_data["message"] == failure.message:
         return UserError(f"{failure.message} ({_name(number)})")
     return SystemExit(failure.exitcode)  # what it printed stands above: what a stop keeps, or a traceback
@@ -161,7 +165,10 @@ def _group() -> Iterator[None]:
     if not ranks.is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 open until the process ends
     try:
-        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+        try:
+            dist.init_process_group(backend, timeout=LONGEST_WAIT)
+        except RuntimeError as error:
+            raise UserError(NO_NETWORK.format(one_line(error))) from None
         yield
         ranks.wait_for_all()  # a rank that leaves early takes away what others still need
         dist.destroy_process_group()

@@ -21,6 +21,7 @@ from noisy_student.core.files import read_json, write_json
 from noisy_student.core.workspace import work_folder
 
 TOKEN = "NOISY_STUDENT_START"  # noqa: S105  environment variable of a stage that follows: the token of its start
+FILE = "nodes.json"  # in the folder of work
 POLL_SECONDS = 0.5  # between two looks at what the first machine runs
 BEAT_SECONDS = 2  # between two signs that the first machine still runs a stage
 ENDING_SECONDS = 30  # that a stage has to end in, after that of the first machine, or after a signal
@@ -77,7 +78,7 @@ def follow(is_over: Callable[[], bool]) -> None:
 
 
 def _file() -> Path:
-    return work_folder() / "nodes.json"
+    return work_folder() / FILE
 
 
 def _beat(over: Event) -> None:

@@ -114,14 +114,14 @@ class DecodingWork:
         if not self.lock:
             own = f"{name}-{uuid.uuid4().hex[:8]}"
             self.lock = take_lock(self.parent, own, LOCK_SECONDS)
-        self._remove_others(name)
+        self._remove_others(own)
         (self.parent / own).mkdir(parents=True, exist_ok=True)
         return self.parent / own
 
-    def _remove_others(self, name: str) -> None:
-        """Remove what interrupted decodings of other listings left, for it may be large."""
+    def _remove_others(self, own: str) -> None:
+        """Remove what interrupted decodings left in other folders than the `own`, for it may be large."""
         for folder in self.parent.glob(f"{PREFIX}*"):
-            if folder.name.startswith(name):
+            if folder.name == own:
                 continue
             if lock := take_lock(self.parent, folder.name, seconds=0):  # else its run goes on
                 shutil.rmtree(folder, ignore_errors=True)

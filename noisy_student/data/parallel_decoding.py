@@ -135,7 +135,8 @@ def _decoded(
     kept = _kept(listing, streamed)
     earlier = work.begin(listing, how, kept, together)
     there = sum(int((part.rows < kept).sum()) for part in earlier)
-    check_disk_space(len(listing.files), kept, there, how, work.folder)
+    if ranks.is_first() or not together:  # the others do not know what is there
+        check_disk_space(len(listing.files), kept, there, how, work.folder)
     missing = _missing(listing.tasks(), earlier)
     if together:
         missing = ranks.from_first(lambda: missing)

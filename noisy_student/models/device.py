@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -18,7 +19,17 @@ from noisy_student.core.config import ParamsModel
 from noisy_student.core.errors import UserError
 from noisy_student.core.randomness import generator
 
-LIBRARIES = ("torch", "torchvision", "timm", "numpy", "safetensors")  # another version may give other bytes
+LIBRARIES = (  # another version may give other bytes
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "safetensors",
+    "scikit-learn",  # solves heads, with SciPy
+    "scipy",
+    "pillow",  # decodes streamed pools, with pillow-heif
+    "pillow-heif",
+)
 NOT_DETERMINISTIC = "does not have a deterministic implementation"  # torch's words, as the following are
 COMPILERS = ("torch._dynamo", "torch._inductor")  # where the errors of torch.compile are defined
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, LARGEST_INT = -1, -3, 2**31 - 1  # of glibc's malloc.h
@@ -43,6 +54,13 @@ def machine(device: torch.device, count: int = 1) -> dict[str, Any]:
     """What decides the bytes of a result beside code, parameters and inputs; the `count` of ranks, where it does."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {"device": device.type, "kind": kind, "ranks": count, **{name: _version(name) for name in LIBRARIES}}
+
+
+def to_device(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    """`images` as a tensor on the `device`; the copy to a GPU goes on while Python does. On a CPU it is the same
+    memory."""
+    there = torch.from_numpy(images)
+    return there.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else there
 
 
 def processor() -> str:

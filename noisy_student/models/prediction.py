@@ -20,7 +20,7 @@ from noisy_student.core.config import ParamsModel
 from noisy_student.core.files import release
 from noisy_student.core.progress import Meter, meter
 from noisy_student.models.classifier import Classifier
-from noisy_student.models.device import RuntimeParams, memory_format, translate_torch_errors
+from noisy_student.models.device import RuntimeParams, memory_format, to_device, translate_torch_errors
 from noisy_student.models.precision import autocast, settled
 from noisy_student.models.registry import heads, input_size
 from noisy_student.store.selection import Selection
@@ -91,7 +91,7 @@ def predict(
         size = _batch_size(classifier, images.shape[1:3])
         read = (np.array(images[start : start + size]) for start in range(0, len(images), size))
         for pixels in ahead(read):  # off the disk, or decoded
-            batch = torch.from_numpy(pixels).to(device)
+            batch = to_device(pixels, device)
             first = batch.permute(0, 3, 1, 2)  # (B,H,W,C) -> (B,C,H,W)
             with autocast(runtime, device):
                 logits.append(torch.stack([classifier(view(first)).float() for view in TTA[labeling.tta]]).mean(0))
@@ -140,14 +140,14 @@ def predict_split(
     labeling: LabelingParams = PLAIN,
 ) -> Iterator[tuple[int, Predictions]]:
     """Predictions for `split`: the number of each shard that is not done yet, and its predictions. Of several ranks,
-    each yields its share of the shards; the first one's `is_done` counts."""
+    each yields its share of the missing shards; the first one's `is_done` counts."""
     shards = range(len(split.shards))
     done = ranks.from_first(lambda: set(filter(is_done, shards)))
     with meter(title, len(split), ranks.Counter()) as progress, translate_torch_errors("take a smaller model"):
         if done and ranks.is_first():
             before = sum(len(split.shards[number]) for number in done)
             progress.resume(before, f"goes on with {len(done):,} of {len(shards):,} shards done")
-        for number in ranks.share_of(len(shards)):
-            if number not in done:
-                yield number, predict(classifier, split.shards[number], runtime, progress, labeling)
-                release(split.shards[number])
+        missing = [number for number in shards if number not in done]
+        for number in (missing[place] for place in ranks.share_of(len(missing))):
+            yield number, predict(classifier, split.shards[number], runtime, progress, labeling)
+            release(split.shards[number])

@@ -5,6 +5,7 @@ A list of shards says what they were when they were listed: a CSV file with the 
 """
 
 import os
+import re
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ VERSIONS = ("ETag", "etag", "mtime", "last_modified", "LastModified")  # what a 
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds between tries to read what a store does not give
 LASTING = (PermissionError, tarfile.TarError, pa.ArrowException, ValueError)  # what another try does not mend
 GONE = (404, 410)  # answers of HTTP
+SECRET = re.compile(r"(?<=\?)[^\s'\")]+|(?<=//)[^/@\s]+@")  # in an error's text: a signature, a name and a password
 CHECK = "check the file and the connection to its store, then run again"
 AGAIN = "run `noisy-student list-shards` again"
 
@@ -131,7 +133,7 @@ def translate_store_errors(url: str) -> Iterator[None]:
 
 def _unreadable(url: str, error: BaseException) -> UserError:
     lasting = "://" not in url or isinstance(error, LASTING)
-    reason = one_line(error) or type(error).__name__
+    reason = SECRET.sub("", one_line(error)) or type(error).__name__
     kind = UserError if lasting else Unreachable
     return kind(f"{url} cannot be read ({reason}); {CHECK}")
 
@@ -182,7 +184,8 @@ def _check_url(url: str) -> None:
         parts = urlsplit(url)
     except ValueError:  # of brackets, which are wildcards
         parts = urlsplit(url.replace("[", "").replace("]", ""))
-    if "@" in parts.netloc or (parts.scheme.startswith("http") and parts.query):
+    signed = "=" in f"{parts.query}{parts.fragment}" or (parts.scheme.startswith("http") and parts.query)
+    if "://" in url and ("@" in parts.netloc or signed):  # elsewhere a question mark is a wildcard
         raise UserError("a URL has a name, a password or a signature in it; leave them to the store's environment")
     if "::" in url:
         raise UserError("a URL with :: in it is not read; copy the shards to a disk or a store first")

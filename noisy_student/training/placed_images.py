@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from noisy_student.models.device import to_device
 from noisy_student.store.selection import Selection
 from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.order import Order
@@ -65,7 +66,7 @@ def on_device(images: Selection | np.ndarray, device: torch.device) -> Tensor:
 
 def channels_first(images: np.ndarray, device: torch.device) -> Tensor:
     """A copy of `images` (n,H,W,C) as (n,C,H,W) on the `device`."""
-    return torch.tensor(images, device=device).permute(0, 3, 1, 2).contiguous()
+    return to_device(np.array(images), device).permute(0, 3, 1, 2).contiguous()
 
 
 def has_room(device: torch.device, values: int) -> bool:

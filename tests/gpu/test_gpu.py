@@ -21,7 +21,7 @@ from noisy_student.core.files import read_json
 from noisy_student.models.classifier import new_classifier
 from noisy_student.models.device import setup
 from noisy_student.models.prediction import predict_logits
-from noisy_student.training import batches
+from noisy_student.training import placed_images
 from noisy_student.training.batches import Batches
 from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.loop import TrainingData, TrainingRun, fit
@@ -77,7 +77,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(train, monkeypatch, tmp
 
 def test_images_for_which_there_is_no_room_stay_on_the_disk_and_train_the_same_net(train, monkeypatch):
     whole = train()
-    monkeypatch.setattr(batches, "ROOM", 0)
+    monkeypatch.setattr(placed_images, "ROOM", 0)
     assert train() == whole
 
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import gpu
+from noisy_student.core.errors import UserError
 from noisy_student.core.files import read_csv, read_json, write_json
 
 
@@ -42,18 +43,38 @@ def test_all_of_it_is_done_once(cifar10, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_test_that_fails_is_told_after_all_else_is_done(tmp_path, capsys):
-    write_json(tmp_path / "tests.json", {"passed": False, "said": ["1 failed"], "hardware": "none"})
-    pd.DataFrame([{"model": "cnn_4", "precision": each} for each in gpu.PRECISIONS]).to_csv(tmp_path / "rates.csv")
+def fails(*_) -> None:
+    raise UserError("no such luck")
+
+
+def test_a_piece_that_fails_is_told_and_the_others_are_done(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gpu, "tested", fails)
+    monkeypatch.setattr(gpu, "rated", lambda out, size, model, precision: print("rated", precision))
     with pytest.raises(SystemExit):
         gpu.main(["--dry", "--out", str(tmp_path)])
-    assert "a test failed" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert said.err.startswith("error: no such luck\nerror: 1 of the pieces failed")
+    assert said.out == "rated float32\nrated bfloat16\n"
 
 
-def test_after_its_time_nothing_new_is_begun(tmp_path, capsys):
-    gpu.main(["--dry", "--minutes", "0", "--out", str(tmp_path)])
-    assert "minutes are over" in capsys.readouterr().out
-    assert not list(tmp_path.iterdir())
+def test_what_other_hardware_had_is_measured_anew(tmp_path, capsys, monkeypatch):
+    write_json(tmp_path / "tests.json", {"passed": True, "said": ["1 passed"], "hardware": "another"})
+    rows = [{"model": "cnn_4", "precision": each, "hardware": "another"} for each in gpu.PRECISIONS]
+    pd.DataFrame(rows).to_csv(tmp_path / "rates.csv")
+    for name in ("tested", "rated"):
+        monkeypatch.setattr(gpu, name, lambda *_, name=name: print(name))
+    gpu.main(["--dry", "--out", str(tmp_path)])
+    assert capsys.readouterr().out.split() == ["tested", "rated", "rated"]
+    gpu.main(["--dry", "--out", str(tmp_path), "--parts", "cifar10"])
+    assert capsys.readouterr().out == ""
+
+
+def test_after_its_time_nothing_new_is_begun(cifar10, capsys):
+    out = cifar10 / "out"
+    for part in gpu.PARTS:
+        gpu.main(["--dry", "--minutes", "0", "--cifar10", str(cifar10), "--out", str(out), "--parts", part])
+        assert "minutes are over" in capsys.readouterr().out
+    assert not out.exists()
 
 
 def test_without_a_gpu_it_says_so(tmp_path, capsys, monkeypatch):

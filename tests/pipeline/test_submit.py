@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -104,6 +106,21 @@ def test_a_preempted_job_goes_on_to_the_same_bytes(project, uninterrupted, slurm
     assert "this job is preempted" in said
     assert "goes on after step" in said
     assert project.hashes(TEACHER) == uninterrupted
+
+
+@pytest.mark.parametrize("status", [-signal.SIGTERM, 128 + signal.SIGTERM, -signal.SIGUSR2])
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_machine_that_is_told_to_stop_waits_for_its_end_and_the_next_start(tmp_path, monkeypatch, status, node):
+    over = tmp_path / submit.FOLDER / "7_over"
+    over.parent.mkdir()
+    over.touch()  # of an earlier start
+    job = SimpleNamespace(job_id="7", raw_job_id="7", node=node, hostnames=["localhost"])
+    monkeypatch.setattr(submit.submitit, "JobEnvironment", lambda: job)
+    monkeypatch.setattr(submit.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=status))
+    monkeypatch.setattr(submit.time, "sleep", Mock(side_effect=InterruptedError))
+    with pytest.raises(InterruptedError):
+        submit.Pipeline(tmp_path, (), ranks=1, nodes=2)()
+    assert over.exists() == bool(node)
 
 
 def test_a_stage_that_fails_ends_the_job(project, slurm):

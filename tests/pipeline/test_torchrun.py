@@ -159,6 +159,16 @@ def test_a_killed_rank_is_named_and_the_run_goes_on_to_the_same_bytes(project, u
     assert refused(run).startswith("error: rank 1 on ")
     assert "goes on after step" in project.finish(TEACHER)
     assert project.hashes(TEACHER) == uninterrupted
+    assert read_json(project.folder / "models/iter0/model.json")["ranks"] == 2
+
+
+def test_another_number_of_ranks_is_another_run(project, two_ranks, monkeypatch):
+    run = in_training(project)
+    run.ranks()[1].send_signal(signal.SIGKILL)
+    run.ended()
+    monkeypatch.delenv(TORCHRUN)
+    assert "goes on" not in project.finish(TEACHER)
+    assert read_json(project.folder / "models/iter0/model.json")["ranks"] == 1
 
 
 @pytest.mark.slow
@@ -322,11 +332,18 @@ def test_members_phases_and_uneven_shares_are_the_same_after_a_kill(tmp_path, mo
         ("4", "NOISY_STUDENT_TORCHRUN was '4'"),
         ("--no-such-option", "NOISY_STUDENT_TORCHRUN was '--no-such-option'"),
         ("--nproc-per-node '2", "NOISY_STUDENT_TORCHRUN was"),
+        ("--event-log-handler nonsense", "NOISY_STUDENT_TORCHRUN was"),
+        ("--help", "NOISY_STUDENT_TORCHRUN was"),
     ],
 )
 def test_options_that_torchrun_does_not_know_are_refused(project, monkeypatch, options, expected):
     monkeypatch.setenv(TORCHRUN, options)
     assert expected in refused(project.start(project.lines[TEACHER][0]))
+
+
+def test_a_network_that_is_not_there_is_named(project, two_ranks, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nowhere0")
+    assert "error: the ranks do not reach one another (" in refused(project.start(project.lines[TEACHER][0]))
 
 
 def test_what_is_wrong_is_said_once(project, two_ranks, monkeypatch):

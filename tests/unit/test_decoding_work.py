@@ -167,6 +167,14 @@ def test_what_another_run_decodes_is_left_alone(here, capsys):
     assert f"going on after {3 * AT_ONCE} files" in capsys.readouterr().out
 
 
+def test_what_a_second_run_left_of_the_same_files_is_removed(here):
+    interrupted_after(3)
+    (name,) = left_in_work()
+    shutil.copytree(here / "work" / name, here / "work" / f"{name}-0123abcd")
+    interrupted_after(3)
+    assert left_in_work() == [name]
+
+
 def test_what_was_left_of_other_files_is_removed(here):
     interrupted_after(3)
     (name,) = left_in_work()

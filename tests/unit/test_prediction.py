@@ -117,6 +117,14 @@ def test_a_model_with_dropout_and_batch_norm_is_looked_at_in_eval_mode(runtime):
     assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
 
 
+def test_ranks_share_the_shards_that_are_missing(runtime, make_split, monkeypatch):
+    split = make_split(0, 20, shards=5)
+    classifier = new_classifier("mlp_8", split)
+    monkeypatch.setattr(prediction.ranks, "share_of", lambda count: range(1, count, 2))  # of the second of two ranks
+    found = predict_split(classifier, split, runtime, "pool", is_done={0, 1, 2}.__contains__)
+    assert [number for number, _ in found] == [4]
+
+
 def test_a_split_is_predicted_shard_by_shard_in_eval_mode(runtime, make_split, capsys):
     split = make_split(0, 20, shards=3)
     classifier = new_classifier("mlp_8", split, dropout=0.5).train()

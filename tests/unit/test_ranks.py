@@ -20,6 +20,7 @@ def failure(status: int, said: str = "", when: int = 0) -> SimpleNamespace:
         ({0: failure(1, "no labels")}, "no labels (rank 0 on "),
         ({0: failure(1, launch.LOST_RANK, 3), 1: failure(1, "no labels", 3)}, "no labels (rank 1 on "),
         ({0: failure(1, launch.LOST_RANK), 1: failure(-9, when=1)}, "rank 1 on "),
+        ({0: failure(1, launch.LOST_RANK)}, "another rank is gone; if it ran on another machine, that one says why;"),
         ({0: failure(1, "no labels", 2), 1: failure(-15, when=1)}, "no labels (rank 0 on "),
         ({0: failure(1, "no pool", 5), 1: failure(1, "no labels", 4)}, "no labels (rank 1 on "),
     ],

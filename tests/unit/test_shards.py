@@ -23,7 +23,7 @@ from noisy_student.data.shards import about_how_many, list_shards
 from noisy_student.data.user_images import BadFraction, load_user_images
 from noisy_student.store import shard_files
 from noisy_student.store.decoding import decode
-from noisy_student.store.shard_files import ENDINGS, found_shards
+from noisy_student.store.shard_files import ENDINGS, found_shards, translate_store_errors
 from noisy_student.store.splits import read_split
 
 SOME = BadFraction(0.9, "data.max_bad_fraction")
@@ -345,6 +345,8 @@ def test_a_list_that_is_none_is_refused(tmp_path, content, expected):
         ("http://me:secret@host/a.tar", "a URL has a name, a password or a signature in it; leave them"),
         ("note.txt", "note.txt is no shard, whose name ends in .tar or .parquet; unpack it"),
         ("http://host/a.tar?X-Amz-Signature=secret", "a URL has a name, a password or a signature in it"),
+        ("https://host/a.tar#token=secret", "a URL has a name, a password or a signature in it"),
+        ("webhdfs://host/a.tar?delegation=secret", "a URL has a name, a password or a signature in it"),
         ("simplecache::http://host/a.tar", "a URL with :: in it is not read"),
         ("http://me:secret@host/x-[ab].tar", "a URL has a name, a password or a signature in it"),
         ("nowhere://a.tar", "nowhere://a.tar cannot be read"),
@@ -355,6 +357,14 @@ def test_what_cannot_be_listed_is_refused(tmp_path, monkeypatch, pattern, expect
     (tmp_path / "note.txt").write_text("no shard")
     with pytest.raises(UserError, match=expected) as refused:
         found_shards([pattern], tmp_path)
+    assert "secret" not in str(refused.value)
+
+
+def test_what_a_store_says_is_told_without_its_signature():
+    said = "403, url='http://me:secret@host/real.tar?X-Amz-Credential=secret&X-Amz-Signature=secret'"
+    told = r"a.tar cannot be read \(403, url='http://host/real.tar\?'\)"
+    with pytest.raises(UserError, match=told) as refused, translate_store_errors("http://host/a.tar"):
+        raise OSError(said)
     assert "secret" not in str(refused.value)
 
 

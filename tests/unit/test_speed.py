@@ -53,7 +53,8 @@ def test_a_net_is_held_against_what_the_bare_machine_allows(capsys):
     row = speed.compared(training(measured(10_000, 10_000, 10_000), {"": measured(1, 1, 1)}))
     assert row["gflops"] == 60  # 3 million multiply-adds, two operations each, ten thousand times a second
     matmul, copy = (
-        {"work": kind, "model": None, "precision": "float32", "hardware": ""} for kind in ("matmul", "copy")
+        {"work": kind, "model": None, "precision": precision, "hardware": ""}
+        for kind, precision in (("matmul", "float32"), ("copy", None))
     )
     for products, copies, floor in ((120, 12, 20_000), (120, 0.012, 12_000)):
         rows = speed.with_floors([row, matmul | {"gflops": products}, copy | {"gb_per_second": copies}])

@@ -10,6 +10,7 @@ import pytest
 from commands import clean_work
 from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_array
+from noisy_student.core.nodes import announced
 from noisy_student.core.provenance import ROOT
 from noisy_student.core.workspace import guarded, work
 
@@ -204,6 +205,12 @@ def test_cleaning_says_what_it_frees_and_leaves_what_is_worked_on(here, other, c
     assert not (here / "work/quarantine.csv").exists()
     assert len(list((here / "work").glob("*/part"))) == 1
     assert (here / "out/a.npy").exists()
+
+
+def test_cleaning_leaves_what_other_machines_follow(here):
+    with announced(["stages/prepare.py"]):
+        clean_work.main()
+        assert (here / "work/nodes.json").exists()
 
 
 def test_there_may_be_nothing_to_clean(here, capsys):
