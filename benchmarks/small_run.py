@@ -150,9 +150,13 @@ class Project:
 
     def works(self, name: str, run: Run) -> bool:
         """Whether `run` of a stage has imported what it needs and begun its work."""
-        locks = (self.folder / "work" / "locks").glob(f"{name.partition('@')[0]}-*")
+        locks = (self.folder / "work" / "locks").glob(f"{self.program(name)}-*")
         return any(lock.read_text().startswith(f"process {run.pid} ") for lock in locks)
 
     def work(self, name: str, pattern: str) -> list[Path]:
         """What is in progress of a stage."""
-        return list((self.folder / "work").glob(f"{name.partition('@')[0]}-*/{pattern}"))
+        return list((self.folder / "work").glob(f"{self.program(name)}-*/{pattern}"))
+
+    def program(self, name: str) -> str:
+        """The program of a stage, by which its work is called."""
+        return self.lines[name][0][1].removeprefix("stages.")
