@@ -1,25 +1,35 @@
 """How many planted near-duplicates are found: python -m benchmarks.planted FOLDER
 
-Of IMAGES images drawn from all below FOLDER a changed copy is made, one kind of change after the other, and the copies
-are looked for among all as prepare does, at THRESHOLD. Writes benchmarks/planted.md.
+Of IMAGES images drawn from all below FOLDER a copy is made for each kind of change. The copies are looked for as
+prepare does, at THRESHOLD: among themselves, and among OTHERS that are made of all images below FOLDER. Writes
+benchmarks/planted.md.
 """
 
 import io
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops, ImageOps
 
+from benchmarks.processes import hardware
 from noisy_student.core.files import write_bytes
+from noisy_student.core.markdown import markdown_table
 from noisy_student.data.listing import files_below
-from noisy_student.data.near_duplicates import near_duplicates
+from noisy_student.data.near_duplicates import RADIUS, agreeing, close_pairs, perceptual_hashes
 from noisy_student.store.decoding import Preparation, decode
 
-IMAGES, THRESHOLD = 2000, 0.96
+IMAGES, THRESHOLD, SIDE = 2000, 0.96, 32
+OTHERS = (0, 100_000, 1_000_000)
 TABLE = Path(__file__).with_suffix(".md")
-HOW = Preparation(image_size=32, resize="crop", background=0, max_megapixels=50)
+HOW = Preparation(image_size=SIDE, resize="crop", background=0, max_megapixels=50)
+
+ABOUT = """# Planted near-duplicates
+
+{images:,} images, a copy of each for each kind of change, and others, each two photographs laid over each other. Pairs
+count at an agreement of {threshold}. {hardware}."""
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -59,22 +69,64 @@ CHANGES: dict[str, Callable[[Image.Image], bytes]] = {
 
 def main(folder: str) -> None:
     paths = [path for path, problem in files_below(Path(folder)) if not problem]
+    photographs = np.stack([pixels((Path(folder) / path).read_bytes()) for path in paths])
     drawn = sorted(np.random.default_rng(0).choice(paths, IMAGES, replace=False))
     images = [Image.open(Path(folder) / path).convert("RGB") for path in drawn]
-    head = f"# Planted near-duplicates\n\n{IMAGES:,} images, each with a changed copy, at {THRESHOLD}.\n"
-    lines = [head, "| change | found, % |", "|---|---:|"]
-    for name, change in CHANGES.items():
-        lines.append(f"| {name} | {100 * found(images, change):.2f} |")
-        print(lines[-1], flush=True)
-    write_bytes(TABLE, ("\n".join(lines) + "\n").encode())
+    planted = np.stack([pixels(change(image)) for change in (encoded, *CHANGES.values()) for image in images])
+    found, costs = {}, []
+    for others in OTHERS:
+        among = Crowd(planted, photographs, others)
+        found[f"{len(among):,}"], cost = search(among)
+        costs.append([f"{len(among):,}", *cost])
+        print(*costs[-1], sep=", ", flush=True)
+    head = ["change", *(f"found among {images}, %" for images in found)]
+    parts = [
+        ABOUT.format(images=IMAGES, threshold=THRESHOLD, hardware=hardware()),
+        markdown_table(head, list(zip(CHANGES, *found.values(), strict=True))),
+        markdown_table(["images", "hashes, s", "search, s", "similar hashes", "comparison, s", "pairs"], costs),
+    ]
+    write_bytes(TABLE, ("\n\n".join(parts) + "\n").encode())
 
 
-def found(images: list[Image.Image], change: Callable[[Image.Image], bytes]) -> float:
-    """Which share of the changed copies are taken for what they are."""
-    both = [encoded(image) for image in images] + [change(image) for image in images]
-    pixels = np.stack([np.broadcast_to(decode(content, HOW).pixels, (32, 32, 3)) for content in both])
-    pairs, _ = near_duplicates(pixels, THRESHOLD)
-    return float((pairs[:, 1] - pairs[:, 0] == len(images)).sum() / len(images))
+def pixels(content: bytes) -> np.ndarray:
+    """An encoded image, decoded as prepare does: uint8 (SIDE,SIDE,3)."""
+    return np.broadcast_to(decode(content, HOW).pixels, (SIDE, SIDE, 3))
+
+
+class Crowd:
+    """The images that are known, uint8 (M,SIDE,SIDE,3), and behind them so many others: two photographs laid over each
+    other, drawn at random. They are made when they are asked for."""
+
+    def __init__(self, known: np.ndarray, photographs: np.ndarray, others: int):
+        self.known, self.photographs = known, photographs
+        self.drawn = np.random.default_rng(others).integers(len(photographs), size=(others, 2))
+
+    def __len__(self) -> int:
+        return len(self.known) + len(self.drawn)
+
+    def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
+        rows = np.arange(len(self))[part] if isinstance(part, slice) else part
+        there = rows < len(self.known)
+        found = np.empty((len(rows), *self.known.shape[1:]), np.uint8)
+        found[there] = self.known[rows[there]]
+        first, second = self.drawn[rows[~there] - len(self.known)].T
+        found[~there] = (self.photographs[first].astype(np.uint16) + self.photographs[second]) // 2
+        return found
+
+
+def search(images: Crowd) -> tuple[list[str], list[str]]:
+    """What share of each change is taken for what it is, in per cent, and what the search cost."""
+    times = [time.perf_counter()]
+    hashes = perceptual_hashes(images)
+    times.append(time.perf_counter())
+    close = close_pairs(hashes, RADIUS)
+    times.append(time.perf_counter())
+    pairs, _ = agreeing(images, close, THRESHOLD)
+    times.append(time.perf_counter())
+    hashing, searching, comparing = (f"{seconds:.1f}" for seconds in np.diff(times))
+    copies = pairs[(pairs[:, 0] < IMAGES) & (pairs[:, 0] == pairs[:, 1] % IMAGES), 1] // IMAGES
+    shares = 100 * np.bincount(copies, minlength=len(CHANGES) + 1)[1 : len(CHANGES) + 1] / IMAGES
+    return [f"{share:.2f}" for share in shares], [hashing, searching, f"{len(close):,}", comparing, f"{len(pairs):,}"]
 
 
 if __name__ == "__main__":

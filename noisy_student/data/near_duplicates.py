@@ -19,16 +19,19 @@ HASH = (FREQUENCIES + 1) ** 2 - 1  # numbers in a perceptual hash
 RADIUS = 0.1  # between the hashes of candidates; 99 of 100 shifted or re-encoded images are within 0.07
 LEADING = 16  # principal components that the search goes by
 ROUNDING = 1e-6  # of half a squared distance, at most
-POINTS_AT_ONCE = 1024  # images that are compared with as many others at once
+BUCKET = 1024  # images that are compared with one another
+TREES = 16  # random trees of buckets; each keeps most pairs of near-duplicates together
 PAIRS_AT_ONCE = 65_536  # pairs whose full distances are computed at once
 THUMBNAIL_SIDE = 32  # pixels of the thumbnails that are compared
 BATCH_BYTES = 2_000_000  # of images or pairs at once: what stays in the cache
-MAX_PAIRS = 5_000_000  # pairs of candidates
+MAX_PAIRS, PAIRS_PER_IMAGE = 5_000_000, 10  # pairs of candidates, at most, whichever is more
 BLURS = ((1, 4, 1), (1, 2, 1), (1, 1, 1))  # an image that was made smaller and larger again is like a blurred one
 SHIFTS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]  # pixels
+TOO_MANY = (
+    "more than {:,} pairs of images may be near-duplicates, such as frames of a video; "
+    "remove some of them, or set data.near_duplicates to null"
+)
 HOPELESS = 0.15  # a pair whose agreement is this far below the threshold is not compared with blurred images
-
-Box = tuple[np.ndarray, np.ndarray]  # the lowest and the highest corner of each of n boxes, float32 (K,n)
 
 
 def near_duplicates(images: Any, threshold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -38,17 +41,32 @@ def near_duplicates(images: Any, threshold: float) -> tuple[np.ndarray, np.ndarr
     correlation of gray values: the highest over shifts by a pixel, blurs of the sharper image, and mirroring. It is at
     least `threshold` for each pair.
     """
-    batch = max(1, BATCH_BYTES // max(1, images[:1].nbytes))
+    return agreeing(images, close_pairs(perceptual_hashes(images), RADIUS), threshold)
+
+
+def perceptual_hashes(images: Any) -> np.ndarray:
+    """The hashes float32 (N,HASH) of `images`, read a few at a time."""
+    batch = _batch(images)
     hashes = np.empty((len(images), HASH), np.float32)
     for start in range(0, len(images), batch):
         hashes[start : start + batch] = perceptual_hash(images[start : start + batch])
-    pairs = close_pairs(hashes, RADIUS)
+    return hashes
+
+
+def agreeing(images: Any, pairs: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of `pairs` of rows int64 (P,2) those that are near-duplicates, and their agreement, as `near_duplicates` says."""
+    batch = _batch(images)
     agreements = [
         agreement(images[part[:, 0]], images[part[:, 1]], threshold)
         for part in (pairs[start : start + batch] for start in range(0, len(pairs), batch))
     ]
     found = np.concatenate(agreements) if agreements else np.empty(0, np.float32)
     return pairs[found >= threshold], found[found >= threshold]
+
+
+def _batch(images: Any) -> int:
+    """How many of the `images` to read at once."""
+    return max(1, BATCH_BYTES // max(1, images[:1].nbytes))
 
 
 def perceptual_hash(images: np.ndarray) -> np.ndarray:
@@ -67,28 +85,33 @@ def perceptual_hash(images: np.ndarray) -> np.ndarray:
 
 
 def close_pairs(hashes: np.ndarray, radius: float) -> np.ndarray:
-    """Pairs of rows int64 (P,2), rising, whose `hashes` float32 (N,D) are within `radius`.
+    """Pairs of rows int64 (P,2), rising, whose `hashes` float32 (N,D) are within `radius`: nearly all that there are.
 
-    A distance in the leading principal components is never larger than in all, so few pairs need the full distance.
+    Only images that share a bucket are compared, so time grows as N log N. A pair that none of TREES trees keeps
+    together is missed. Up to BUCKET images share one bucket, and nothing is missed. A distance in the leading principal
+    components is never larger than in all, so few pairs need the full distance.
     """
-    pairs, many = np.empty((MAX_PAIRS, 2), np.int64), 0  # takes no memory until it is filled
-    for candidates in _candidates(_leading(hashes), radius):
-        close = candidates[_distances(hashes, candidates) <= radius]
-        if many + len(close) > MAX_PAIRS:
-            raise UserError(
-                f"more than {MAX_PAIRS:,} pairs of images may be near-duplicates, such as frames of a video; "
-                "remove some of them, or set data.near_duplicates to null"
-            )
-        pairs[many : many + len(close)] = np.sort(close, axis=1)
-        many += len(close)
-    return pairs[np.lexsort((pairs[:many, 1], pairs[:many, 0]))]
+    points, most = _leading(hashes), max(MAX_PAIRS, PAIRS_PER_IMAGE * len(hashes))
+    known = np.empty(0, np.int64)  # each pair as one number
+    for tree in range(TREES):
+        new, many = [known], 0
+        for candidates in _candidates(points, radius, np.random.default_rng(tree)):
+            first, second = np.sort(candidates[_distances(hashes, candidates) <= radius], axis=1).T
+            new.append(first * len(hashes) + second)
+            many += len(first)
+            if many > most:
+                raise UserError(TOO_MANY.format(most))
+        known = np.unique(np.concatenate(new))
+        if len(known) > most:
+            raise UserError(TOO_MANY.format(most))
+    return np.stack(np.divmod(known, len(hashes)), axis=1)
 
 
 def _leading(hashes: np.ndarray) -> np.ndarray:
-    """The LEADING principal components of `hashes` float32 (N,D), as points float32 (K,N)."""
+    """The LEADING principal components of `hashes` float32 (N,D), as points float32 (N,K)."""
     mean = hashes.mean(axis=0, dtype=np.float64).astype(np.float32)
     components = np.linalg.eigh(hashes.T @ hashes - len(hashes) * np.outer(mean, mean))[1][:, : -LEADING - 1 : -1]
-    return components.T @ hashes.T - (mean @ components)[:, None]
+    return hashes @ components - mean @ components
 
 
 def _distances(hashes: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -97,59 +120,39 @@ def _distances(hashes: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return np.concatenate([np.linalg.norm(hashes[part[:, 0]] - hashes[part[:, 1]], axis=1) for part in parts])
 
 
-def _candidates(points: np.ndarray, radius: float) -> Iterator[np.ndarray]:
-    """All pairs of `points` float32 (K,N) within `radius`, with a small tolerance: parts int64 (P,2), each pair once.
-
-    The points are in blocks of neighbors. Two blocks whose boxes are farther apart than `radius` need no look. Smaller
-    blocks, as in a tree, save less than they cost: with so many components their boxes stay wide.
+def _candidates(points: np.ndarray, radius: float, draw: np.random.Generator) -> Iterator[np.ndarray]:
+    """Pairs of rows of `points` float32 (N,K) that share a bucket of a random tree and are within `radius`, with a
+    small tolerance: parts int64 (P,2), each pair once.
     """
-    order = _neighbors_together(points, np.arange(points.shape[1]))
-    starts = np.arange(0, len(order), POINTS_AT_ONCE)
-    blocks = [points.take(order[start : start + POINTS_AT_ONCE], axis=1) for start in starts]
-    lows, highs = (np.hstack(bounds) for bounds in zip(*map(_box, blocks), strict=True))
-    for here, block in enumerate(blocks):
-        for there in here + _near((lows[:, here:], highs[:, here:]), _box(block), radius):
-            first, second = _between(block, blocks[there], radius)
-            pairs = np.stack([first + starts[here], second + starts[there]], axis=1)
-            yield order[pairs[pairs[:, 0] < pairs[:, 1]]]
+    for bucket in _buckets(points, draw.permutation(len(points)), draw):  # equal points are halved in other ways, too
+        first, second = _within(points[bucket], radius)
+        yield np.stack([bucket[first], bucket[second]], axis=1)
 
 
-def _neighbors_together(points: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The numbers `chosen` int64 (n,) of `points` float32 (K,N), so ordered that each POINTS_AT_ONCE lie together."""
-    if len(chosen) <= POINTS_AT_ONCE:
-        return chosen
-    half = -(-len(chosen) // POINTS_AT_ONCE) // 2 * POINTS_AT_ONCE
-    widest = points.take(chosen, axis=1).var(axis=1).argmax()
-    halves = np.split(chosen[np.argpartition(points[widest, chosen], half)], [half])
-    return np.concatenate([_neighbors_together(points, each) for each in halves])
+def _buckets(points: np.ndarray, chosen: np.ndarray, draw: np.random.Generator) -> Iterator[np.ndarray]:
+    """The rows `chosen` int64 (n,) of `points` float32 (N,K) in parts of at most BUCKET neighbors.
+
+    A part is halved across the line through two of its points, drawn at random, as in the random projection trees of
+    Dasgupta and Freund 2008, "Random projection trees and low dimensional manifolds".
+    """
+    if len(chosen) <= BUCKET:
+        yield chosen
+        return
+    here = points[chosen]
+    one, other = here[draw.integers(len(here), size=2)]
+    halves = np.argpartition(here @ (one - other), len(here) // 2)
+    for half in np.array_split(halves, [len(here) // 2]):
+        yield from _buckets(points, chosen[half], draw)
 
 
-def _between(left: np.ndarray, right: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs like those of `_within`. Only points that are near the box of the others are compared."""
-    columns = _near((right, right), _box(left), radius)
-    rows = _near((left, left), _box(right.take(columns, axis=1)), radius) if len(columns) else columns
-    first, second = _within(left.take(rows, axis=1), right.take(columns, axis=1), radius)
-    return rows[first], columns[second]
-
-
-def _box(points: np.ndarray) -> Box:
-    """The box around `points` float32 (K,n)."""
-    return points.min(axis=1, keepdims=True), points.max(axis=1, keepdims=True)
-
-
-def _near(boxes: Box, box: Box, radius: float) -> np.ndarray:
-    """Which of n `boxes` are within `radius` of one `box`, with a small tolerance: int64 (P,). A point is a box too."""
-    gaps = np.maximum(np.maximum(boxes[0] - box[1], box[0] - boxes[1]), 0)
-    return np.flatnonzero((gaps**2).sum(axis=0) <= radius**2 + 2 * ROUNDING)
-
-
-def _within(left: np.ndarray, right: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of columns of `left` (K,n) and `right` (K,m) within `radius`, with a small tolerance: two int64 (P,)."""
+def _within(points: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of rows of `points` float32 (n,K) within `radius`, with a small tolerance, each once: two int64 (P,)."""
     # |a - b|^2 / 2 = |a|^2 / 2 + |b|^2 / 2 - ab, as one product of matrices
-    halves = [(each**2).sum(axis=0, keepdims=True) / 2 for each in (left, right)]
-    ones = [np.ones_like(each) for each in halves]
-    products = np.vstack([left, -halves[0], ones[0]]).T @ np.vstack([right, ones[1], -halves[1]])
-    return np.divmod(np.flatnonzero(products >= -(radius**2) / 2 - ROUNDING), right.shape[1])
+    halves = (points**2).sum(axis=1, keepdims=True) / 2
+    ones = np.ones_like(halves)
+    products = np.hstack([points, -halves, ones]) @ np.hstack([points, ones, -halves]).T
+    first, second = np.divmod(np.flatnonzero(products >= -(radius**2) / 2 - ROUNDING), len(points))
+    return first[first < second], second[first < second]
 
 
 def agreement(first: np.ndarray, second: np.ndarray, threshold: float) -> np.ndarray:

@@ -75,8 +75,10 @@ PLANTED = {
 }
 
 
+@pytest.mark.parametrize("bucket", [32, 1024])
 @pytest.mark.parametrize(("plant", "least"), PLANTED.values(), ids=PLANTED.keys())
-def test_planted_near_duplicates_are_found(digits, plant, least):
+def test_planted_near_duplicates_are_found(digits, plant, least, bucket, monkeypatch):
+    monkeypatch.setattr(module, "BUCKET", bucket)
     both = np.concatenate([digits, plant(digits)])
     pairs, agreements = near_duplicates(both, THRESHOLD)
     found = (pairs[:, 1] - pairs[:, 0] == len(digits)).sum() / len(digits)
@@ -118,13 +120,35 @@ def test_the_search_finds_what_a_comparison_of_all_with_all_finds(digits):
     assert close_pairs(hashes, RADIUS).tolist() == all_with_all(hashes)
 
 
-@pytest.mark.parametrize("block", [16, 1024])
-@pytest.mark.parametrize("hashes", [spread(1500, HASH), spread(1500, 3), clustered(1500, HASH), spread(1, HASH)])
-def test_the_search_finds_the_same_in_small_and_in_large_blocks(hashes, block, monkeypatch):
-    monkeypatch.setattr(module, "POINTS_AT_ONCE", block)
+@pytest.mark.parametrize("hashes", [spread(200, HASH), spread(200, 3), clustered(200, HASH), spread(1, HASH)])
+def test_images_that_share_a_bucket_are_all_compared(hashes):
     expected = all_with_all(hashes)
     assert expected or len(hashes) == 1
     assert close_pairs(hashes, RADIUS).tolist() == expected
+
+
+def test_few_pairs_are_kept_apart_by_buckets(monkeypatch):
+    hashes = clustered(1500, HASH)
+    monkeypatch.setattr(module, "BUCKET", 64)
+    expected = {tuple(pair) for pair in all_with_all(hashes)}
+    found = [tuple(pair) for pair in close_pairs(hashes, RADIUS).tolist()]
+    assert found == sorted(set(found))
+    assert expected.issuperset(found)
+    assert len(found) > 0.99 * len(expected)
+
+
+def test_the_search_compares_ten_times_as_much_of_ten_times_the_images(monkeypatch):
+    compared = []
+    within = module._within
+    monkeypatch.setattr(
+        module, "_within", lambda points, radius: compared.append(len(points) ** 2) or within(points, radius)
+    )
+    sums = []
+    for images in (2_000, 20_000):
+        compared.clear()
+        close_pairs(spread(images, HASH), 0.001)
+        sums.append(sum(compared))
+    assert sums[1] < 12 * sums[0]
 
 
 def test_the_search_among_equal_images_ends_before_their_pairs_fill_the_memory():
