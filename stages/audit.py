@@ -23,7 +23,6 @@ from noisy_student.evaluation.audit import (
     Audit,
     Labeling,
     groups,
-    labeling,
     pool_figures,
     save_audit,
     student_figures,
@@ -35,7 +34,7 @@ from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.models.features import logits_and_features
 from noisy_student.pseudo_labeling.guards import GuardParams, faults, warnings
 from noisy_student.store.pictures import picture
-from noisy_student.store.pseudo_labels import read_logits, read_pseudo_labels
+from noisy_student.store.pseudo_labels import predicted, read_logits, read_pseudo_labels
 from noisy_student.store.splits import Split, read_split, read_truth
 
 SAMPLE = 1000  # images of a split that the student predicts, at most
@@ -84,8 +83,9 @@ def read_teacher(logits: Path, pseudo_labels: Path, pool_truth: Path) -> Teacher
     """The teacher's predictions in the folder `logits`, and the pseudo-labels that were made of them."""
     chosen_by, kept = read_json(pseudo_labels / "report.json"), read_pseudo_labels(pseudo_labels)
     temperature = chosen_by["temperature"]
-    found = labeling(read_logits(logits, "pool"), temperature, kept, read_truth(pool_truth))
-    return Teacher(found, softmax(read_logits(logits, "calibration"), temperature), chosen_by["threshold"])
+    of_pool = predicted(read_logits(logits, "pool"), temperature)
+    found = Labeling(of_pool.labels, of_pool.confidence, kept, read_truth(pool_truth))
+    return Teacher(found, softmax(read_logits(logits, "calibration")[:], temperature), chosen_by["threshold"])
 
 
 class Seen(NamedTuple):

@@ -1,7 +1,7 @@
 """Turn a teacher's logits into the pseudo-labels of an iteration. No forward pass: another threshold costs seconds.
 
 Reads   the logits of the pool and the calibration split, the calibration split's labels
-Writes  a folder: pseudo_labels.parquet (row, label, confidence, copies, target) and a readable report
+Writes  a folder: pseudo_labels.parquet (row, label, confidence, copies), soft targets, and a readable report
 Params  seed, guards, pseudo_labels, iterations.<iteration>
 """
 
@@ -14,8 +14,8 @@ from noisy_student.core.randomness import Seed, generator
 from noisy_student.core.workspace import guarded
 from noisy_student.pseudo_labeling.guards import GuardParams, faults, warnings
 from noisy_student.pseudo_labeling.ood import ood_scores
-from noisy_student.pseudo_labeling.selection import PseudoLabelParams, find_limits, make, of_iteration
-from noisy_student.store.pseudo_labels import read_logits, save_pseudo_labels
+from noisy_student.pseudo_labeling.selection import PseudoLabelParams, find_limits, make, of_iteration, softened
+from noisy_student.store.pseudo_labels import predicted, read_logits, save_pseudo_labels
 from noisy_student.store.splits import read_split
 
 
@@ -31,14 +31,16 @@ def main(*, iteration: str, logits: Path, calibration: Path, out: Path) -> None:
     with guarded(__file__, params, {"logits": logits, "calibration": calibration}):
         held_out = read_split(calibration)
         known, pool = (read_logits(logits, name) for name in ("calibration", "pool"))
-        temperature = fit_temperature(known, held_out.labels) if options.calibrate else 1.0
+        of_known = known[:]
+        temperature = fit_temperature(of_known, held_out.labels) if options.calibrate else 1.0
+        predictions = predicted(pool, temperature)
         scores = {name: ood_scores(logits, name, of, options) for name, of in (("calibration", known), ("pool", pool))}
-        limits = find_limits(options, known, held_out.labels, temperature, scores["calibration"], pool)
+        limits = find_limits(options, of_known, held_out.labels, temperature, scores["calibration"], predictions)
         draw = generator(seed, f"balance of {iteration}")
-        pseudo_labels = make(pool, options, temperature, draw, limits, scores["pool"])
-        probabilities, predicted = softmax(known, temperature), pool.argmax(axis=1)
-        given = probabilities, held_out.labels, limits.threshold, held_out.classes, guards.least_precision
-        for sentence in warnings(faults(predicted, pseudo_labels, *given), guards, iteration):
+        pseudo_labels = softened(make(predictions, options, draw, limits, scores["pool"]), pool, temperature, options)
+        of_held_out = softmax(of_known, temperature), held_out.labels
+        given = *of_held_out, limits.threshold, held_out.classes, guards.least_precision
+        for sentence in warnings(faults(predictions.labels, pseudo_labels, *given), guards, iteration):
             print(f"warning: {iteration}: {sentence}", flush=True)
         chosen_by = {"temperature": temperature, **limits.figures()}
         save_pseudo_labels(out, pseudo_labels, held_out.classes, len(pool), chosen_by)

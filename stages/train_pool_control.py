@@ -72,7 +72,7 @@ def main(
         with_labels, chosen = read_split(labeled), read_pseudo_labels(pseudo_labels)
         if kind.kind == "oracle":
             draw = generator(seed, f"balance of {of}")
-            chosen = true_labels(read_truth(pool_truth), len(with_labels.classes), labeling, draw)
+            chosen = true_labels(read_truth(pool_truth), labeling, draw)
         shuffling = generator(seed, f"shuffling of {control}")
         if kind.kind == "random_errors":
             chosen = with_random_errors(chosen, read_truth(pool_truth), shuffling)

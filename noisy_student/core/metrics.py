@@ -144,5 +144,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Rows of the identity: float32 (N,) -> (N,K)."""
-    return np.eye(classes, dtype=np.float32)[labels]
+    """1 at the label of each of `labels` int64 (N,), else 0: float32 (N,K)."""
+    rows = np.zeros((len(labels), classes), np.float32)
+    rows[np.arange(len(labels)), labels] = 1
+    return rows

@@ -16,14 +16,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from noisy_student.core import metrics
 from noisy_student.core.files import read_json, read_parquet, write_json, write_parquet
 from noisy_student.store.pseudo_labels import PseudoLabels
 
 CONFIDENCE_BINS = 20
 THRESHOLDS = (*np.round(np.linspace(0, 0.99, 34), 2).tolist(), 0.995, 0.999)
 ENOUGH = 10  # images, at least, that a precision is of
-ROWS_AT_ONCE = 2**16  # images whose probabilities are computed at once
 PER_GROUP = 24  # images shown of each kind
 
 
@@ -69,16 +67,6 @@ class Labeling:
     def is_wrong(self) -> np.ndarray:
         """bool (N,); False where the truth is unknown."""
         return (self.truth >= 0) & (self.predicted != self.truth)
-
-
-def labeling(logits: np.ndarray, temperature: float, kept: PseudoLabels, truth: np.ndarray) -> Labeling:
-    """What the teacher's `logits` (N,K) say at `temperature`; `truth` int64 (N,) is -1 where unknown."""
-    predicted, confidence = np.empty(len(logits), np.int64), np.empty(len(logits))
-    for start in range(0, len(logits), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
-        probabilities = metrics.softmax(logits[part], temperature)
-        predicted[part], confidence[part] = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    return Labeling(predicted, confidence, kept, truth)
 
 
 def pool_figures(found: Labeling, classes: list[str], calibration: np.ndarray) -> dict[str, Any]:

@@ -56,10 +56,10 @@ def machine(device: torch.device, count: int = 1) -> dict[str, Any]:
     return {"device": device.type, "kind": kind, "ranks": count, **{name: _version(name) for name in LIBRARIES}}
 
 
-def to_device(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """`images` as a tensor on the `device`; the copy to a GPU goes on while Python does. On a CPU it is the same
+def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """`values` as a tensor on the `device`; the copy to a GPU goes on while Python does. On a CPU it is the same
     memory."""
-    there = torch.from_numpy(images)
+    there = torch.from_numpy(values)
     return there.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else there
 
 

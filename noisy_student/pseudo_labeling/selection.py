@@ -12,8 +12,10 @@ from pydantic import Field, model_validator
 
 from noisy_student.core.config import ParamsModel, overlay
 from noisy_student.core.errors import UserError
-from noisy_student.core.metrics import one_hot, softmax
-from noisy_student.store.pseudo_labels import PseudoLabels
+from noisy_student.core.metrics import softmax
+from noisy_student.store.pseudo_labels import Predicted, PseudoLabels
+from noisy_student.store.selection import Selection
+from noisy_student.store.targets import Probabilities
 
 
 class PseudoLabelParams(ParamsModel):
@@ -68,21 +70,19 @@ class Limits:
 
 
 def make(
-    logits: np.ndarray,
+    pool: Predicted,
     params: PseudoLabelParams,
-    temperature: float,
     generator: np.random.Generator,
     limits: Limits | None = None,
     ood_score: np.ndarray | None = None,
 ) -> PseudoLabels:
-    """Pseudo-labels out of the teacher's `logits` (N,K) for the pool (Xie et al. 2019, algorithm 1 and section 3.2).
+    """Pseudo-labels, hard ones, out of what the teacher says of the pool (Xie et al. 2019, algorithm 1 and section
+    3.2).
 
     `limits` are those of `find_limits`, and `ood_score` (N,) is the pool's. Without them the threshold of `params`
     alone decides. Raises `UserError` when no image is kept.
     """
-    limits = limits or Limits(params.threshold)
-    probabilities = softmax(logits, temperature)
-    confidence, labels = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    limits, labels, confidence = limits or Limits(params.threshold), pool.labels, pool.confidence
     known = ood_score is None or ood_score >= limits.ood_score
     rows = np.flatnonzero((confidence >= limits.threshold) & known)
     if not len(rows):
@@ -91,10 +91,17 @@ def make(
     if params.balance:
         copies = balanced_copies(labels[rows], confidence[rows], generator, params.per_class)
     rows, copies = rows[copies > 0], copies[copies > 0]
-    targets = one_hot(labels[rows], logits.shape[1])
-    if params.kind == "soft":
-        targets = softmax(logits[rows], temperature * params.target_temperature)
-    return PseudoLabels(rows, labels[rows], confidence[rows].astype(np.float32), targets.astype(np.float32), copies)
+    return PseudoLabels(rows, labels[rows], confidence[rows].astype(np.float32), copies)
+
+
+def softened(
+    pseudo_labels: PseudoLabels, logits: Selection, temperature: float, params: PseudoLabelParams
+) -> PseudoLabels:
+    """The same pseudo-labels with targets of the kind that `params` ask for; `logits` (N,K) are the pool's."""
+    if params.kind == "hard":
+        return pseudo_labels
+    targets = Probabilities(logits.at(pseudo_labels.rows), temperature * params.target_temperature)
+    return replace(pseudo_labels, soft_targets=targets)
 
 
 def _none_kept(confidence: np.ndarray, limits: Limits) -> str:
@@ -113,16 +120,16 @@ def find_limits(
     labels: np.ndarray,
     temperature: float,
     ood_score: np.ndarray | None = None,
-    pool: np.ndarray | None = None,
+    pool: Predicted | None = None,
 ) -> Limits:
-    """The limits for pool images, measured on the calibration split or, for a fraction of the pool, on its own logits.
+    """The limits for pool images, measured on the calibration split or, for a fraction of the pool, on the pool.
 
     `logits` (M,K), true `labels` (M,) and `ood_score` (M,), see ood.py, are those of the calibration split, and `pool`
-    (N,K) are the logits of the pool.
+    is what the teacher says of the pool.
     """
     threshold, least = params.threshold, -np.inf
     if params.kept_fraction and pool is not None:
-        threshold = reached_threshold(softmax(pool, temperature), params.kept_fraction)
+        threshold = reached_threshold(pool.confidence, params.kept_fraction)
     if params.precision:
         threshold = precise_threshold(softmax(logits, temperature), labels, params.precision)
     if params.ood_quantile and ood_score is not None:
@@ -147,9 +154,9 @@ def precise_threshold(probabilities: np.ndarray, labels: np.ndarray, precision: 
     return float(precise[0])
 
 
-def reached_threshold(probabilities: np.ndarray, fraction: float) -> float:
-    """The highest threshold of confidence that at least a `fraction` of the predictions (N,K) reaches."""
-    falling = np.sort(probabilities.max(axis=1))[::-1]
+def reached_threshold(confidence: np.ndarray, fraction: float) -> float:
+    """The highest threshold that at least a `fraction` of the `confidence` (N,) reaches."""
+    falling = np.sort(confidence)[::-1]
     return float(falling[math.ceil(fraction * len(falling)) - 1])
 
 
@@ -173,10 +180,8 @@ def balanced_copies(
     return copies
 
 
-def true_labels(
-    truth: np.ndarray, classes: int, params: PseudoLabelParams, generator: np.random.Generator
-) -> PseudoLabels:
-    """The pseudo-labels of an oracle, a teacher that is sure and right: `truth` (N,), -1 where unknown.
+def true_labels(truth: np.ndarray, params: PseudoLabelParams, generator: np.random.Generator) -> PseudoLabels:
+    """The pseudo-labels, hard ones, of an oracle, a teacher that is sure and right: `truth` (N,), -1 where unknown.
 
     All images with a known label are kept, whatever the filters of `params`. They are balanced where `params` say so.
     Raises `UserError` when none is.
@@ -184,8 +189,8 @@ def true_labels(
     rows = np.flatnonzero(truth >= 0)
     if not len(rows):
         raise UserError("no label of the pool is known, so there is no oracle; take the control of kind oracle out")
-    sure = np.where(one_hot(truth[rows], classes) > 0, 0.0, -np.inf)
-    pseudo_labels = make(sure, params, 1.0, generator, Limits(threshold=0))
+    sure = Predicted(truth[rows], np.ones(len(rows)))
+    pseudo_labels = make(sure, params, generator, Limits(threshold=0))
     return replace(pseudo_labels, rows=rows[pseudo_labels.rows])
 
 
@@ -212,5 +217,6 @@ def with_random_errors(pseudo_labels: PseudoLabels, truth: np.ndarray, generator
 
 def _reassigned(pseudo_labels: PseudoLabels, order: np.ndarray) -> PseudoLabels:
     """The same images, each with the target, and its copies, of the one whose number stands in its place in `order`."""
-    taken = {name: getattr(pseudo_labels, name)[order] for name in ("labels", "confidence", "targets", "copies")}
-    return replace(pseudo_labels, **taken)
+    taken = {name: getattr(pseudo_labels, name)[order] for name in ("labels", "confidence", "copies")}
+    soft = pseudo_labels.soft_targets
+    return replace(pseudo_labels, **taken, soft_targets=None if soft is None else soft.at(order))

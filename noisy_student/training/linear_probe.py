@@ -56,7 +56,7 @@ def solve_head(
             raise ValueError("a head is solved on the features of the pool, which are missing")
         copies = np.ones(len(some)) if some.copies is None else some.copies
         weights = copies * pool_weight * len(labels) / copies.sum()
-        of_pool = PoolFeatures(some.features[:].astype(np.float32), some.targets, weights)
+        of_pool = PoolFeatures(some.features[:].astype(np.float32), some.targets[:], weights)
     weight, bias = linear_probe(features[:].astype(np.float32), labels, of_pool)
     (head,) = heads(classifier.network)
     with torch.no_grad():

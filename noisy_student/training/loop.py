@@ -57,7 +57,7 @@ class TrainingData:
     labeled: Split
     validation: Split
     pool: LabeledImages | None = None
-    teacher_logits: np.ndarray | None = None  # float32 (N,K), for the labeled images, where a teacher is distilled
+    teacher_logits: Selection | None = None  # float32 (N,K), for the labeled images, where a teacher is distilled
     features: Selection | None = None  # float16 (N,F) of the labeled images, where the initial weights are pretrained
 
     def placed(self, device: torch.device) -> "PlacedData":

@@ -1,4 +1,4 @@
-"""Images to train on, in their place: on a GPU that has room for them, or on the disk; their targets on the device.
+"""Images to train on, in their place: on a GPU that has room for them, or on the disk.
 
 N images, C channels, H x W pixels, K classes.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from noisy_student.models.device import to_device
 from noisy_student.store.selection import Selection
+from noisy_student.store.targets import Targets
 from noisy_student.training.labeled_images import LabeledImages
 from noisy_student.training.order import Order
 
@@ -22,12 +23,13 @@ VALUES_READ = 2**24  # uint8 values that are read from the disk at once
 
 @dataclass(frozen=True)
 class PlacedImages:
-    """Images and targets to train on: targets on the device, images on a GPU that has room for them, or on the disk."""
+    """Images and targets to train on: images on a GPU that has room for them, or on the disk."""
 
     images: Tensor | Selection | np.ndarray  # uint8: on a GPU (N,C,H,W), on the disk or in memory (N,H,W,C)
-    targets: Tensor  # float32 (N,K), rows sum to 1, on the device
+    targets: Targets | np.ndarray  # float32 (N,K), rows sum to 1, made when they are indexed
     order: Order
-    teacher_logits: Tensor | None = None  # float32 (N,K), on the device, where a teacher is distilled
+    device: torch.device  # on which a training takes them
+    teacher_logits: Selection | np.ndarray | None = None  # float32 (N,K), where a teacher is distilled
 
     @property
     def values(self) -> int:
@@ -47,11 +49,9 @@ def placed(data: LabeledImages, device: torch.device) -> PlacedImages:
     rows = rows if data.copies is None else np.repeat(rows, data.copies)
     blocks = data.images.blocks() if isinstance(data.images, Selection) else None
     order = Order(rows, None if blocks is None else blocks[rows])
-    targets = torch.tensor(data.targets, dtype=torch.float32, device=device)
-    given = data.teacher_logits
-    logits = None if given is None else torch.tensor(given, dtype=torch.float32, device=device)
     moves = device.type == "cuda" and has_room(device, math.prod(data.images.shape))
-    return PlacedImages(on_device(data.images, device) if moves else data.images, targets, order, logits)
+    images = on_device(data.images, device) if moves else data.images
+    return PlacedImages(images, data.targets, order, device, data.teacher_logits)
 
 
 def on_device(images: Selection | np.ndarray, device: torch.device) -> Tensor:
@@ -84,12 +84,10 @@ class Taken(NamedTuple):
 
 def take(source: PlacedImages, rows: np.ndarray, read: np.ndarray | None = None) -> Taken:
     """What stands at `rows` (n,) of `source`, whose images (n,H,W,C) may have been `read` before."""
-    device, where = source.targets.device, torch.from_numpy(rows)
-    there = where.to(device, non_blocking=True)
-    images = source.images
+    images, device = source.images, source.device
     if isinstance(images, Tensor):
-        taken = images.index_select(0, there)
+        taken = images.index_select(0, to_device(rows, device))
     else:
         taken = channels_first(images[rows] if read is None else read, device)
-    logits = None if source.teacher_logits is None else source.teacher_logits.index_select(0, there)
-    return Taken(taken, source.targets.index_select(0, there), logits)
+    logits = None if source.teacher_logits is None else to_device(source.teacher_logits[rows], device)
+    return Taken(taken, to_device(source.targets[rows], device), logits)

@@ -8,7 +8,6 @@ from noisy_student.evaluation.audit import (
     PER_GROUP,
     Labeling,
     groups,
-    labeling,
     pool_figures,
     student_figures,
     threshold_curve,
@@ -30,8 +29,8 @@ def found() -> Labeling:
     probabilities = softmax(logits, 0.8)
     rows = np.flatnonzero(probabilities.max(axis=1) >= 0.7)
     labels = probabilities.argmax(axis=1)[rows]
-    kept = PseudoLabels(rows, labels, probabilities.max(axis=1)[rows], probabilities[rows], np.full(len(rows), 2))
-    return labeling(logits, 0.8, kept, truth)
+    kept = PseudoLabels(rows, labels, probabilities.max(axis=1)[rows], np.full(len(rows), 2))
+    return Labeling(probabilities.argmax(axis=1), probabilities.max(axis=1), kept, truth)
 
 
 def test_figures_count_each_image_once_and_only_what_is_known(found):

@@ -21,7 +21,8 @@ from noisy_student.models.device import RuntimeParams
 from noisy_student.models.features import features_of
 from noisy_student.models.init import from_pretrained
 from noisy_student.models.prediction import predict_logits
-from noisy_student.pseudo_labeling.selection import PseudoLabelParams, make
+from noisy_student.pseudo_labeling.selection import PseudoLabelParams, make, softened
+from noisy_student.store.pseudo_labels import predicted
 from noisy_student.store.selection import Selection
 from noisy_student.training.batches import Batches
 from noisy_student.training.labeled_images import LabeledImages
@@ -80,7 +81,9 @@ def make_pool(make_split):
         temperature = 1.0
         if params.calibrate:
             temperature = fit_temperature(teacher_logits(calibration.labels, 1), calibration.labels)
-        made = make(teacher_logits(images.labels, 0), params, temperature, np.random.default_rng(0))
+        logits = Selection([teacher_logits(images.labels, 0)], np.arange(len(images)))
+        made = make(predicted(logits, temperature), params, np.random.default_rng(0))
+        made = softened(made, logits, temperature, params)
         return LabeledImages.from_pseudo_labels(images, made)
 
     return pool
@@ -208,7 +211,7 @@ def test_weights_that_the_last_step_made_infinite_are_refused(run, make_recipe):
 def test_targets_that_are_no_numbers_are_refused(run, make_recipe, make_pool):
     pool = make_pool()
     with pytest.raises(UserError, match="loss became nan"):
-        run(make_recipe(), replace(pool, targets=np.full_like(pool.targets, np.nan)))
+        run(make_recipe(), replace(pool, targets=np.full_like(pool.targets[:], np.nan)))
 
 
 @pytest.mark.parametrize(("steps", "validations"), [(6, 1), (6, 4), (100, 10), (3, 10)])

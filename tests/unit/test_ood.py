@@ -9,6 +9,7 @@ from noisy_student.core.errors import UserError
 from noisy_student.core.files import write_array
 from noisy_student.pseudo_labeling.ood import likeness, negative_energy, ood_scores
 from noisy_student.pseudo_labeling.selection import find_limits, make
+from noisy_student.store.pseudo_labels import predicted
 
 
 def test_images_unlike_those_of_training_are_left_out_by_their_energy():
@@ -17,7 +18,7 @@ def test_images_unlike_those_of_training_are_left_out_by_their_energy():
     limits = find_limits(options(ood_quantile=0.95), known, np.zeros(200, int), 1.0, negative_energy(known))
     assert np.mean(negative_energy(known) >= limits.ood_score) == pytest.approx(0.95, abs=0.01)
     pool = np.concatenate([known, strange])
-    rows = make(pool, SOFT, 1.0, rng(), limits, negative_energy(pool)).rows
+    rows = make(predicted(pool, 1.0), SOFT, rng(), limits, negative_energy(pool)).rows
     assert np.mean(rows < 200) > 0.99
 
 

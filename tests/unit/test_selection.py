@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +16,23 @@ from noisy_student.pseudo_labeling.selection import (
     PseudoLabelParams,
     balanced_copies,
     find_limits,
-    make,
     precise_threshold,
     reached_threshold,
     shuffled,
+    softened,
     true_labels,
     with_random_errors,
 )
-from noisy_student.store.pseudo_labels import read_logits, read_pseudo_labels, save_pseudo_labels
+from noisy_student.pseudo_labeling.selection import make as make_hard
+from noisy_student.store import pseudo_labels as store
+from noisy_student.store.pseudo_labels import (
+    PseudoLabels,
+    predicted,
+    read_logits,
+    read_pseudo_labels,
+    save_pseudo_labels,
+)
+from noisy_student.store.selection import Selection
 
 LOGITS = arrays(np.float32, st.tuples(st.integers(1, 40), st.just(4)), elements=st.floats(-5, 5, width=32))
 OPTIONS = st.builds(
@@ -39,6 +49,18 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+def make(logits: np.ndarray, params: PseudoLabelParams, temperature: float, draw, *limits) -> PseudoLabels:
+    """Pseudo-labels with their targets, as the stage makes them."""
+    pool = Selection([logits], np.arange(len(logits)))
+    return softened(make_hard(predicted(pool, temperature), params, draw, *limits), pool, temperature, params)
+
+
+def targets(pseudo_labels: PseudoLabels, classes: int = 3) -> np.ndarray:
+    """All targets, as a student learns them."""
+    soft = pseudo_labels.soft_targets
+    return one_hot(pseudo_labels.labels, classes) if soft is None else soft[:]
+
+
 def options(**changed) -> PseudoLabelParams:
     return PseudoLabelParams(**{**SOFT.model_dump(), **changed})
 
@@ -51,10 +73,11 @@ def test_pseudo_labels_are_what_they_say(logits, params, temperature):
     assert (made.copies >= 1).all()
     assert np.array_equal(made.labels, probabilities.argmax(axis=1))
     assert np.allclose(made.confidence, probabilities.max(axis=1))
-    assert np.allclose(made.targets.sum(axis=1), 1, atol=1e-6)
-    assert made.targets.dtype == np.float32
+    found = targets(made, 4)
+    assert np.allclose(found.sum(axis=1), 1, atol=1e-6)
+    assert found.dtype == np.float32
     expected = probabilities if params.kind == "soft" else one_hot(made.labels, 4)
-    assert np.allclose(made.targets, expected, atol=1e-6)
+    assert np.allclose(found, expected, atol=1e-6)
 
 
 @given(logits=LOGITS, threshold=st.floats(0, 1))
@@ -122,9 +145,11 @@ def test_pseudo_labels_come_back_as_they_were_saved(tmp_path, kind):
     made = make(rng().normal(size=(50, 3)), options(kind=kind, balance=True), 1.0, rng())
     save_pseudo_labels(tmp_path, made, ["a", "b", "c"], 50, {"temperature": 1.0, **Limits(0.0).figures()})
     back = read_pseudo_labels(tmp_path)
-    for name, array in vars(made).items():
-        assert getattr(back, name).dtype == array.dtype
-        assert np.array_equal(getattr(back, name), array)
+    for name in ("rows", "labels", "confidence", "copies"):
+        assert getattr(back, name).dtype == getattr(made, name).dtype
+        assert np.array_equal(getattr(back, name), getattr(made, name))
+    assert (back.soft_targets is None) == (kind == "hard")
+    assert np.array_equal(targets(back), targets(made))
 
 
 def test_the_report_counts_unique_images_and_copies_apart_and_names_classes_without_any(tmp_path):
@@ -158,12 +183,28 @@ def test_pseudo_labels_that_cannot_be_read_are_refused(tmp_path, content):
         read_pseudo_labels(tmp_path)
 
 
+def test_memory_holds_a_part_of_the_logits_of_a_large_pool(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "ROWS_AT_ONCE", 1000)
+    images, classes = 20_000, 500
+    logits = rng().normal(size=(images, classes)).astype(np.float32)  # 40 MB
+    write_array(tmp_path / "pool-00000.npy", logits)
+    tracemalloc.start()
+    try:
+        pool, soft = read_logits(tmp_path, "pool"), options(kind="soft")
+        made = softened(make_hard(predicted(pool, 1.0), soft, rng()), pool, 1.0, soft)
+        save_pseudo_labels(tmp_path / "out", made, [f"{k}" for k in range(classes)], images, {"temperature": 1.0})
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    assert np.allclose(read_pseudo_labels(tmp_path / "out").soft_targets[-3:], softmax(logits[-3:]), atol=1e-6)
+
+
 def test_logits_of_shards_are_laid_end_to_end(tmp_path):
     logits = np.arange(24, dtype=np.float32).reshape(12, 2)
     for shard in range(12):  # a shard with one digit more than another must not change places with it
         write_array(tmp_path / f"pool-{shard:05}.npy", logits[shard : shard + 1])
     write_array(tmp_path / "calibration-00000.npy", -logits)
-    assert np.array_equal(read_logits(tmp_path, "pool"), logits)
+    assert np.array_equal(read_logits(tmp_path, "pool")[:], logits)
     with pytest.raises(UserError, match="no logits of the test split"):
         read_logits(tmp_path, "test")
 
@@ -173,8 +214,8 @@ def test_a_target_temperature_sharpens_targets_and_changes_nothing_else(logits, 
     plain, sharp = (make(logits, options(target_temperature=t), 1.0, rng()) for t in (1.0, temperature))
     assert np.array_equal(plain.rows, sharp.rows)
     assert np.array_equal(plain.confidence, sharp.confidence)
-    assert (sharp.targets.max(axis=1) >= plain.targets.max(axis=1) - 1e-6).all()
-    assert np.allclose(sharp.targets, softmax(logits, temperature), atol=1e-6)
+    assert (targets(sharp).max(axis=1) >= targets(plain).max(axis=1) - 1e-6).all()
+    assert np.allclose(targets(sharp), softmax(logits, temperature), atol=1e-6)
 
 
 @given(logits=LOGITS, seed=st.integers(0, 5), precision=st.floats(0.1, 1))
@@ -197,7 +238,7 @@ def test_the_threshold_for_a_precision_is_the_lowest_that_has_it(logits, seed, p
 @given(logits=LOGITS, fraction=st.floats(0.01, 1))
 def test_the_threshold_for_a_fraction_is_the_highest_that_so_many_reach(logits, fraction):
     confidence = softmax(logits).max(axis=1)
-    threshold = reached_threshold(softmax(logits), fraction)
+    threshold = reached_threshold(confidence, fraction)
     assert (confidence >= threshold).sum() >= fraction * len(logits)
     assert (confidence > threshold).sum() < fraction * len(logits)
 
@@ -206,7 +247,7 @@ def test_a_fraction_of_the_pool_is_kept_however_sure_the_teacher_is():
     logits = rng().normal(size=(50, 3))
     asked = options(kept_fraction=0.3)
     for scale in (0.1, 10.0):
-        limits = find_limits(asked, np.eye(3), np.arange(3), 1.0, pool=scale * logits)
+        limits = find_limits(asked, np.eye(3), np.arange(3), 1.0, pool=predicted(scale * logits, 1.0))
         assert len(make(scale * logits, asked, 1.0, rng(), limits).rows) == 15
 
 
@@ -252,19 +293,20 @@ def test_options_that_contradict_each_other_are_refused(changed, sentence):
 
 
 def test_an_oracle_says_what_is_true_of_what_is_known():
-    told = true_labels(np.array([2, -1, 0]), 3, options(threshold=1.0, balance=False), rng())
+    told = true_labels(np.array([2, -1, 0]), options(threshold=1.0, balance=False), rng())
     assert told.rows.tolist() == [0, 2]
-    assert told.targets.tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert told.labels.tolist() == [2, 0]
+    assert told.soft_targets is None
     assert told.copies.tolist() == [1, 1]
     with pytest.raises(UserError, match="no label of the pool is known"):
-        true_labels(np.array([-1, -1]), 3, options(), rng())
+        true_labels(np.array([-1, -1]), options(), rng())
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])
 def test_an_oracle_is_balanced_as_its_iteration_is(kind):
-    told = true_labels(np.array([0, 0, 0, 1, -1]), 2, options(kind=kind, balance=True, per_class=6), rng())
+    told = true_labels(np.array([0, 0, 0, 1, -1]), options(kind=kind, balance=True, per_class=6), rng())
     assert np.bincount(told.labels, told.copies).tolist() == [6, 6]
-    assert told.targets.tolist() == one_hot(told.labels, 2).tolist()
+    assert told.soft_targets is None
 
 
 def test_shuffled_pseudo_labels_are_the_same_ones_elsewhere():
@@ -273,9 +315,9 @@ def test_shuffled_pseudo_labels_are_the_same_ones_elsewhere():
     assert np.array_equal(moved.rows, made.rows)
     assert sorted(moved.copies) == sorted(made.copies)
     assert np.array_equal(np.bincount(moved.labels, moved.copies), np.bincount(made.labels, made.copies))
-    assert not np.array_equal(moved.targets, made.targets)
-    assert sorted(map(tuple, moved.targets)) == sorted(map(tuple, made.targets))
-    assert np.array_equal(moved.targets.argmax(axis=1), moved.labels)
+    assert not np.array_equal(targets(moved), targets(made))
+    assert sorted(map(tuple, targets(moved))) == sorted(map(tuple, targets(made)))
+    assert np.array_equal(targets(moved).argmax(axis=1), moved.labels)
 
 
 def test_random_errors_are_those_of_the_teacher_on_other_images_of_the_same_class():
@@ -290,6 +332,6 @@ def test_random_errors_are_those_of_the_teacher_on_other_images_of_the_same_clas
     for k in range(3):
         own, others = (each.labels[actual == k] for each in (made, moved))
         assert sorted(own) == sorted(others)
-    assert np.array_equal(moved.targets.argmax(axis=1), moved.labels)
+    assert np.array_equal(targets(moved).argmax(axis=1), moved.labels)
     with pytest.raises(UserError, match="no label of the pool is known"):
         with_random_errors(made, np.full(90, -1), np.random.default_rng(1))
