@@ -1,4 +1,4 @@
-"""Sum up the current iteration: the table of iterations, its gains, the model to deploy, the plots.
+"""Sum up the current iteration: its table, its gains, what more may bring, the model to deploy, the plots.
 
 Reads   the current iteration's history, the results of the controls and of the distilled models
 Writes  summary.json, history.csv, curves.csv (learning curves), confusion.csv (actual and predicted class)
@@ -13,6 +13,7 @@ from noisy_student.core.files import write_csv, write_json
 from noisy_student.core.workspace import guarded
 from noisy_student.evaluation.gate import candidates, gate
 from noisy_student.evaluation.history import read_controls, read_distilled, read_history
+from noisy_student.evaluation.outlook import outlook
 from noisy_student.evaluation.results import distilled_figures, summary
 
 
@@ -37,6 +38,7 @@ def main(
         of_controls, small_models = read_controls(controls, names, current), read_distilled(distilled, of_distilled)
         figures = summary(found, current, of_controls) | distilled_figures(found, small_models)
         figures["deploy"] = gate(candidates(found, of_controls, small_models))
+        figures["outlook"] = outlook(found, current, of_controls)
         confusion = found.predictions[["actual", current]].rename(columns={current: "predicted"})
 
         write_json(summary_out, figures)

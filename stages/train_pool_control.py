@@ -1,4 +1,4 @@
-"""Train a control that sees the pool. It differs from its iteration in the noise or in the labels of the pool.
+"""Train a control that sees the pool. It differs from its iteration in the noise, or in the pool and its labels.
 
 Reads   the labeled and the validation split, the pool, the iteration's pseudo-labels, the pool's truth (for two
         kinds), pretrained weights and their features
@@ -16,6 +16,7 @@ from noisy_student.models.device import RuntimeParams, setup
 from noisy_student.models.features import read_features
 from noisy_student.pseudo_labeling.selection import (
     PseudoLabelParams,
+    half_of,
     of_iteration,
     shuffled,
     true_labels,
@@ -78,6 +79,8 @@ def main(
             chosen = with_random_errors(chosen, read_truth(pool_truth), shuffling)
         if kind.kind == "shuffled":
             chosen = shuffled(chosen, shuffling)
+        if kind.kind == "half_pool":
+            chosen = half_of(chosen, generator(seed, f"half of the pool of {control}"))
         labeled_pool = LabeledImages.from_pseudo_labels(read_split(pool), chosen, read_features(body.pool_features))
         return TrainingData(
             with_labels, read_split(validation), labeled_pool, features=read_features(body.labeled_features)

@@ -48,7 +48,7 @@ def candidates(
     control = [each for kind, each in controls.items() if kind == "supervised"]
     iterations = set(history.rows["iteration"])
     small = [each for each in distilled.values() if each.figures["teacher"] in iterations]
-    alone, taught = ([_candidate(each.figures, _right(each, ids)) for each in some] for some in (control, small))
+    alone, taught = ([_candidate(each.figures, right_on(each, ids)) for each in some] for some in (control, small))
     return sorted([first, *alone, *later, *taught], key=lambda each: each.parameters)
 
 
@@ -57,7 +57,7 @@ def _candidate(figures: dict[str, Any], right: np.ndarray, name: str | None = No
     return Candidate(name or figures["name"], figures["folder"], figures["weights_sha256"], parameters, right)
 
 
-def _right(result: EvaluationResult, ids: pd.Series) -> np.ndarray:
+def right_on(result: EvaluationResult, ids: pd.Series) -> np.ndarray:
     """Which of the held-out images called `ids` (N,) a model is right on, bool (N,)."""
     found = result.held_out.set_index("id")
     if not found.index.is_unique or set(found.index) != set(ids):

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from noisy_student.core import metrics
 from noisy_student.core.randomness import generator
-from noisy_student.evaluation import gate
+from noisy_student.evaluation import gate, outlook
 from noisy_student.evaluation.history import EvaluationResult, History
 
 OF_OTHER_MODELS = (  # than iterations, in a summary
@@ -29,6 +29,8 @@ CONTROL_NAMES = {  # what a gain over each kind of control is called
     "oracle": "oracle_control",
     "random_errors": "random_errors_control",
     "shuffled": "shuffled_control",
+    "half_labels": "half_labels_control",
+    "half_pool": "half_pool_control",
 }
 
 
@@ -156,8 +158,8 @@ def distilled_figures(history: History, distilled: dict[str, EvaluationResult]) 
 def table(history: pd.DataFrame, summary: dict[str, Any], confusion: pd.DataFrame | None = None) -> Table:
     """The table of iterations, control and distilled models that a run ends with.
 
-    Its caption says whether the pool helped, and which model to deploy. With `confusion` (actual and predicted class of
-    each test image) it names the least accurate classes.
+    Its caption says whether the pool helped, what more may bring, and which model to deploy. With `confusion` (actual
+    and predicted class of each test image) it names the least accurate classes.
     """
     first = history.iloc[0]
     labels = f"{first.training_labels} training labels, {first.held_out_labels} held-out labels"
@@ -166,6 +168,8 @@ def table(history: pd.DataFrame, summary: dict[str, Any], confusion: pd.DataFram
     sentences = [verdict(summary), *distilled_sentences(summary)]
     if confusion is not None:
         sentences.insert(0, _least_accurate(confusion, summary["iteration"]))
+    if summary.get("outlook"):
+        sentences.append(outlook.sentence(summary["outlook"]))
     if "deploy" in summary:
         sentences.append(gate.sentence(summary["deploy"]))
     table = Table(title=title, caption="\n".join(sentences), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from noisy_student.core.config import flat
 from noisy_student.core.metrics import accuracy_interval
-from noisy_student.evaluation import gate
+from noisy_student.evaluation import gate, outlook
 from noisy_student.evaluation.audit import Audit
 from noisy_student.evaluation.history import EvaluationResult, History
 from noisy_student.evaluation.results import distilled_sentences, percent, table_rows, verdict
@@ -63,6 +63,7 @@ def contents(run: Run) -> dict[str, Any]:
         "source": run.card["source"],
         "answer": verdict(run.summary),
         "deploy": gate.sentence(run.summary["deploy"]),
+        "outlook": outlook.sentence(run.summary["outlook"]) if run.summary.get("outlook") else "",
         "distilled": distilled_sentences(run.summary),
         "accuracy": accuracy(run),
         "held_out": held_out_rows(run),

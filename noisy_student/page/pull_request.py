@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from noisy_student.core.markdown import escaped, markdown_table
-from noisy_student.evaluation import gate
+from noisy_student.evaluation import gate, outlook
 from noisy_student.evaluation.results import distilled_sentences, table_rows, verdict
 
 CHART = """```mermaid
@@ -20,6 +20,8 @@ xychart-beta
 def pull_request(history: pd.DataFrame, summary: dict[str, Any]) -> str:
     """Markdown that GitHub and GitLab show, of the `history` of iterations and the `summary` of the last one."""
     sentences = [*distilled_sentences(summary), *([gate.sentence(summary["deploy"])] if "deploy" in summary else [])]
+    if summary.get("outlook"):
+        sentences.append(outlook.sentence(summary["outlook"]))
     rows = table_rows(history, summary)
     cells = [[escaped(cell) for cell in row.values()] for row in rows]
     parts = [f"**{verdict(summary)}**", *map(escaped, sentences), chart(history), markdown_table(list(rows[0]), cells)]

@@ -15,6 +15,7 @@ from noisy_student.core.errors import UserError
 from noisy_student.core.metrics import softmax
 from noisy_student.store.pseudo_labels import Predicted, PseudoLabels
 from noisy_student.store.selection import Selection
+from noisy_student.store.splits import half
 from noisy_student.store.targets import Probabilities
 
 
@@ -213,6 +214,12 @@ def with_random_errors(pseudo_labels: PseudoLabels, truth: np.ndarray, generator
         members = np.flatnonzero(classes == k)
         order[members] = generator.permutation(members)
     return _reassigned(pseudo_labels, order)
+
+
+def half_of(pseudo_labels: PseudoLabels, generator: np.random.Generator) -> PseudoLabels:
+    """Those of half of the images of each class."""
+    rows = half(pseudo_labels.labels, generator)
+    return replace(_reassigned(pseudo_labels, rows), rows=pseudo_labels.rows[rows])
 
 
 def _reassigned(pseudo_labels: PseudoLabels, order: np.ndarray) -> PseudoLabels:

@@ -13,7 +13,7 @@ The same images give the same bytes. n images in a shard, N in the split, H x W 
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,20 @@ class Split:
         """The images at `rows` (n,), or all, which are read when they are indexed."""
         return Selection(self.shards, np.arange(len(self)) if rows is None else np.asarray(rows))
 
+    def at(self, rows: np.ndarray) -> "Split":
+        """The labeled images at `rows` (n,), as a split of their own."""
+        return replace(self, read_ids=lambda: self.ids[rows], labels=self.labels[rows], shards=[self.selection(rows)])
+
     def images(self, rows: np.ndarray | None = None) -> np.ndarray:
         """The images at `rows` (n,), in that order and as often as they stand there, or all: uint8 (n,H,W,C)."""
         return self.selection(rows)[:]
+
+
+def half(labels: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Rows int64 (n,), rising, of half of the images of each class, rounded up; `labels` are int64 (N,)."""
+    drawn = draw.permutation(len(labels))
+    of_class = [drawn[labels[drawn] == k] for k in np.unique(labels)]
+    return np.sort(np.concatenate([each[: -(-len(each) // 2)] for each in of_class]))
 
 
 def pixel_hash(images: Iterable[np.ndarray]) -> list[str]:

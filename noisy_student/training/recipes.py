@@ -60,7 +60,7 @@ class IterationParams(ParamsModel):
 class ControlParams(ParamsModel):
     """A run that answers "would it have worked without this?" about an iteration."""
 
-    kind: Literal["supervised"]  # the iteration's model and steps, on labels alone
+    kind: Literal["supervised", "half_labels"]  # the iteration's model and steps, on all labels or on half, alone
     of: str  # the iteration
     ensemble_size: EnsembleSize = 1  # as many as its iteration has
     noise: NoiseParams  # all of it, chosen on validation
@@ -72,10 +72,10 @@ class PoolControlParams(ParamsModel):
 
     `unnoised` has no noise. `oracle` has true labels, as if its teacher were always right and sure, so that no filter
     drops an image. `random_errors` has each pseudo-label on another image of the same true class: the teacher's errors,
-    but on images that it does not find hard. `shuffled` has each on any other image.
+    but on images that it does not find hard. `shuffled` has each on any other image. `half_pool` has half of them.
     """
 
-    kind: Literal["unnoised", "oracle", "random_errors", "shuffled"]
+    kind: Literal["unnoised", "oracle", "random_errors", "shuffled", "half_pool"]
     of: str  # the iteration
 
 

@@ -24,7 +24,7 @@ PRETRAINED = {
     "pretraining.training.steps": 4,
     **dict.fromkeys(("teacher.model", *MODELS), "cnn_4"),
 }
-KINDS = ("unnoised", "oracle", "random_errors", "shuffled")  # of pool controls
+KINDS = ("unnoised", "oracle", "random_errors", "shuffled", "half_pool")  # of pool controls
 DISTILLED = {"small": {"teacher": "iter2", "model": "cnn_2"}}
 METHODS = [
     {"noise.operations": 2, "noise.magnitude": 10},

@@ -39,7 +39,7 @@ from stages import (
 ROOT = Path(__file__).parents[2]
 CLASSES = ["zero", "one", "two"]
 ROWS = {"labeled": (0, 30), "pool": (30, 230), "calibration": (230, 290), "validation": (290, 330)}
-KINDS = ("unnoised", "oracle", "random_errors", "shuffled")  # of pool controls
+KINDS = ("unnoised", "oracle", "random_errors", "shuffled", "half_pool")  # of pool controls
 TINY = {
     "runtime.threads": 1,
     "guards.collapsed": "warn",  # of so weak a teacher
@@ -111,7 +111,7 @@ def recorded(monkeypatch) -> list[dict]:
     asked: list[dict] = []
 
     def fit(run, data, checkpoints=None):
-        asked.append({"recipe": run.recipe, "pool": data.pool, "init_from": run.init_from})
+        asked.append({"recipe": run.recipe, "labeled": data.labeled, "pool": data.pool, "init_from": run.init_from})
         raise KeyboardInterrupt
 
     monkeypatch.setattr("noisy_student.training.stage.fit", fit)
@@ -145,7 +145,7 @@ def test_a_probe_labels_the_pool_by_its_features_as_it_would_by_the_images(proje
     assert len(np.unique(logits.argmax(axis=1))) == 3
 
 
-@pytest.mark.parametrize("kind", ["unnoised", "oracle", "random_errors", "shuffled"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_control_that_sees_the_pool_is_told_what_its_kind_says(project, monkeypatch, digits, kind):
     expected = project.pseudo_labels(project.logits())
     asked = recorded(monkeypatch)
@@ -160,6 +160,9 @@ def test_a_control_that_sees_the_pool_is_told_what_its_kind_says(project, monkey
     with pytest.raises(KeyboardInterrupt):
         train_pool_control.main([*flags, "--control", kind, "--of", "iter1", "--out", "out"])
     (found,) = asked
+    if kind == "half_pool":
+        assert len(found["pool"]) == sum(-(-images // 2) for images in np.bincount(expected.labels))
+        return
     targets = found["pool"].targets[:]
     expected = one_hot(expected.labels, 3)
     truth = digits[1][slice(*ROWS["pool"])]
@@ -167,6 +170,22 @@ def test_a_control_that_sees_the_pool_is_told_what_its_kind_says(project, monkey
     assert np.array_equal(targets.argmax(axis=1), truth) == (kind == "oracle")
     assert np.array_equal(np.sort(targets, axis=0), np.sort(expected, axis=0)) == (kind != "oracle")
     assert (found["recipe"].noise == NoiseParams.none()) == (kind == "unnoised")
+
+
+def test_a_control_on_half_of_the_labels_sees_half_of_each_class(project, monkeypatch):
+    options = {"kind": "half_labels", "of": "iter1", "noise": {}}
+    project.params(controls={"fewer": options, "others": options}, seed=3)
+    asked, whole = recorded(monkeypatch), read_split(project.folder / "labeled")
+    flags = [*project.splits("labeled", "validation", "pretrained"), "--labeled-features", "features/labeled"]
+    for name in ("fewer", "fewer", "others"):
+        with pytest.raises(KeyboardInterrupt):
+            train_control.main([*flags, "--control", name, "--of", "iter1", "--out", "out"])
+    halves = [each["labeled"] for each in asked]
+    assert halves[0].ids.tolist() == halves[1].ids.tolist() != halves[2].ids.tolist()
+    assert np.bincount(halves[0].labels).tolist() == [-(-images // 2) for images in np.bincount(whole.labels)]
+    rows = np.flatnonzero(np.isin(whole.ids, halves[0].ids))
+    assert np.array_equal(halves[0].images(), whole.images(rows))
+    assert np.array_equal(halves[0].labels, whole.labels[rows])
 
 
 @pytest.mark.parametrize("neighbors", [None, 3])
