@@ -67,7 +67,7 @@ class Limits:
 
     def figures(self) -> dict[str, float | None]:
         """The limits for a report; None where there is none."""
-        return {"threshold": self.threshold, "least_evidence": self.ood_score if np.isfinite(self.ood_score) else None}
+        return {"threshold": self.threshold, "least_ood_score": self.ood_score if np.isfinite(self.ood_score) else None}
 
 
 def make(

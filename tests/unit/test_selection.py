@@ -160,7 +160,7 @@ def test_the_report_counts_unique_images_and_copies_apart_and_names_classes_with
         "pool_images": 20,
         "temperature": 1.5,
         "threshold": 0.3,
-        "least_evidence": 2.0,
+        "least_ood_score": 2.0,
         "unique_images": 6,
         "images_with_copies": 8,
         "unique_by_class": {"a": 4, "b": 2, "c": 0},
