@@ -43,6 +43,7 @@ PARTS: dict[str, tuple[Any, str]] = {  # each a function that a step calls, and 
     "optimizer": (OPTIMIZERS[pipeline()[1]["training"]["optimizer"]], "step"),
     "average of the weights": (optim.EMA, "update"),
 }
+LAST, ABOUT_MODELS = "page", ("evaluate", "audit", "page")  # the last stage, and those that say how models do
 WHOLE = (loop.Trainer, "take_step")
 IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1])"
 
@@ -85,11 +86,13 @@ def about_run(stages: pd.DataFrame) -> str:
     total, start = stages["seconds"].sum(), stages["start"].sum()
     trainings = stages[stages.index.str.startswith("train_")]
     steps = trainings["seconds"].sum() - trainings["start"].sum()
+    saying = stages["seconds"][stages.index.str.startswith(ABOUT_MODELS)].sum()
     return (
         "Seconds of each program of dvc.yaml, and how many of them a program takes that only imports the same; DVC's "
         f"own time is not in it. The run takes {total:.0f} s, of which {start / total:.0%} are starts of Python and "
         f"its imports, {steps / total:.0%} the {len(trainings)} trainings without their starts, and "
-        f"{1 - (start + steps) / total:.0%} all else."
+        f"{1 - (start + steps) / total:.0%} all else. Evaluations, audits and the page, with their starts, take "
+        f"{saying / total:.0%}."
     )
 
 
@@ -128,7 +131,7 @@ def pipeline_table() -> pd.DataFrame:
     rows, imports = {}, {}
     params = pipeline()[1]
     with tempfile.TemporaryDirectory() as folder:
-        for name, lines in commands(copy_project(Path(folder), params), params):
+        for name, lines in commands(copy_project(Path(folder), params), params, last=LAST):
             programs = [line.split()[1:] for line in lines]
             for program in programs:
                 if program[1] not in imports:

@@ -166,7 +166,7 @@ def run_commands(
 
 def copy_project(folder: Path, params: dict[str, Any]) -> dict[str, Any]:
     """Put the code, with these `params`, into `folder`, where its commands can run; return its dvc.yaml, parsed."""
-    for part in ("noisy_student", "stages"):
+    for part in ("noisy_student", "stages", "configs"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("dvc.yaml", "corrections.csv"):
         shutil.copy(ROOT / file, folder)

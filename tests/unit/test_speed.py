@@ -198,10 +198,15 @@ def test_the_profile_says_what_its_tables_say():
     assert "a batch of 8 images" in said
     assert "Most of it, 60%, is: loss; choosing and noising the batch is 10%." in said
     stages = pd.DataFrame(
-        {"seconds": {"check": 2.0, "train_teacher": 8.0}, "start": {"check": 1.0, "train_teacher": 1.0}}
+        {
+            "seconds": {"check": 1.0, "train_teacher": 8.0, "page": 1.0},
+            "start": {"check": 0.5, "train_teacher": 1.0, "page": 0.5},
+        }
     )
-    assert "10 s, of which 20% are starts" in profile.about_run(stages)
-    assert "70% the 1 trainings without their starts, and 10% all else" in profile.about_run(stages)
+    said = profile.about_run(stages)
+    assert "10 s, of which 20% are starts" in said
+    assert "70% the 1 trainings without their starts, and 10% all else" in said
+    assert said.endswith("the page, with their starts, take 10%.")
 
 
 def test_the_whole_runs_of_commits_are_compared_over_rounds():
