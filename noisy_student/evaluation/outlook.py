@@ -18,7 +18,7 @@ from noisy_student.evaluation.history import EvaluationResult, History
 
 NAMES = {
     "iteration": "another iteration",
-    "labels": "twice the labels, on labels alone",
+    "labels": "twice the labels, without the pool,",
     "pool": "twice the pool",
 }
 
@@ -63,8 +63,8 @@ def next_gain(before: np.ndarray, after: np.ndarray) -> tuple[float, float, floa
 
 def sentence(found: Mapping[str, Any]) -> str:
     """What a person is told of an `outlook` that is not empty."""
-    gains = [f"{words} {_points(found[name])}" for name, words in NAMES.items() if name in found]
-    return f"Next may bring, going by {found['held_out_labels']:,} held-out labels: {'; '.join(gains)}."
+    gains = [f"{words} may bring {_points(found[name])}" for name, words in NAMES.items() if name in found]
+    return f"By {found['held_out_labels']:,} held-out labels, {'; '.join(gains)}."
 
 
 def _points(gain: Mapping[str, float]) -> str:

@@ -85,6 +85,6 @@ def test_the_sentence_names_each_with_its_interval():
         "iteration": {"gain": -0.002, "low": -0.01, "high": 0.006},
     }
     assert sentence(found) == (
-        "Next may bring, going by 1,200 held-out labels: another iteration -0.2 points (95 % interval -1.0 to +0.6); "
-        "twice the labels, on labels alone +3.1 points (95 % interval +1.2 to +5.0)."
+        "By 1,200 held-out labels, another iteration may bring -0.2 points (95 % interval -1.0 to +0.6); "
+        "twice the labels, without the pool, may bring +3.1 points (95 % interval +1.2 to +5.0)."
     )
