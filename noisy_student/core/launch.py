@@ -28,6 +28,7 @@ from noisy_student.core.signals import Stopped
 
 TORCHRUN = "NOISY_STUDENT_TORCHRUN"
 LONGEST_WAIT = timedelta(days=1)  # of ranks for one of them, which may wait for another run's lock
+STORE_KEY, CONNECTING = "port of the ranks' store", timedelta(seconds=2)
 LOST_RANK = "another rank is gone; if it ran on another machine, that one says why; run again to go on"
 NO_NETWORK = "the ranks do not reach one another ({}); see GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME in docs/ranks.md"
 
@@ -152,6 +153,27 @@ def _name(number: int) -> str:
     return f"rank {number} on {socket.gethostname()}"
 
 
+def _new_store() -> Any:
+    """A store of these ranks alone, in the first one. torchrun's own still has the addresses of ranks that were killed
+    and started again, and a rank that finds one of those waits for it in vain."""
+    from torch.distributed import DistNetworkError, TCPStore  # type: ignore[attr-defined]
+
+    address, of_torchrun = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])  # of the first rank's machine
+    announcements = TCPStore(address, of_torchrun, is_master=False)
+    if ranks.is_first():
+        store = TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=LONGEST_WAIT)
+        announcements.set(STORE_KEY, str(store.port))
+        return store
+    while True:
+        port = int(announcements.get(STORE_KEY))
+        try:
+            store = TCPStore(address, port, is_master=False, timeout=CONNECTING)
+        except DistNetworkError:  # of a first rank that is gone; the next one announces its own
+            continue
+        store.set_timeout(LONGEST_WAIT)
+        return store
+
+
 @contextmanager
 def _group() -> Iterator[None]:
     """Within the block, the ranks can exchange tensors, and only the first prints.
@@ -166,7 +188,8 @@ def _group() -> Iterator[None]:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 open until the process ends
     try:
         try:
-            dist.init_process_group(backend, timeout=LONGEST_WAIT)
+            members = {"store": _new_store(), "rank": ranks.rank(), "world_size": ranks.world_size()}
+            dist.init_process_group(backend, timeout=LONGEST_WAIT, **members)
         except RuntimeError as error:
             raise UserError(NO_NETWORK.format(one_line(error))) from None
         yield

@@ -157,10 +157,10 @@ def test_deleted_outputs_and_cache_come_back_as_the_same_bytes(project):
     shutil.rmtree(project.folder / "work")
     for folder in ("data", "models", "metrics"):
         for output in (project.folder / folder).glob("[!.]*"):
-            if output.name not in ("controls", "distilled"):
+            if output.name not in ("controls", "distilled", "robustness"):  # git's, for DVC asks for these folders
                 shutil.rmtree(output) if output.is_dir() else output.unlink()
     shutil.rmtree(project.folder / "metrics/controls/same_size")
-    assert len(project.repro()) == 19
+    assert len(project.repro()) == len(project.first_run)
     assert (project.folder / "dvc.lock").read_bytes() == lock
 
 
