@@ -48,14 +48,15 @@ def outlook(history: History, iteration: str, controls: Mapping[str, EvaluationR
 def next_gain(before: np.ndarray, after: np.ndarray) -> tuple[float, float, float]:
     """The gain in accuracy of a step that divides the error as the last one did, and its 95 % bootstrap interval.
 
-    `before` and `after` bool (N,) say which images were right before and after the last step. Half an error is added to
-    both, so that a model without errors on few images does not count as perfect.
+    `before` and `after` bool (N,) say which images were right before and after the last step. Half an image is added to
+    each way in which the two can be right and wrong together, as in `paired_gain`, so that few images that show no
+    difference, or no error, do not count as a proof of none.
     """
     outcomes, images = np.bincount(2 * ~before + ~after, minlength=4), len(after)
-    drawn = generator(0, "bootstrap of the outlook").multinomial(images, outcomes / images, RESAMPLES)
-    counts = np.vstack([outcomes, drawn])  # right in both, wrong after, wrong before, wrong in both
-    errors = (counts[:, 1] + counts[:, 3] + 0.5) / (images + 1)
-    errors_before = (counts[:, 2] + counts[:, 3] + 0.5) / (images + 1)
+    drawn = generator(0, "bootstrap of the outlook").multinomial(images, (outcomes + 0.5) / (images + 2), RESAMPLES)
+    counts = np.vstack([outcomes, drawn]) + 0.5  # right in both, wrong after, wrong before, wrong in both
+    errors = (counts[:, 1] + counts[:, 3]) / (images + 2)
+    errors_before = (counts[:, 2] + counts[:, 3]) / (images + 2)
     gains = errors - np.minimum(errors**2 / errors_before, 1)
     low, high = np.quantile(gains[1:], (0.025, 0.975))
     return float(gains[0]), float(low), float(high)

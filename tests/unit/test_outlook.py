@@ -50,6 +50,11 @@ def test_few_images_and_models_without_errors_give_figures(before, after, images
     assert -1 <= low <= gain <= high <= 1
 
 
+def test_few_images_without_a_difference_prove_nothing():
+    gain, low, high = next_gain(right(4, 200), right(4, 200))
+    assert low < gain == 0 < high
+
+
 def test_the_interval_covers_the_true_gain_about_as_often_as_it_says():
     draw, covered = np.random.default_rng(0), 0
     for _ in range(200):
